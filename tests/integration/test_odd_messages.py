@@ -10,6 +10,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -162,24 +163,24 @@ def assert_it_lives(
     assert names_of(client) == before
 
 
-@pytest.mark.parametrize("queue", [lane.value for lane in Lane])
 def test_what_a_message_says_beside_its_request_does_not_count(
-    installation: Installation, post: Post, client: redis.Redis, queue: str
+    installation: Installation, post: Post, client: redis.Redis
 ) -> None:
     worker = installation.start("worker", "worker")
     before = names_of(client)
     ids = []
     with installation.refunds() as refunds:
-        for number, changes in enumerate(HARMLESS.values()):
+        for number, (lane, changes) in enumerate(product(Lane, HARMLESS.values())):
             odd = sent(number, changes)
-            post.send(queue, odd)
+            post.send(lane.value, odd)
             ids.append(odd.refund_id)
         until(lambda: all(refunds.get_many(ids)) or bool(kept(client)), "all are accepted", 20)
         records = installation.settled(refunds, ids, 20)
         assert kept(client) == []
-        assert [record.status for record in records] == ["succeeded"] * len(HARMLESS)
+        assert [record.status for record in records] == ["succeeded"] * len(ids)
         assert_it_lives(worker, post, client, refunds, before)
-    assert len(installation.sandbox.effects()) == len(HARMLESS) + 1
+    assert len(ids) == len(Lane) * len(HARMLESS)
+    assert len(installation.sandbox.effects()) == len(ids) + 1
 
 
 def test_a_message_that_cannot_be_read_is_kept_and_the_worker_lives(
@@ -246,20 +247,22 @@ def test_a_message_that_cannot_be_read_outlives_that_redis_is_away(
     post.close()
 
 
-@pytest.mark.parametrize("squeeze", [zlib.compress, gzip.compress])
+SQUEEZES: dict[str, Any] = {"zlib": zlib.compress, "gzip": gzip.compress}
+
+
 def test_a_compressed_message_is_read(
-    installation: Installation, post: Post, client: redis.Redis, squeeze: Any
+    installation: Installation, post: Post, client: redis.Redis
 ) -> None:
     installation.start()
-    odd = Sent(refund_id="small", headers={"compression": "application/x-gzip"})
-    odd.raw_body = squeeze(odd.body_bytes)
     with installation.refunds() as refunds:
-        post.send("refunds", odd)
-        until(
-            lambda: refunds.store.get("small") is not None or bool(kept(client)), "it is read", 20
-        )
+        for name, squeeze in SQUEEZES.items():
+            odd = Sent(refund_id=name, headers={"compression": "application/x-gzip"})
+            odd.raw_body = squeeze(odd.body_bytes)
+            post.send("refunds", odd)
+        until(lambda: all(refunds.get_many([*SQUEEZES])) or bool(kept(client)), "all are read", 20)
         assert kept(client) == []
-        assert refunds.wait("small", timeout=20).status == "succeeded"
+        for name in SQUEEZES:
+            assert refunds.wait(name, timeout=20).status == "succeeded"
 
 
 def test_messages_for_later_do_not_stop_the_reading_of_files(

@@ -15,9 +15,9 @@ import click
 
 from tests.simulation.bugs.planted import BUGS, planted
 from tests.simulation.bugs.sources import SEEN_IN
+from tests.simulation.drawing import plan_for
 from tests.simulation.faults import EVERY_FAULT
 from tests.simulation.odd import FAMILIES, ON
-from tests.simulation.plan import plan_for
 from tests.simulation.runner import MOST_SHOWN, Report, Who, arena, play, wire_to_server
 from tests.simulation.secrets import log_taken
 

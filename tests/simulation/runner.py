@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from tests.simulation.bugs.planted import may_show, planted
 from tests.simulation.bugs.sources import CAUGHT_BY
+from tests.simulation.drawing import plan_for
 from tests.simulation.naive import NaiveWorker
 from tests.simulation.odd import ON
 from tests.simulation.ours import OurWorker
-from tests.simulation.plan import plan_for
 from tests.simulation.records_seam import Wire
 from tests.simulation.secrets import log_taken
 from tests.simulation.world import Result, World

@@ -181,9 +181,9 @@ class World:
 
     # What must always hold
 
-    def check(self) -> None:
+    def check(self) -> dict[str, Refund]:
         """Assert that records, indexes, history, events, counters, locks, bodies and expiries tell
-        one story.
+        one story; return the records by id.
         """
         dump = self.dump()
         flat = {name: value for name, (_, value) in dump.items()}
@@ -215,6 +215,7 @@ class World:
         _check_counters(refunds, flat)
         moves = sum(refund.version for refund in refunds.values())
         assert len(flat.get("events", [])) == moves
+        return refunds
 
 
 def _write(client: redis.Redis, key: str, value: Any) -> None:

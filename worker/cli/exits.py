@@ -34,7 +34,7 @@ MEANINGS: Final = {
     INTERNAL: "internal error, or the output cannot be written",
     USAGE: "wrong usage or settings",
     REJECTED: "input rejected; nothing was changed",
-    SOME_FAILED: "finished, and some refund failed or needs review",
+    SOME_FAILED: "finished, and some refund failed, needs review or differs",
     AWAY: "Redis or the provider is unavailable: run the command again",
     REFUSED: "refused by a guard; nothing was changed",
     NOTHING_TO_DO: "nothing to do",

@@ -80,6 +80,9 @@ COMMANDS: Final[dict[str, Entry]] = {
     "watch": Entry(
         "worker.cli.watch", "watch", "Show how settled refunds are read again for reversals."
     ),
+    "reconcile": Entry(
+        "worker.cli.reconcile", "reconcile", "Compare the provider's file with the records."
+    ),
     "totals": Entry(
         "worker.cli.totals", "totals_of", "Sum up what succeeded and what was reversed by month."
     ),

@@ -8,12 +8,10 @@ from typing import Any, Final
 
 from worker.cli import render
 from worker.importer import IGNORED, USED_BY_RESULT, USED_FOR_ID, AmountUnit
-from worker.imports import UNSTATED
-from worker.words import counted, money
+from worker.wording.batches import Rows, amount_rows, total_rows
+from worker.words import counted
 
 _MOST_IGNORED: Final = 20
-Rows = list[tuple[str, object]]
-"""Labels and values, one pair per line."""
 _LABELS: Final = {
     "file": "file",
     "format": "format",
@@ -72,31 +70,6 @@ def _each(label: str) -> Callable[[Mapping[str, int], object], Rows]:
             if number
         ]
 
-    return rows
-
-
-def total_rows(
-    totals: Mapping[str, int], counts: Mapping[str, Mapping[str, int]], unit: AmountUnit
-) -> Rows:
-    """Return a line for each currency's total; `counts` add the number of refunds, if known."""
-    rows: Rows = []
-    for currency, amount in totals.items():
-        text = money(amount, currency, unit)
-        if currency in counts:
-            open_rows = counts[currency]["all_remaining"]
-            text += f" in {counted(counts[currency]['rows'] - open_rows, 'refund')}"
-            text += f", and {counted(open_rows, 'refund')} of all that is left" if open_rows else ""
-        rows.append(("total, no currency" if currency == UNSTATED else f"total {currency}", text))
-    return rows
-
-
-def amount_rows(amounts: Mapping[str, int], unit: AmountUnit) -> Rows:
-    """Return a line for each total that is stored as `status:currency`."""
-    rows: Rows = []
-    for name, amount in sorted(amounts.items()):
-        status, _, currency = name.partition(":")
-        label = f"{status}, no currency" if currency == "unknown" else f"{status} {currency}"
-        rows.append((label, money(amount, currency, unit)))
     return rows
 
 

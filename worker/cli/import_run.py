@@ -27,7 +27,7 @@ from worker.cli.import_messages import (
 )
 from worker.cli.import_report import put_facts
 from worker.cli.outputs import RESULT_ROWS, Write
-from worker.cli.progress import counts_of, detached, progress, span, verdict, watch_batch
+from worker.cli.progress import counts_of, detached, progress, verdict, watch_batch
 from worker.cli.session import note, opened
 from worker.client import Refunds
 from worker.errors import GuardRefused, InputError, StoreUnavailable
@@ -48,6 +48,7 @@ from worker.imports import (
 )
 from worker.settings import Settings
 from worker.wording import held, values
+from worker.wording.batches import span
 from worker.words import counted, verb
 
 _NOTHING_NEW: Final = "nothing to do: every row was accepted before"

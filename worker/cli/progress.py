@@ -26,15 +26,13 @@ from worker.cli.session import ALL_PAUSED, note
 from worker.client import Refunds
 from worker.store import flags
 from worker.wording import held, values
+from worker.wording.batches import span
 
 LINE_SECONDS: Final = 5.0
 STILL_LINE_SECONDS: Final = 60.0
 """Seconds between two lines with the same figures."""
 STILL_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
-_MINUTE: Final = 60
-_DAY: Final = 24
-"""Hours in one."""
 _SHOWN: Final = ("succeeded", "failed", "canceled", "review")
 
 
@@ -103,23 +101,6 @@ def _lines(what: str, total: int | None, clock: Callable[[], float]) -> Show:
         note(f"{what}: {done:,}{of}, {rate:,.0f}/s{left}{f', {beside}' if beside else ''}")
 
     return show
-
-
-def span(seconds: float) -> str:
-    """Return a length of time for a person.
-
-    `about 40 s`, `about 12 min`, `about 3 h 20 min`, `about 2 d 4 h`.
-    """
-    whole = max(1, round(seconds))
-    if whole < _MINUTE:
-        return f"about {whole} s"
-    minutes = round(seconds / _MINUTE)
-    if minutes < _MINUTE:
-        return f"about {minutes} min"
-    hours, minutes = divmod(minutes, _MINUTE)
-    if hours < _DAY:
-        return f"about {hours} h {minutes} min"
-    return f"about {hours // _DAY} d {hours % _DAY} h"
 
 
 def counts_of(batch: Batch) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""`refunds serve` runs the HTTP server: the API, and the receiver of the provider's webhooks."""
+"""`refunds serve` runs the HTTP server: the API, the operator's page, the receiver of webhooks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from worker.process import collector, logs
 from worker.ranges import Whole
 from worker.settings import ENV_PREFIX, Settings, is_loopback
 
-PARTS: Final = ("api", "webhooks")
+PARTS: Final = ("api", "page", "webhooks")
 _KEY: Final = f"{ENV_PREFIX}API_KEY"
 
 
@@ -38,6 +38,7 @@ def _parts(
 Examples:
   refunds serve
   refunds serve --parts webhooks
+  refunds serve --parts api,page
   refunds serve --port 8443 --tls-cert cert.pem --tls-key key.pem
 
 \b
@@ -80,9 +81,10 @@ def serve(
 ) -> int:
     """Serve the API of refunds under /v1, as /openapi.json describes it.
 
-    Callers need a token: see 'refunds tokens create'. The part webhooks
-    receives the provider's events at POST /webhooks/wooshpay, and needs the
-    secret of the webhook endpoint. No part needs the API key. /health and
+    Callers need a token: see 'refunds tokens create'. The part page is the
+    operator's page, at /page. The part webhooks receives the provider's events
+    at POST /webhooks/wooshpay, and needs the secret of the webhook endpoint. No
+    part needs the API key. /health and
     /ready are for a proxy. On SIGTERM or Ctrl-C, /ready answers 503 for five
     seconds, and then the server ends.
     """
@@ -90,13 +92,18 @@ def serve(
     os.environ.pop(_KEY, None)
     settings = Settings.load(api_key=None)
     if parts is None:
-        parts = PARTS if settings.webhook_keys else ("api",)
+        parts = ("api", "webhooks") if settings.webhook_keys else ("api",)
     if "webhooks" in parts and not settings.webhook_keys:
         raise SettingsError(_no_secret(settings))
     tls = _tls(tls_cert, tls_key)
     _require_private(settings, host, tls)
     if "api" in parts:
         _require_tokens(settings, host)
+    if "page" in parts and settings.http_auth == "off":
+        raise GuardRefused(
+            "the page asks each person for a token, and REFUNDS_HTTP_AUTH is off: unset it, or"
+            " leave the part page out"
+        )
     from worker.http.running import run  # noqa: PLC0415 - no other command needs aiohttp
 
     logs.configure(settings)

@@ -65,7 +65,7 @@ class NoTokens:
         # A page of any site can send a request here, and a name of its own can lead here. It
         # cannot leave out these headers.
         is_foreign = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
-        if is_foreign or not is_loopback(_name_in(request.host)):
+        if is_foreign or not is_loopback(host_name(request.host)):
             raise Problem(
                 problems.FORBIDDEN,
                 "Without tokens (REFUNDS_HTTP_AUTH) only programs of this machine are answered,"
@@ -74,7 +74,7 @@ class NoTokens:
         return ANYONE
 
 
-def _name_in(host: str) -> str:
+def host_name(host: str) -> str:
     """Return the name or address in a header Host, '' if it has none."""
     try:
         return urlsplit(f"//{host}").hostname or ""
@@ -111,7 +111,13 @@ class Tokens:
         if not values:
             # Not a guess, so it is not counted.
             raise _unauthorized()
-        token = _bearer(values)
+        return await self.caller_of(_bearer(values), request.remote or "")
+
+    async def caller_of(self, token: str, address: str) -> Caller:
+        """Return the caller of a token that an address sent.
+
+        Raises `Problem`, `StoreUnavailable`.
+        """
         found = digest(token)
         cached = self._valid.get(found)
         if cached is not None and self._clock() - cached[0] < CACHE_SECONDS:
@@ -123,10 +129,10 @@ class Tokens:
         kept = await self._digest_of(named or "")
         is_equal = hmac.compare_digest(found, _DUMMY if kept is None else kept)
         if named is None or kept is None or not is_equal:
-            raise self._refused(request.remote or "")
+            raise self._refused(address)
         stored = await self._read(named)
         if stored is None or not stored.is_valid(self._wall()):
-            raise self._refused(request.remote or "")
+            raise self._refused(address)
         await self._used(stored, self._wall())
         self._valid[found] = (self._clock(), stored.caller)
         if len(self._valid) > _MOST_CACHED:

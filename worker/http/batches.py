@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
@@ -16,12 +16,12 @@ from worker.batches import is_batch_id
 from worker.client import Refunds
 from worker.http import bodies, problems
 from worker.http.context import Context
+from worker.http.nudges import from_thread
 from worker.http.problems import Problem
 from worker.http.queries import Query
 from worker.http.streams import streamed
 from worker.model.callers import Caller, Scope
-from worker.model.refund import Lane, Retriable, Stage
-from worker.store.scripts import Due
+from worker.model.refund import Retriable
 
 T = TypeVar("T")
 
@@ -119,12 +119,7 @@ class BatchRoutes:
         batch_id = await self._changeable(request, caller)
         also = {Retriable.UNKNOWN} if bodies.flag(body, "unknown") else set()
         kinds = frozenset({Retriable.YES} | also)
-        loop = asyncio.get_running_loop()
-
-        def nudge(ids: Sequence[str]) -> None:
-            dues = [Due(refund_id=each, lane=Lane.BULK, stage=Stage.QUEUED) for each in ids]
-            loop.call_soon_threadsafe(self._context.nudge, dues)
-
+        nudge = from_thread(self._context.nudge, asyncio.get_running_loop())
         done = await self._in_thread(
             lambda client: batches.retry_batch(
                 client.store, batch_id, caller.name, kinds=kinds, nudge=nudge

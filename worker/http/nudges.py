@@ -14,7 +14,7 @@ import structlog
 from worker.broker import queues
 from worker.client import PUBLISH_ERRORS
 from worker.errors import RefundError
-from worker.model.refund import Lane
+from worker.model.refund import Lane, Stage
 from worker.store.scripts import Due
 
 log = structlog.get_logger(__name__)
@@ -83,3 +83,15 @@ class Nudges:
             except RefundError as failure:
                 # The records hold that they are due; the sweep only finds them later.
                 log.warning("nudge_not_given_back", error=str(failure))
+
+
+def from_thread(
+    nudge: Callable[[Iterable[Due]], None], loop: asyncio.AbstractEventLoop
+) -> Callable[[Sequence[str]], None]:
+    """Return what nudges refunds of files by their ids, from a thread beside the loop."""
+
+    def nudged(ids: Sequence[str]) -> None:
+        dues = [Due(refund_id=each, lane=Lane.BULK, stage=Stage.QUEUED) for each in ids]
+        loop.call_soon_threadsafe(nudge, dues)
+
+    return nudged

@@ -9,13 +9,14 @@ from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Final
 
 import structlog
 
 from worker.broker import queues
 from worker.client import Refunds
-from worker.errors import NotDurable, RefundError, StoreUnavailable
+from worker.errors import NotDurable, RefundError, SettingsError, StoreUnavailable
 from worker.http.api import Api
 from worker.http.app import GRACE_SECONDS, Part, Readiness, serve
 from worker.http.auth import Auth, NoTokens, Rates, Tokens
@@ -88,9 +89,12 @@ async def run(
         if "webhooks" in parts:
             chosen.append(_webhooks(settings, store, counters, nudges))
         if "api" in parts:
-            if settings.http_auth == "on" and not await tokens.exist(store):
-                say("no token exists: create one with 'refunds tokens create NAME --scope submit'")
             chosen.append(api_part(settings, store, refunds, nudges.add, counters.request))
+        if "page" in parts:
+            chosen.append(page_part(settings, store, refunds, nudges.add))
+        needs_tokens = settings.http_auth == "on" and not {"api", "page"}.isdisjoint(parts)
+        if needs_tokens and not await tokens.exist(store):
+            say("no token exists: create one with 'refunds tokens create NAME --scope submit'")
         await _until_signalled(
             chosen,
             ready=Readiness(partial(_require_ready, store)),
@@ -136,14 +140,7 @@ def api_part(
     """
     spool = Spool(settings.spool_dir)
     spool.require_usable()
-    auth: Auth = NoTokens()
-    if settings.http_auth == "on":
-        auth = Tokens(
-            partial(tokens.digest_of, store),
-            partial(tokens.read, store),
-            used=partial(tokens.note_use, store),
-            wall=lambda: datetime.now(UTC),
-        )
+    auth: Auth = NoTokens() if settings.http_auth == "off" else _tokens(store)
     return Api(
         Context(
             store=store,
@@ -159,6 +156,31 @@ def api_part(
         Uploads(refunds, spool),
         settings,
     )
+
+
+def _tokens(store: AsyncStore) -> Tokens:
+    return Tokens(
+        partial(tokens.digest_of, store),
+        partial(tokens.read, store),
+        used=partial(tokens.note_use, store),
+        wall=lambda: datetime.now(UTC),
+    )
+
+
+def page_part(
+    settings: Settings,
+    store: AsyncStore,
+    refunds: Refunds,
+    nudge: Callable[[Iterable[Due]], None],
+) -> Part:
+    """Return the operator's page over these records. Raises `SettingsError`."""
+    if find_spec("jinja2") is None:
+        raise SettingsError(
+            "the part page needs Jinja2, which is not installed: pip install 'refund-worker[page]'"
+        )
+    from worker.http.page.part import Page  # noqa: PLC0415 - Jinja2 is needed by this part only
+
+    return Page(store, refunds, _tokens(store), Rates(settings.http_rate), nudge)
 
 
 async def _until_signalled(parts: list[Part], **how: Any) -> None:

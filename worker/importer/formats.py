@@ -21,13 +21,26 @@ from worker.importer.workbook import sheet_rows
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from worker.importer.sources import Source
 
 _END_MARK: Final = "\x1a"
 # A first line for Excel that names the delimiter of the cells below it.
 _SEPARATOR_LINE: Final = re.compile(r'"?sep=([^"\r\n])"?[;,\t ]*[\r\n]*', re.IGNORECASE)
+
+
+class Layout(NamedTuple):
+    """What the columns of a file must be.
+
+    `header` returns their names as they are read, and raises `InputError` if they cannot be used.
+    `least` returns how many cells a row must have; each column after them may be blank.
+    """
+
+    header: Callable[[Source, list[str], int], tuple[str, ...]]
+    least: Callable[[Source, tuple[str, ...]], int]
+    may_be_empty: bool = False
+    """Whether a header without rows, or an empty line of JSON lines, is a file too."""
 
 
 class Row(NamedTuple):
@@ -42,17 +55,24 @@ class Row(NamedTuple):
     values: Sequence[object]
 
 
-def read_rows(source: Source) -> Iterator[Row]:
-    """Yield the rows of a source from its start; raises `InputError` if it has none."""
-    read = {"csv": _csv_rows, "jsonl": _json_rows, "xlsx": _xlsx_rows}[source.format]
-    rows = read(source)
+def read_rows(source: Source, layout: Layout | None = None) -> Iterator[Row]:
+    """Yield the rows of a source from its start; raises `InputError` if it has none.
+
+    The layout is that of refunds to be imported if none is given.
+    """
+    layout = layout or REFUNDS
+    if source.format == "jsonl":
+        rows = _json_rows(source)
+    else:
+        rows = (_csv_rows if source.format == "csv" else _xlsx_rows)(source, layout)
     first = next(rows, None)
-    if first is None:
+    if first is not None:
+        yield first
+        yield from rows
+    elif not layout.may_be_empty:
         raise source.problem(
             "has a header but no rows" if source.format != "jsonl" else "has no rows"
         )
-    yield first
-    yield from rows
     source.check_unchanged()
 
 
@@ -139,7 +159,7 @@ class _Lines:
             yield line
 
 
-def _csv_rows(source: Source) -> Iterator[Row]:
+def _csv_rows(source: Source, layout: Layout) -> Iterator[Row]:
     with source.text() as text:
         lines = _Lines(source, text)
         reader = csv.reader(iter(lines), delimiter=delimiter_of(source) or ",", strict=True)
@@ -157,11 +177,8 @@ def _csv_rows(source: Source) -> Iterator[Row]:
                 if (not values or not values[0].strip(BLANKS)) and all(map(is_blank, values)):
                     continue
                 if names is None:
-                    # If unknown columns are ignored, a column without a name is one of them.
-                    names = _header(
-                        source, values if source.options.ignore_extra else _named(values), line
-                    )
-                    width, least = len(names), _least_cells(names, source)
+                    names = layout.header(source, values, line)
+                    width, least = len(names), layout.least(source, names)
                     continue
                 if len(values) != width:
                     ended = lines.last.endswith(("\n", "\r"))
@@ -181,7 +198,9 @@ def _named(cells: list[str]) -> list[str]:
     return cells
 
 
-def _header(source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
+def _header(source: Source, cells: list[str], line: int) -> tuple[str, ...]:
+    # If unknown columns are ignored, a column without a name is one of them.
+    names = cells if source.options.ignore_extra and source.format == "csv" else _named(cells)
     problems = columns_of(tuple(names), source.options, objects=False).problems
     sentences = [f"column {problem.column.strip()!r} {problem.rule}" for problem in problems]
     hint = [IGNORE_HINT] if any(problem.code == "unknown_column" for problem in problems) else []
@@ -194,7 +213,7 @@ def _header(source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _least_cells(names: tuple[str, ...], source: Source) -> int:
+def _least_cells(source: Source, names: tuple[str, ...]) -> int:
     """Return how many cells a row must have; each column after them may be blank."""
     options = source.options
     columns = columns_of(names, options, objects=False)
@@ -202,6 +221,10 @@ def _least_cells(names: tuple[str, ...], source: Source) -> int:
     if not options.id_from:
         needed.append(columns.refund_id)
     return 1 + max(index for index in needed if index is not None)
+
+
+REFUNDS: Final = Layout(header=_header, least=_least_cells)
+"""The layout of refunds to be imported."""
 
 
 def _fitted(
@@ -294,7 +317,7 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not valid JSON")
 
 
-def _xlsx_rows(source: Source) -> Iterator[Row]:
+def _xlsx_rows(source: Source, layout: Layout) -> Iterator[Row]:
     with source.workbook() as file:
         names: tuple[str, ...] | None = None
         ordinal = 0
@@ -303,7 +326,7 @@ def _xlsx_rows(source: Source) -> Iterator[Row]:
             if all(map(is_blank, values)):
                 continue
             if names is None:
-                names = _header(source, _named([text_of(value) or "" for value in values]), line)
+                names = layout.header(source, [text_of(value) or "" for value in values], line)
                 continue
             width = len(names)
             if not all(map(is_blank, values[width:])):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from worker.sandbox import shapes, wire
 from worker.sandbox.bank import CAPTURED, CURRENCY, FAILURE_REASONS, LATER, Outcome
 from worker.sandbox.config import SandboxConfigError
+from worker.sandbox.export import exported
 from worker.sandbox.faults import FaultSpecError, fault_from, parse_faults
 
 if TYPE_CHECKING:
@@ -53,6 +54,13 @@ class Control:
             if name in request.query:
                 entries = [entry for entry in entries if entry[name] == request.query[name]]
         return _json(entries)
+
+    async def export(self, _request: web.Request) -> web.Response:
+        """`GET /_sandbox/export`: all refunds as CSV, as a provider's dashboard exports them."""
+        self._provider.bank.settle_due()
+        text = exported(self._provider.config, self._provider.bank.refunds.values())
+        headers = {"Content-Type": "text/csv; charset=utf-8"}
+        return wire.respond(shapes.Answer(status=200, body=text.encode(), headers=headers))
 
     async def requests(self, _request: web.Request) -> web.Response:
         """`GET /_sandbox/requests`: the last requests received below `/v1`, oldest first."""

@@ -48,6 +48,7 @@ def create_app(config: SandboxConfig) -> web.Application:
     app.router.add_post("/v1/webhook_endpoints", WebhookEndpoints(provider).create)
     app.router.add_get("/_sandbox/health", control.health)
     app.router.add_get("/_sandbox/ledger", control.ledger)
+    app.router.add_get("/_sandbox/export", control.export)
     app.router.add_get("/_sandbox/requests", control.requests)
     app.router.add_delete("/_sandbox/requests", control.forget_requests)
     app.router.add_get("/_sandbox/webhooks", control.webhooks)

@@ -21,6 +21,8 @@ from ops.lab.bench import (
     payment,
     plan,
     rates,
+    reconcile,
+    replicas,
     sizes,
     telling,
     transport,
@@ -50,6 +52,8 @@ FIGURES: Final[dict[str, Taker]] = {
     "door": door.door,
     "upload": door.door,
     "callbacks": telling.callbacks,
+    "reconcile": reconcile.reconcile,
+    "replicas": replicas.replicas,
 }
 
 
@@ -82,7 +86,7 @@ def main(
     """Measure the figures named, all unless told otherwise.
 
     They are: bulk single latency lanes processes accept memory limit backlog payment
-    transport watch door upload callbacks.
+    transport watch door upload callbacks reconcile replicas.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """
     if quick and full:

@@ -29,6 +29,9 @@ class Plan:
     held: int
     on_payment: int
     watched: int
+    reconciled: int
+    season: int
+    reconciled_rows: int
     posted: int
     posted_held: int
     uploaded: int
@@ -51,6 +54,9 @@ def usual(cores: Cores, rounds: int) -> Plan:
         held=50_000,
         on_payment=4_000,
         watched=1_000_000,
+        reconciled=3_000,
+        season=100_000,
+        reconciled_rows=1_000_000,
         posted=8_000,
         posted_held=100_000,
         uploaded=1_000_000,
@@ -78,6 +84,9 @@ def full(cores: Cores, rounds: int) -> Plan:
         held=200_000,
         on_payment=10_000,
         watched=1_000_000,
+        reconciled=100_000,
+        season=100_000,
+        reconciled_rows=1_000_000,
         posted=8_000,
         posted_held=100_000,
         uploaded=1_000_000,
@@ -101,6 +110,9 @@ def quick(cores: Cores) -> Plan:
         held=1_000,
         on_payment=400,
         watched=20_000,
+        reconciled=250,
+        season=1_000,
+        reconciled_rows=2_000,
         posted=1_000,
         posted_held=2_000,
         uploaded=5_000,

@@ -34,7 +34,7 @@ def watch(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
     for round_ in range(plan.rounds):
         with Rig(plan.cores, Mode(), concurrency=IN_FLIGHT) as rig:
             _introduce(rig)
-            _settle(rig.refunds.store, plan.watched)
+            settle(rig.refunds.store, plan.watched)
             if round_ == 0:
                 grown, cost, found = _walked(rig.refunds.store)
             turns = (OFF, "1d") if round_ % 2 == 0 else ("1d", OFF)
@@ -96,7 +96,7 @@ def _introduce(rig: Rig) -> None:
     rig.workers.clear()
 
 
-def _settle(store: Store, count: int) -> None:
+def settle(store: Store, count: int) -> None:
     """Write so many settled refunds as they stand a day later.
 
     Only what the watch and a recheck read: thousands of them settled in the same second.

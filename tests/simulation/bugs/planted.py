@@ -18,7 +18,8 @@ from tests.simulation.bugs.planted_money import OF_MONEY
 from tests.simulation.bugs.planted_rechecks import OF_RECHECKS
 from tests.simulation.bugs.planted_rim import AT_THE_RIM
 from tests.simulation.bugs.planting import Bug, all_scripts, put, rescript, what_stands
-from tests.simulation.plan import Plan, plan_for
+from tests.simulation.drawing import plan_for
+from tests.simulation.plan import Plan
 from tests.simulation.provider_seam import WRONG
 from tests.simulation.world import World
 from worker.engine import readback_runner

@@ -25,12 +25,14 @@ from worker.store import scripts
 
 
 def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger() -> None:
-    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "bulk"]
+    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "bulk", "replicas"]
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert "bulk: refunds a second" in ended.stdout
+    assert "a replica: refunds of a file a second" in ended.stdout
+    assert "a replica: single idle latency, p50" in ended.stdout
     assert "each refund moved money once, none is missing" in ended.stdout
 
 
@@ -52,6 +54,17 @@ def test_the_command_measures_what_the_watch_of_settled_refunds_costs() -> None:
     assert ended.returncode == 0, ended.stderr
     assert "20,000 settled, 5,000 rechecks waiting" in ended.stdout
     assert "under 2 MB    | reached" in ended.stdout
+
+
+def test_the_command_finds_what_was_planted_between_the_books() -> None:
+    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "reconcile"]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "190 of 190, no other" in ended.stdout
+    assert "ambiguous, missing_here, twice | reached" in ended.stdout
+    assert "under 150 MB" in ended.stdout
 
 
 def test_the_command_measures_posts_beside_a_bare_handler_and_counts_the_records() -> None:

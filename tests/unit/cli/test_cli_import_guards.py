@@ -13,7 +13,7 @@ import pytest
 from tests.support.cli_runner import Cli, Records
 from tests.support.files import workbook
 from worker.batches import read_batch
-from worker.cli.progress import span
+from worker.wording.batches import span
 
 HEADER = "refund_id,payment_intent,amount,currency"
 ROWS = ("a,pi_a,500,usd", "b,pi_b,700,usd", "c,pi_c,300,eur")

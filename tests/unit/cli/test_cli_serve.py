@@ -302,7 +302,7 @@ def test_a_port_in_use_is_one_sentence(cli: Cli) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--parts", "page"],
+        ["--parts", "pages"],
         ["--parts", ""],
         ["--tls-cert", "cert.pem"],
         ["--tls-key", "key.pem"],
@@ -314,6 +314,11 @@ def test_a_wrong_option_is_named(cli: Cli, arguments: list[str]) -> None:
     ran = cli("serve", *arguments, REFUNDS_WEBHOOK_SECRETS=SECRET)
     assert ran.code == 2
     assert arguments[0] in ran.err
+
+
+def test_the_page_without_tokens_is_refused(cli: Cli) -> None:
+    ran = cli("serve", "--parts", "page", REFUNDS_HTTP_AUTH="off")
+    assert (ran.code, "REFUNDS_HTTP_AUTH is off: unset it" in ran.err) == (6, True)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nx\n"])

@@ -9,56 +9,28 @@ from datetime import timedelta
 import pytest
 
 from tests.factories import (
-    BLIND,
     HOUR,
     MAYBE,
     MINUTE,
     NOT_DONE,
     NOT_SENT,
     NOW,
-    PAYMENT,
     REFUSED,
     SECOND,
     TRUST,
     VERIFY,
-    a_reply,
-    an_error,
     done_as,
     found,
-    refund_payload,
 )
+from tests.support.saving import held
 from tests.support.store_world import ID, LEASE, World, at_stage
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
-from worker.model.refund import Lane, Refund, Retriable, Stage, Status
+from worker.model.refund import Lane, Retriable, Stage, Status
 from worker.model.request import idempotency_key
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions, readback, transitions
 from worker.rules.rechecks import changed_by_provider
-from worker.store.scripts import Claim
-
-
-def held(world: World, refund_id: str = ID) -> Claim:
-    world.accept(refund_id)
-    return world.claim(refund_id)
-
-
-def settle_by_totals(world: World) -> None:
-    """Two looks at the payment's total, a settle time apart, that show our amount."""
-    for _ in range(2):
-        refund = world.get()
-        look = Readback(verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
-        assert (
-            world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0)).result
-            == "saved"
-        )
-        world.pass_time(VERIFY.settle)
-    assert (world.get().status, world.get().evidence) == (Status.SUCCEEDED, "totals")
-
-
-def verdict(claim: Claim, outcome: Outcome, world: World) -> tuple[Refund, Step]:
-    assert claim.refund is not None
-    return claim.refund, attempts.after_attempt(claim.refund, outcome, VERIFY, world.now, 0)
 
 
 def test_save_moves_the_record_and_writes_it_into_history_and_events(world: World) -> None:
@@ -165,285 +137,6 @@ def test_late_refusal_does_not_fail_what_another_attempt_is_sending(world: World
     assert world.claim(kind="replay").claimed
     assert world.end(claim, REFUSED).result == "stale"
     assert world.get().stage is Stage.SENDING
-
-
-# Done does not
-
-
-def test_proof_is_accepted_after_the_lease_lapsed_and_the_refund_went_into_doubt(
-    world: World,
-) -> None:
-    claim = held(world)
-    world.lapse()
-    assert world.end(claim, done_as("succeeded")).result == "saved"
-    refund = world.get()
-    assert (refund.status, refund.provider_refund_id, refund.doubt_since) == (
-        Status.SUCCEEDED,
-        "re_1",
-        None,
-    )
-    world.check()
-
-
-@pytest.mark.parametrize("status", ["pending", "succeeded", "failed"])
-def test_proof_is_accepted_while_another_attempt_holds_the_claim(world: World, status: str) -> None:
-    claim = held(world)
-    world.lapse(rules=TRUST)
-    other = world.claim(kind="replay")
-    assert world.end(claim, done_as(status)).result == "saved"
-    assert world.get().stage is (Stage.PROCESSING if status == "pending" else Stage.SETTLED)
-    before = world.dump()
-    assert world.end(other, REFUSED).result == "stale"
-    assert world.end(other, done_as(status)).result == "already"
-    assert world.dump() == before
-    world.check()
-
-
-def test_proof_is_accepted_in_review(world: World) -> None:
-    claim = held(world)
-    world.lapse()
-    refund = world.get()
-    world.save(refund, attempts.to_review({}, "inconclusive", "so"))
-    assert world.end(claim, done_as("succeeded")).result == "saved"
-    assert world.get().status is Status.SUCCEEDED
-
-
-def test_proof_on_an_unlocked_payment_does_not_free_the_lock_of_another_refund(
-    world: World,
-) -> None:
-    claim = held(world)
-    world.lapse()
-    world.save(world.get(), attempts.to_review({}, "inconclusive", "so"))
-    world.accept("other")
-    assert world.claim("other").claimed
-    assert world.end(claim, done_as("succeeded")).result == "saved"
-    assert world.hash(f"payment:{PAYMENT}")["lock"] == "other"
-    world.check()
-
-
-def test_proof_told_twice_is_already_known_and_changes_nothing(world: World) -> None:
-    claim = held(world)
-    world.end(claim, done_as("succeeded"))
-    before = world.dump()
-    world.pass_time(SECOND)
-    assert world.end(claim, done_as("succeeded")).result == "already"
-    assert world.dump() == before
-
-
-@pytest.mark.parametrize(
-    "second",
-    [done_as("succeeded", id="re_2"), done_as("pending", id="re_2"), done_as("failed")],
-    ids=["id", "pending id", "status"],
-)
-def test_proof_that_contradicts_a_settled_record_is_reported_and_changes_nothing(
-    world: World, second: Outcome
-) -> None:
-    claim = held(world)
-    world.end(claim, done_as("succeeded"))
-    before = world.dump()
-    assert world.end(claim, second).result == "contradicts"
-    assert world.dump() == before
-
-
-def test_proof_against_a_failed_record_contradicts_it(world: World) -> None:
-    claim = held(world)
-    world.end(claim, REFUSED)
-    before = world.dump()
-    assert world.end(claim, done_as("succeeded")).result == "contradicts"
-    assert world.dump() == before
-
-
-def test_proof_of_an_earlier_generation_does_not_settle_the_retry(world: World) -> None:
-    claim = held(world)
-    world.end(claim, replace(REFUSED, code="lock_timeout"))
-    retry = decisions.retry_failed(world.get())
-    assert retry is not None
-    assert world.save(world.get(), retry).result == "saved"
-    assert world.claim().claimed
-    before = world.dump()
-    assert world.end(claim, done_as("succeeded")).result == "contradicts"
-    assert world.dump() == before
-
-
-def test_pending_told_twice_is_already_known(world: World) -> None:
-    claim = held(world)
-    world.end(claim, done_as("pending"))
-    before = world.dump()
-    assert world.end(claim, done_as("pending")).result == "already"
-    assert world.dump() == before
-
-
-@pytest.mark.parametrize("status", ["pending", "succeeded", "failed"])
-def test_second_provider_refund_for_one_processing_record_is_a_contradiction(
-    world: World, status: str
-) -> None:
-    claim = held(world)
-    world.end(claim, done_as("pending", id="re_1"))
-    before = world.dump()
-    assert world.end(claim, done_as(status, id="re_2")).result == "contradicts"
-    assert world.dump() == before
-
-
-def test_late_pending_of_a_refund_that_is_settled_is_already_known(world: World) -> None:
-    claim = held(world)
-    world.end(claim, done_as("succeeded"))
-    before = world.dump()
-    assert world.end(claim, done_as("pending")).result == "already"
-    assert world.dump() == before
-
-
-@pytest.mark.parametrize("status", ["pending", "succeeded"])
-def test_late_reply_to_what_the_totals_had_found_is_already_known(
-    world: World, status: str
-) -> None:
-    claim = held(world)
-    world.end(claim, MAYBE)
-    settle_by_totals(world)
-    before = world.dump()
-    assert world.end(claim, done_as(status)).result == "already"
-    assert world.dump() == before
-
-
-def test_late_failure_of_what_the_totals_had_found_is_a_contradiction(world: World) -> None:
-    claim = held(world)
-    world.end(claim, MAYBE)
-    settle_by_totals(world)
-    assert world.end(claim, done_as("failed")).result == "contradicts"
-
-
-def test_total_settles_only_the_version_that_was_looked_at(world: World) -> None:
-    refund = at_stage(world, Stage.IN_DOUBT)
-    look = Readback(verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
-    world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0))
-    world.pass_time(VERIFY.settle)
-    seen = world.get()
-    assert world.claim(kind="replay").claimed
-    before = world.dump()
-    step = readback.after_readback(seen, look, VERIFY, world.now, 0)
-    assert (step.to, world.save(seen, step).result) == (Stage.SETTLED, "stale")
-    assert world.dump() == before
-
-
-# One provider refund, one record
-
-
-def test_provider_refund_that_belongs_to_another_record_is_refused_with_its_owner(
-    world: World,
-) -> None:
-    at_stage(world, Stage.SETTLED, "first")
-    claim = held(world, "second")
-    before = world.dump()
-    saved = world.end(claim, done_as("succeeded", id="re_first"))
-    assert (saved.result, saved.other) == ("owned", "first")
-    assert world.dump() == before
-
-
-@pytest.mark.parametrize("first", [Stage.PROCESSING, Stage.SETTLED])
-def test_provider_refund_belongs_to_one_record_whatever_their_payments(
-    world: World, first: Stage
-) -> None:
-    # The reply to the second payment's POST is the first payment's refund: same amount, no payment,
-    # no metadata.
-    at_stage(world, first, "first", payment_intent="pi_one")
-    world.accept("second", payment_intent="pi_two")
-    claim = world.claim("second")
-    before = world.dump()
-    saved = world.end(claim, done_as("succeeded", id="re_first"))
-    assert (saved.result, saved.other) == ("owned", "first")
-    assert world.dump() == before
-    world.check()
-
-
-def test_refund_of_another_payment_that_a_person_names_is_refused_too(world: World) -> None:
-    at_stage(world, Stage.SETTLED, "first", payment_intent="pi_one")
-    refund = at_stage(world, Stage.REVIEW, "second", payment_intent="pi_two")
-    saved = world.save(refund, decisions.resolve_succeeded(refund, "re_first", world.now))
-    assert (saved.result, saved.other) == ("owned", "first")
-
-
-def test_person_cannot_give_one_provider_refund_to_two_records(world: World) -> None:
-    at_stage(world, Stage.SETTLED, "first")
-    refund = at_stage(world, Stage.REVIEW, "second")
-    before = world.dump()
-    saved = world.save(refund, decisions.resolve_succeeded(refund, "re_first", world.now))
-    assert (saved.result, saved.other) == ("owned", "first")
-    assert world.dump() == before
-
-
-def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provider_says_so(
-    world: World,
-) -> None:
-    refund = at_stage(world, Stage.REVIEW)
-    assert (
-        world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now)).result == "saved"
-    )
-    world.check()
-    assert "owner:re_1" not in world.hash(f"payment:{PAYMENT}")
-    for _ in range(2):
-        world.save(world.get(), readback.after_poll(world.get(), an_error(404), world.now, 0))
-        world.pass_time(MINUTE)
-    assert (world.get().stage, world.get().provider_refund_id) == (Stage.REVIEW, None)
-    rightful = at_stage(world, Stage.PROCESSING, "1")
-    assert rightful.provider_refund_id == "re_1"
-    world.check()
-
-
-def test_provider_refund_that_a_person_named_is_owned_once_it_is_final(world: World) -> None:
-    refund = at_stage(world, Stage.REVIEW)
-    world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
-    step = readback.after_poll(world.get(), a_reply(200), world.now, 0)
-    assert world.save(world.get(), step).result == "saved"
-    assert world.hash(f"payment:{PAYMENT}")["owner:re_1"] == ID
-
-
-def test_provider_refund_that_a_person_named_is_owned_once_the_provider_says_pending(
-    world: World,
-) -> None:
-    refund = at_stage(world, Stage.REVIEW)
-    world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
-    pending = a_reply(200, refund_payload(status="pending"))
-    world.save(world.get(), readback.after_poll(world.get(), pending, world.now, 0))
-    assert world.get().operator_says is None
-    assert world.hash(f"payment:{PAYMENT}").get("owner:re_1") == ID
-
-
-@pytest.mark.parametrize("status", ["pending", "succeeded"])
-def test_late_proof_takes_the_place_of_what_a_person_had_named(world: World, status: str) -> None:
-    claim = held(world)
-    world.lapse(ID, BLIND)
-    reviewed = world.get()
-    world.save(reviewed, decisions.resolve_succeeded(reviewed, "re_wrong", world.now))
-    refund, step = verdict(claim, done_as(status), world)
-    assert world.save(refund, step).result == "saved"
-    assert (world.get().provider_refund_id, world.get().operator_says) == ("re_1", None)
-    assert world.hash(f"payment:{PAYMENT}").get("owner:re_1") == ID
-    world.check()
-
-
-def test_proof_of_what_is_not_final_contradicts_a_refund_that_was_given_up(world: World) -> None:
-    claim = held(world)
-    world.lapse(ID, BLIND)
-    reviewed = world.get()
-    world.save(reviewed, decisions.resolve_failed(reviewed, "gone", unverified=True))
-    told = world.get()
-    absent = replace(told, absent_at=world.now - HOUR, quiet_at=world.now - HOUR)
-    totals = replace(VERIFY, readback="totals")
-    world.save(
-        told,
-        readback.after_readback(
-            absent, Readback(verdict=ReadbackVerdict.ABSENT, reason="so"), totals, world.now, 0
-        ),
-    )
-    assert (world.get().status, world.get().evidence) == (Status.FAILED, "totals")
-    assert world.save(*verdict(claim, done_as("pending"), world)).result == "contradicts"
-
-
-def test_owner_may_name_its_own_provider_refund_again(world: World) -> None:
-    at_stage(world, Stage.PROCESSING)
-    refund = world.get()
-    proof = attempts.done(refund, found(id=f"re_{ID}"), "reply", world.now)
-    assert world.save(refund, proof).result == "saved"
-    assert world.get().status is Status.SUCCEEDED
 
 
 # After a recovery

@@ -4,7 +4,7 @@ whatever Redis holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -33,6 +33,7 @@ from worker.store.scripts import Argument, Command
 HUGE = "10000000000000000000"
 BATCH = "b1"
 PAYMENT = a_request().payment_intent
+CLOCK = f"{P}clock".encode()
 
 
 # The records with a bit of everything in them, and one call of each kind
@@ -240,10 +241,10 @@ class Whole:
             connection_pool=redis.ConnectionPool(connection_class=pool.connection_class, **as_bytes)
         )
 
-    def seen(self) -> Seen:
-        """Return everything there is."""
+    def seen(self, keys: Collection[bytes] | None = None) -> Seen:
+        """Return everything there is, or what there is under these keys."""
         # The largest time seen is kept by every script, whatever becomes of it.
-        keys = sorted(key for key in self._keys() if key != f"{P}clock".encode())
+        keys = sorted({*(self._keys() if keys is None else keys)} - {CLOCK})
         with self._raw.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.dump(key)
@@ -258,13 +259,23 @@ class Whole:
         keys: Any = self._raw.keys(f"{P}*")
         return list(keys)
 
-    def bring_back(self, seen: Seen) -> None:
-        """Make everything as it was seen."""
+    def bring_back(self, seen: Seen, keys: Collection[bytes] | None = None) -> None:
+        """Make everything as it was seen, or what there is under these keys."""
         with self._raw.pipeline(transaction=False) as pipeline:
-            pipeline.flushdb()
-            for key, (dumped, expires) in seen.items():
+            if keys is None:
+                pipeline.flushdb()
+            else:
+                pipeline.delete(CLOCK, *keys)
+            for key in seen if keys is None else {*keys} & {*seen}:
+                dumped, expires = seen[key]
                 pipeline.restore(key, self.world.store.retention_ms if expires else 0, dumped)
             pipeline.execute()
+
+    def run_with_spoilt(self, call: Command[Any], start: Seen, keys: Collection[bytes]) -> None:
+        """Run a call while all but these keys is as it was at the start, and make them so again."""
+        error = self.run(call, {**start, **self.seen(keys)})
+        # After an error nothing else has changed: `run` has just compared it.
+        self.bring_back(start, None if error is None else keys)
 
     def run(self, call: Command[Any], before: Seen | None = None) -> BaseException | None:
         """Run a call; if it ends in an error, everything must be as it was before, and the error is
@@ -322,15 +333,16 @@ def test_key_of_another_type_leaves_everything_as_it_was(whole: Whole, kind: str
     client, call = whole.world.redis, CALLS[kind](whole.world)
     start = whole.seen()
     whole.run(call)
-    for key in {**start, **whole.seen()}:
+    keys = {**start, **whole.seen()}
+    whole.bring_back(start)
+    for key in keys:
         for other in ("text", "hash"):
-            whole.bring_back(start)
             client.delete(key)
             if other == "text":
                 client.set(key, "text")
             else:
                 client.hset(key, "field", "value")
-            whole.run(call)
+            whole.run_with_spoilt(call, start, [key])
 
 
 @kinds
@@ -379,12 +391,13 @@ def test_stored_number_that_is_none_leaves_everything_as_it_was(real: Whole, kin
     spoilt += [(["clock"], name) for name in ("at", "ahead")]
     spoilt += [(["meta"], name) for name in ("suspect_since", "suspect_until")]
     start = real.seen()
-    for keys, name in spoilt:
+    real.bring_back(start)
+    for names, field in spoilt:
+        keys = [f"{P}{name}".encode() for name in names]
         for stored in ("x", HUGE, "-1", "nan"):
-            real.bring_back(start)
             for key in keys:
-                client.hset(f"{P}{key}", name, stored)
-            real.run(call)
+                client.hset(key, field, stored)
+            real.run_with_spoilt(call, start, keys)
 
 
 # Arguments

@@ -501,11 +501,10 @@ local function note_reversal(id, r, set)
   end
 end
 
--- Refunds that moved between success and another settled status, or within success, by when they last did. Their index
+-- Refunds that left success, came back to it, or moved within it after they had settled, by when they last did. Their index
 -- has the time of that move only, and their history the others.
 local function note_settled_again(id, r, was)
-  if was.stage ~= 'settled' or r.stage ~= 'settled' then return end
-  if was.status ~= 'succeeded' and r.status ~= 'succeeded' then return end
+  if was.stage ~= 'settled' or was.status ~= 'succeeded' and r.status ~= 'succeeded' then return end
   redis.pcall('ZREMRANGEBYSCORE', P .. 'settled-again', '-inf', int(NOW - number(RETENTION)))
   redis.pcall('ZADD', P .. 'settled-again', int(NOW), id)
 end

@@ -3,12 +3,17 @@
 -- is based ('' for any); [9] seq of the payment at which its totals were read ('' if not read); [10] ms after the first
 -- attempt within which a replay may start; [11] ms for which a proof of absence is valid; [12] ms until a refund that
 -- is held back is due again; then field, value pairs to store (the baseline, and that the currency was checked;
--- `payment_shown`, that the payment was read, is stored with the payment; `prior_read_at` is not stored; `position` is the latest one that the worker remembers).
--- Returns {'claimed', now, lease ms left, body, record…, position ('' for a repeated claim)}, or {reason, now, record…, recheck as in load.lua}: missing,
--- stage, early, unchecked, stale, window, verdict, paused, parked, account, behind, blocked, batch, canceled, locked, narrow, moved, no_body.
+-- `payment_shown`, that the payment was read, is stored with the payment; `prior_read_at` is not stored; `position` is
+-- the latest one that the worker remembers).
+-- Returns {'claimed', now, lease ms left, body, record…, position ('' for a repeated claim)}, or {reason, now, record…,
+-- recheck as in load.lua}: missing, stage, early, unchecked, stale, window, verdict, paused, parked, account, behind,
+-- blocked, batch, canceled, locked, narrow, moved, no_body.
+-- If all of the server's memory is used, a send returns the server's error OOM and changes nothing.
 takes(12)
-at_any_memory()
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
+-- It sets nothing, since the key does not exist; but a server without memory refuses it.
+local room = redis.pcall('SET', P .. 'nothing', '', 'XX')
+at_any_memory()
 local WAITER_MS, ROW_MS = 100, 30000
 local r = load(id)
 if not r then return {'missing', int(NOW), {}, ''} end
@@ -45,6 +50,8 @@ end
 
 if ARGV[8] ~= '' and r.version ~= ARGV[8] then return refuse('stale') end
 if kind == 'send' then
+  -- What is in flight ends with writes of its own. So nothing more is begun, and all that was begun can be recorded.
+  if type(room) == 'table' and room.err then return room end
   if r.stage ~= 'queued' and r.stage ~= 'waiting' then return refuse('stage') end
   if r.stage == 'waiting' and due > NOW then return refuse('early') end
 else

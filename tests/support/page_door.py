@@ -1,0 +1,128 @@
+"""The operator's page on the real server, within the test's own event loop."""
+
+from __future__ import annotations
+
+import re
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from html import unescape
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import redis.asyncio
+
+from tests.support.cli_runner import Records
+from worker.client import Refunds
+from worker.http import app
+from worker.http.app import Readiness
+from worker.http.running import page_part
+from worker.model.callers import Scope
+from worker.settings import Settings
+from worker.store import tokens
+from worker.store.async_store import AsyncStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+_FORM_TOKEN = re.compile(
+    r'action="([^"]+)"[^>]*>\s*<input type="hidden" name="form_token" value="(\w+)"'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """An answer of the page."""
+
+    status: int
+    headers: Mapping[str, str]
+    html: str
+
+    @property
+    def text(self) -> str:
+        """What a person reads, with single spaces."""
+        return " ".join(unescape(re.sub(r"<[^>]*>", " ", self.html)).split())
+
+    @property
+    def location(self) -> str:
+        return self.headers["Location"]
+
+    @property
+    def form_tokens(self) -> dict[str, str]:
+        """The token of each form, by the address that it is sent to."""
+        return {unescape(action): token for action, token in _FORM_TOKEN.findall(self.html)}
+
+
+@dataclass
+class PageDoor:
+    """A browser without scripts, as far as the tests need one."""
+
+    port: int
+    refunds: Refunds
+    client: aiohttp.ClientSession
+    nudged: list[str]
+    cookies: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def records(self) -> Records:
+        return Records(store=self.refunds.store)
+
+    def a_token(self, name: str, *scopes: str, ids: str = "") -> str:
+        return tokens.create(
+            self.refunds.store,
+            name,
+            scopes=frozenset(map(Scope, scopes)),
+            ids_prefix=ids,
+            expires_at=None,
+            by="the test",
+        )
+
+    async def ask(
+        self, method: str, path: str, data: Mapping[str, str] | None = None, /, **headers: str
+    ) -> Shown:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if self.cookies:
+            sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.client.request(
+            method, url, data=data, headers=sent, allow_redirects=False
+        ) as response:
+            for name, morsel in response.cookies.items():
+                self.cookies[name] = morsel.value
+            return Shown(
+                status=response.status, headers=response.headers, html=await response.text()
+            )
+
+    async def get(self, path: str, **headers: str) -> Shown:
+        return await self.ask("GET", path, **headers)
+
+    async def post(self, path: str, data: Mapping[str, str], **headers: str) -> Shown:
+        """Send a form as a browser does from a page of this server."""
+        return await self.ask("POST", path, data, **{"Sec_Fetch_Site": "same-origin", **headers})
+
+    async def sign_in(self, *scopes: str, name: str = "ann") -> str:
+        """Sign in with a new token of these scopes, and return it."""
+        token = self.a_token(name, *(scopes or ("read",)))
+        assert (await self.post("/page/sign-in", {"token": token})).status == 303
+        return token
+
+
+@asynccontextmanager
+async def a_page(url: str, **changes: Any) -> AsyncIterator[PageDoor]:
+    settings = Settings.load(redis_url=url, **changes)
+    client = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=10)
+    store = AsyncStore(client, durable=False)
+    nudged: list[str] = []
+    with Refunds(settings=settings) as refunds:
+        part = page_part(
+            settings, store, refunds, lambda dues: nudged.extend(due.refund_id for due in dues)
+        )
+        built = app.build([part], Readiness(lambda: store.meta("paused")))
+        try:
+            async with (
+                app.listening(built, host="127.0.0.1", port=0) as port,
+                aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+            ):
+                yield PageDoor(port, refunds, session, nudged)
+        finally:
+            await part.close()
+            await store.close()

@@ -1,0 +1,225 @@
+"""What a person can do on the page: each action once, by a form of this session only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from worker.model.refund import Stage, Status
+from worker.store import flags, tokens
+
+if TYPE_CHECKING:
+    import redis
+
+    from tests.support.page_door import PageDoor, Shown
+
+HOW = {"note": "the provider's support says so"}
+
+
+@pytest.fixture
+async def actor(page: PageDoor) -> PageDoor:
+    await page.sign_in("read", "operate", name="ann")
+    return page
+
+
+async def send(page: PageDoor, view: str, action: str, **fields: str) -> Shown:
+    """Send the form of a view, as it is shown there."""
+    form = (await page.get(view)).form_tokens[action]
+    return await page.post(action, {"form_token": form, **fields})
+
+
+async def decide(page: PageDoor, refund_id: str, decision: str, **fields: str) -> Shown:
+    view = f"/page/refunds/{refund_id}"
+    version = str(page.records.get(refund_id).version)
+    values = {"decision": decision, "version": version, **HOW, **fields}
+    return await send(page, view, f"{view}/resolve", **values)
+
+
+async def test_a_refund_that_was_never_in_doubt_is_settled_as_failed(actor: PageDoor) -> None:
+    actor.records.in_review("order-1", doubt=False)
+    shown = await decide(actor, "order-1", "failed", code="paid_in_cash")
+    assert (shown.status, shown.location) == (303, "/page/refunds/order-1")
+    refund = actor.records.get("order-1")
+    assert (refund.status, refund.error_code) == (Status.FAILED, "paid_in_cash")
+    last = actor.refunds.history("order-1")[-1]
+    assert (last["by"], last["note"]) == ("ann", HOW["note"])
+
+
+@pytest.mark.parametrize(
+    ("decision", "fields", "says"),
+    [
+        ("succeeded", {"provider_refund_id": "re_7"}, None),
+        ("failed", {"code": "paid_in_cash"}, "failed"),
+        ("resend", {}, "absent"),
+    ],
+)
+async def test_a_decision_on_a_doubt_is_verified_by_a_worker(
+    actor: PageDoor, decision: str, fields: dict[str, str], says: str | None
+) -> None:
+    actor.records.in_review("order-1")
+    assert (await decide(actor, "order-1", decision, **fields)).status == 303
+    refund = actor.records.get("order-1")
+    assert refund.stage is not Stage.REVIEW
+    assert not refund.settled
+    assert says in {None, refund.operator_says}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"decision": "odd"},
+        {"decision": "succeeded"},
+        {"decision": "failed"},
+        {"decision": "resend", "note": ""},
+        {"decision": "resend", "version": "x"},
+    ],
+)
+async def test_a_form_that_is_not_complete_changes_nothing(
+    actor: PageDoor, fields: dict[str, str]
+) -> None:
+    before = actor.records.in_review("order-1")
+    assert (await decide(actor, "order-1", **fields)).status == 422
+    assert actor.records.get("order-1") == before
+
+
+async def test_two_people_who_decide_at_once_decide_once(actor: PageDoor) -> None:
+    actor.records.in_review("order-1", doubt=False)
+    version = str(actor.records.get("order-1").version)
+    first = await decide(actor, "order-1", "failed", code="paid_in_cash")
+    action = "/page/refunds/order-1/resolve"
+    moves = len(actor.refunds.history("order-1"))
+    # The form that the other person was shown before is not shown any more.
+    secret = actor.cookies["refunds-local"]
+    data = {
+        "form_token": form_token(secret, action),
+        "decision": "resend",
+        "version": version,
+        **HOW,
+    }
+    second = await actor.post(action, data)
+    assert (first.status, second.status) == (303, 409)
+    assert "has changed since version" in second.text
+    assert 'href="/page/refunds/order-1"' in second.html
+    assert len(actor.refunds.history("order-1")) == moves
+
+
+def form_token(secret: str, path: str) -> str:
+    """The token of a form, as the session of this secret computes it."""
+    from worker.http.page.sessions import Session  # noqa: PLC0415 - of this test only
+    from worker.model.callers import Caller  # noqa: PLC0415 - likewise
+
+    return Session(caller=Caller(name="x", scopes=frozenset()), secret=secret).form_token(path)
+
+
+async def test_a_refund_is_canceled_once(actor: PageDoor) -> None:
+    actor.records.queued("order-1")
+    shown = await send(actor, "/page/refunds/order-1", "/page/refunds/order-1/cancel")
+    assert shown.status == 303
+    assert actor.records.get("order-1").status is Status.CANCELED
+    assert actor.refunds.history("order-1")[-1]["by"] == "ann"
+    assert (
+        "/page/refunds/order-1/cancel" not in (await actor.get("/page/refunds/order-1")).form_tokens
+    )
+
+
+async def test_a_refund_that_was_sent_is_not_canceled(actor: PageDoor) -> None:
+    before = actor.records.sending("order-1")
+    action = "/page/refunds/order-1/cancel"
+    token = form_token(actor.cookies["refunds-local"], action)
+    shown = await actor.post(action, {"form_token": token})
+    assert (shown.status, actor.records.get("order-1")) == (409, before)
+
+
+async def test_a_failed_refund_is_sent_again(actor: PageDoor) -> None:
+    actor.records.failed("order-1")
+    view, action = "/page/refunds/order-1", "/page/refunds/order-1/retry"
+    assert (await send(actor, view, action)).status == 409
+    assert (await send(actor, view, action, unknown="yes")).status == 303
+    refund = actor.records.get("order-1")
+    assert (refund.stage, refund.generation) == (Stage.QUEUED, 2)
+
+
+async def test_a_refund_is_read_at_the_provider_now(actor: PageDoor) -> None:
+    actor.records.succeeded("order-1")
+    view = "/page/refunds/order-1"
+    assert (await send(actor, view, f"{view}/recheck")).status == 303
+    assert actor.nudged == ["order-1"]
+
+
+async def test_everything_is_paused_and_resumed(actor: PageDoor) -> None:
+    assert (await send(actor, "/page", "/page/pause")).status == 303
+    assert flags.read(actor.refunds.store).paused_by == "ann"
+    assert (await send(actor, "/page", "/page/resume")).status == 303
+    assert flags.read(actor.refunds.store).paused_at is None
+
+
+async def test_a_batch_is_paused_resumed_and_canceled_by_typing_its_id(
+    actor: PageDoor, sync_redis: redis.Redis
+) -> None:
+    fields: dict[Any, Any] = {"rows": 2, "state": "running", "imported_at": 1787730829000}
+    sync_redis.hset("refunds:batch:b-1", mapping=fields)
+    for number in range(2):
+        actor.records.queued(f"row-{number}", batch_id="b-1", payment_intent=f"pi_{number}")
+    view = "/page/batches/b-1"
+    assert (await send(actor, view, f"{view}/pause")).status == 303
+    assert sync_redis.hget("refunds:batch:b-1", "state") == "paused"
+    assert (await send(actor, view, f"{view}/resume")).status == 303
+    assert (await send(actor, view, f"{view}/cancel", typed="b-2")).status == 422
+    assert sync_redis.hget("refunds:batch:b-1", "state") == "running"
+    assert (await send(actor, view, f"{view}/cancel", typed="b-1")).status == 303
+    statuses = {actor.records.get(f"row-{number}").status for number in range(2)}
+    assert statuses == {Status.CANCELED}
+
+
+async def test_dead_letters_are_sent_again(actor: PageDoor, sync_redis: redis.Redis) -> None:
+    actor.records.succeeded("order-1")
+    now = actor.refunds.store.time().timestamp() * 1000
+    sync_redis.zadd("refunds:callback-endpoints", {"shop": now})
+    sync_redis.zadd("refunds:callback-dead:shop", {"order-1": now})
+    assert "order-1" in (await actor.get("/page/callbacks")).text
+    shown = await send(actor, "/page/callbacks", "/page/callbacks/shop/replay")
+    assert shown.status == 303
+    assert sync_redis.zcard("refunds:callback-dead:shop") == 0
+    assert sync_redis.zrange("refunds:callbacks:shop", 0, -1) == ["order-1"]
+
+
+async def test_a_person_who_may_only_read_sees_no_button_and_changes_nothing(
+    page: PageDoor,
+) -> None:
+    await page.sign_in("read", "submit")
+    before = page.records.in_review("order-1")
+    for view in ("/page", "/page/refunds/order-1"):
+        assert set((await page.get(view)).form_tokens) == {"/page/sign-out"}
+    for action in ("/page/pause", "/page/refunds/order-1/resolve"):
+        token = form_token(page.cookies["refunds-local"], action)
+        data = {"form_token": token, "decision": "resend", "version": str(before.version), **HOW}
+        assert (await page.post(action, data)).status == 403
+    assert page.records.get("order-1") == before
+    assert flags.read(page.refunds.store).paused_at is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "form"),
+    [({"Sec_Fetch_Site": "cross-site"}, None), ({}, "0" * 64), ({}, ""), ({}, "é")],
+)
+async def test_a_form_of_another_site_or_session_changes_nothing(
+    actor: PageDoor, headers: dict[str, str], form: str | None
+) -> None:
+    token = form_token(actor.cookies["refunds-local"], "/page/pause") if form is None else form
+    shown = await actor.post("/page/pause", {"form_token": token}, **headers)
+    assert (shown.status, flags.read(actor.refunds.store).paused_at) == (403, None)
+
+
+async def test_the_token_of_one_form_is_not_accepted_for_another(actor: PageDoor) -> None:
+    token = form_token(actor.cookies["refunds-local"], "/page/resume")
+    shown = await actor.post("/page/pause", {"form_token": token})
+    assert (shown.status, flags.read(actor.refunds.store).paused_at) == (403, None)
+
+
+async def test_after_the_end_of_a_session_its_forms_change_nothing(actor: PageDoor) -> None:
+    form = (await actor.get("/page")).form_tokens["/page/pause"]
+    tokens.revoke(actor.refunds.store, "ann")
+    shown = await actor.post("/page/pause", {"form_token": form})
+    assert (shown.status, "nothing was changed" in shown.text) == (401, True)
+    assert flags.read(actor.refunds.store).paused_at is None

@@ -1,0 +1,206 @@
+"""The views of the page: what they show, and that everything shown is text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.cli_runner import PAYMENT
+from worker.store import flags
+
+if TYPE_CHECKING:
+    import redis
+
+    from tests.support.page_door import PageDoor
+
+CANARY = "<script>alert(1)</script>'\"&\x1b[31m\u202e"
+
+
+@pytest.fixture
+async def reader(page: PageDoor) -> PageDoor:
+    await page.sign_in("read")
+    return page
+
+
+async def test_the_overview_says_what_stops_refunds_and_what_needs_a_person(
+    reader: PageDoor,
+) -> None:
+    reader.records.queued("order-1")
+    reader.records.in_review("order-2")
+    flags.pause(reader.refunds.store, "ann")
+    text = (await reader.get("/page")).text
+    assert "Everything is paused since" in text
+    assert "by ann: nothing is sent until it is resumed." in text
+    assert "No worker runs, and 1 refund waits." in text
+    assert "1 refund needs review: a person decides." in text
+
+
+async def test_the_overview_is_fine_if_nothing_needs_a_person(
+    reader: PageDoor, sync_redis: redis.Redis
+) -> None:
+    sync_redis.zadd("refunds:workers", {"w-1": reader.refunds.store.time().timestamp() * 1000})
+    reader.records.succeeded("order-1")
+    reader.records.queued("order-2", payment_intent="pi_2")
+    text = (await reader.get("/page")).text
+    assert "Nothing needs you. 1 refund is on the way." in text
+    assert "1 worker process" in text
+
+
+async def test_the_overview_counts_what_settled_in_the_latest_minutes(reader: PageDoor) -> None:
+    for number in range(3):
+        reader.records.succeeded(f"good-{number}", f"re_{number}", payment_intent=f"pi_{number}")
+    reader.records.failed("bad-1", payment_intent="pi_bad")
+    html = (await reader.get("/page")).html
+    # A minute may end between two refunds.
+    assert 1 <= html.count('<rect class="succeeded"') <= 2
+    assert 1 <= html.count('<rect class="failed"') <= 2
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("status=failed", {"bad-1"}),
+        ("stage=review", {"stuck-1"}),
+        ("payment_intent=pi_other", {"other-1"}),
+        ("status=pending", {"stuck-1", "other-1"}),
+        ("status=failed&stage=review", set()),
+    ],
+)
+async def test_refunds_are_listed_by_what_they_are(
+    reader: PageDoor, query: str, expected: set[str]
+) -> None:
+    reader.records.failed("bad-1", payment_intent="pi_bad")
+    reader.records.in_review("stuck-1")
+    reader.records.queued("other-1", payment_intent="pi_other")
+    html = (await reader.get(f"/page/refunds?{query}")).html
+    names = {"bad-1", "stuck-1", "other-1"}
+    assert {name for name in names if f'href="/page/refunds/{name}"' in html} == expected
+
+
+async def test_a_long_list_continues_on_the_next_page(reader: PageDoor) -> None:
+    for number in range(60):
+        reader.records.queued(f"order-{number:02}", payment_intent=f"pi_{number}")
+    first = await reader.get("/page/refunds?status=pending")
+    address = first.html.split('">Next page')[0].rsplit('href="', 1)[1].replace("&amp;", "&")
+    second = await reader.get(address)
+    shown = [first.html.count('scope="row"'), second.html.count('scope="row"')]
+    assert shown == [50, 10]
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("order-1", "/page/refunds/order-1"),
+        ("  order-1 ", "/page/refunds/order-1"),
+        (PAYMENT, f"/page/refunds?payment_intent={PAYMENT}"),
+    ],
+)
+async def test_an_exact_id_leads_to_what_has_it(reader: PageDoor, text: str, target: str) -> None:
+    reader.records.queued("order-1")
+    shown = await reader.get(f"/page/refunds?q={text}&status=&stage=")
+    while "q=" in shown.headers.get("Location", ""):
+        shown = await reader.get(shown.location)
+    assert (shown.status, shown.location) == (303, target)
+
+
+async def test_an_id_that_nothing_has_is_said_to_be_unknown(reader: PageDoor) -> None:
+    reader.records.queued("order-1")
+    text = (await reader.get("/page/refunds?q=order")).text
+    assert "No refund, batch or payment here has exactly the id “order”" in text
+
+
+async def test_a_refund_in_review_shows_its_evidence_and_what_can_be_decided(
+    reader: PageDoor,
+) -> None:
+    refund = reader.records.in_review("order-1")
+    text = (await reader.get("/page/refunds/order-1")).text
+    assert "Nothing, until a person decides" in text
+    assert "it cannot be told" in text
+    assert refund.idempotency_key is not None
+    assert refund.idempotency_key in text
+    assert "--succeeded RE_ID" in text
+    queue = (await reader.get("/page/review")).text
+    assert "order-1" in queue
+    assert "1 in all" in queue
+
+
+async def test_a_settled_refund_offers_no_decision(reader: PageDoor) -> None:
+    reader.records.succeeded("order-1")
+    text = (await reader.get("/page/refunds/order-1")).text
+    assert "the money moved" in text
+    assert "What can be decided" not in text
+
+
+@pytest.mark.parametrize("path", ["/page/refunds/no-such", "/page/batches/no-such", "/page/no"])
+async def test_what_does_not_exist_is_answered_with_404(reader: PageDoor, path: str) -> None:
+    shown = await reader.get(path)
+    assert (shown.status, shown.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/refunds?status=odd", "/page/refunds?after=odd", "/page?x=1"]
+)
+async def test_a_wrong_parameter_is_answered_with_422(reader: PageDoor, path: str) -> None:
+    assert (await reader.get(path)).status == 422
+
+
+async def test_what_others_wrote_is_shown_as_text(
+    reader: PageDoor, sync_redis: redis.Redis
+) -> None:
+    reader.records.in_review("order-1", metadata={"order": CANARY[:28]})
+    fields: dict[Any, Any] = {
+        "error_message": CANARY,
+        "provider_status": CANARY,
+        "possible_refund_id": CANARY,
+    }
+    sync_redis.hset("refunds:refund:order-1", mapping=fields)
+    sync_redis.hset("refunds:meta", mapping={"paused": "1787730829000", "paused_by": CANARY})
+    for path in ("/page", "/page/refunds/order-1", "/page/refunds", "/page/review"):
+        html = (await reader.get(path)).html
+        assert "<script>" not in html
+        assert "\x1b" not in html
+        assert "\u202e" not in html
+    assert "&lt;script&gt;" in (await reader.get("/page/refunds/order-1")).html
+
+
+async def test_metadata_are_shown_with_their_refund_only(reader: PageDoor) -> None:
+    reader.records.in_review("order-1", metadata={"customer": "ann-example"})
+    assert "ann-example" in (await reader.get("/page/refunds/order-1")).html
+    for path in ("/page", "/page/refunds", "/page/review"):
+        assert "ann-example" not in (await reader.get(path)).html
+
+
+@pytest.mark.parametrize("path", ["/page", "/page/sign-in", "/page/no", "/page/static/page.css"])
+async def test_every_answer_has_the_headers_that_protect_it(reader: PageDoor, path: str) -> None:
+    headers = (await reader.get(path)).headers
+    policy = headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "no-store"
+
+
+async def test_no_page_has_an_inline_style_or_script(reader: PageDoor) -> None:
+    reader.records.in_review("order-1")
+    for path in ("/page", "/page/refunds", "/page/refunds/order-1", "/page/callbacks"):
+        html = (await reader.get(path)).html
+        assert " style=" not in html
+        assert "<style" not in html
+        assert " on" not in html.replace(" one", "").replace(" on ", "").replace(" only", "")
+
+
+async def test_if_redis_is_away_the_page_says_so(
+    reader: PageDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise RuntimeError("secret words")
+
+    monkeypatch.setattr("worker.http.page.overview.read_overview", away)
+    shown = await reader.get("/page")
+    assert (shown.status, "secret" in shown.html) == (500, False)
+
+
+async def test_the_root_leads_to_the_page(page: PageDoor) -> None:
+    assert (await page.get("/")).location == "/page"

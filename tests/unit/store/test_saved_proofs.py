@@ -1,0 +1,176 @@
+"""Proof of what was done is saved whenever it comes, and contradicts what it does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.factories import (
+    MAYBE,
+    PAYMENT,
+    REFUSED,
+    SECOND,
+    TRUST,
+    VERIFY,
+    done_as,
+)
+from tests.support.saving import held, settle_by_totals
+from tests.support.store_world import World, at_stage
+from worker.model.answers import Outcome, Readback, ReadbackVerdict
+from worker.model.refund import Stage, Status
+from worker.rules import attempts, decisions, readback
+
+
+def test_proof_is_accepted_after_the_lease_lapsed_and_the_refund_went_into_doubt(
+    world: World,
+) -> None:
+    claim = held(world)
+    world.lapse()
+    assert world.end(claim, done_as("succeeded")).result == "saved"
+    refund = world.get()
+    assert (refund.status, refund.provider_refund_id, refund.doubt_since) == (
+        Status.SUCCEEDED,
+        "re_1",
+        None,
+    )
+    world.check()
+
+
+@pytest.mark.parametrize("status", ["pending", "succeeded", "failed"])
+def test_proof_is_accepted_while_another_attempt_holds_the_claim(world: World, status: str) -> None:
+    claim = held(world)
+    world.lapse(rules=TRUST)
+    other = world.claim(kind="replay")
+    assert world.end(claim, done_as(status)).result == "saved"
+    assert world.get().stage is (Stage.PROCESSING if status == "pending" else Stage.SETTLED)
+    before = world.dump()
+    assert world.end(other, REFUSED).result == "stale"
+    assert world.end(other, done_as(status)).result == "already"
+    assert world.dump() == before
+    world.check()
+
+
+def test_proof_is_accepted_in_review(world: World) -> None:
+    claim = held(world)
+    world.lapse()
+    refund = world.get()
+    world.save(refund, attempts.to_review({}, "inconclusive", "so"))
+    assert world.end(claim, done_as("succeeded")).result == "saved"
+    assert world.get().status is Status.SUCCEEDED
+
+
+def test_proof_on_an_unlocked_payment_does_not_free_the_lock_of_another_refund(
+    world: World,
+) -> None:
+    claim = held(world)
+    world.lapse()
+    world.save(world.get(), attempts.to_review({}, "inconclusive", "so"))
+    world.accept("other")
+    assert world.claim("other").claimed
+    assert world.end(claim, done_as("succeeded")).result == "saved"
+    assert world.hash(f"payment:{PAYMENT}")["lock"] == "other"
+    world.check()
+
+
+def test_proof_told_twice_is_already_known_and_changes_nothing(world: World) -> None:
+    claim = held(world)
+    world.end(claim, done_as("succeeded"))
+    before = world.dump()
+    world.pass_time(SECOND)
+    assert world.end(claim, done_as("succeeded")).result == "already"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize(
+    "second",
+    [done_as("succeeded", id="re_2"), done_as("pending", id="re_2"), done_as("failed")],
+    ids=["id", "pending id", "status"],
+)
+def test_proof_that_contradicts_a_settled_record_is_reported_and_changes_nothing(
+    world: World, second: Outcome
+) -> None:
+    claim = held(world)
+    world.end(claim, done_as("succeeded"))
+    before = world.dump()
+    assert world.end(claim, second).result == "contradicts"
+    assert world.dump() == before
+
+
+def test_proof_against_a_failed_record_contradicts_it(world: World) -> None:
+    claim = held(world)
+    world.end(claim, REFUSED)
+    before = world.dump()
+    assert world.end(claim, done_as("succeeded")).result == "contradicts"
+    assert world.dump() == before
+
+
+def test_proof_of_an_earlier_generation_does_not_settle_the_retry(world: World) -> None:
+    claim = held(world)
+    world.end(claim, replace(REFUSED, code="lock_timeout"))
+    retry = decisions.retry_failed(world.get())
+    assert retry is not None
+    assert world.save(world.get(), retry).result == "saved"
+    assert world.claim().claimed
+    before = world.dump()
+    assert world.end(claim, done_as("succeeded")).result == "contradicts"
+    assert world.dump() == before
+
+
+def test_pending_told_twice_is_already_known(world: World) -> None:
+    claim = held(world)
+    world.end(claim, done_as("pending"))
+    before = world.dump()
+    assert world.end(claim, done_as("pending")).result == "already"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("status", ["pending", "succeeded", "failed"])
+def test_second_provider_refund_for_one_processing_record_is_a_contradiction(
+    world: World, status: str
+) -> None:
+    claim = held(world)
+    world.end(claim, done_as("pending", id="re_1"))
+    before = world.dump()
+    assert world.end(claim, done_as(status, id="re_2")).result == "contradicts"
+    assert world.dump() == before
+
+
+def test_late_pending_of_a_refund_that_is_settled_is_already_known(world: World) -> None:
+    claim = held(world)
+    world.end(claim, done_as("succeeded"))
+    before = world.dump()
+    assert world.end(claim, done_as("pending")).result == "already"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("status", ["pending", "succeeded"])
+def test_late_reply_to_what_the_totals_had_found_is_already_known(
+    world: World, status: str
+) -> None:
+    claim = held(world)
+    world.end(claim, MAYBE)
+    settle_by_totals(world)
+    before = world.dump()
+    assert world.end(claim, done_as(status)).result == "already"
+    assert world.dump() == before
+
+
+def test_late_failure_of_what_the_totals_had_found_is_a_contradiction(world: World) -> None:
+    claim = held(world)
+    world.end(claim, MAYBE)
+    settle_by_totals(world)
+    assert world.end(claim, done_as("failed")).result == "contradicts"
+
+
+def test_total_settles_only_the_version_that_was_looked_at(world: World) -> None:
+    refund = at_stage(world, Stage.IN_DOUBT)
+    look = Readback(verdict=ReadbackVerdict.FOUND_IN_TOTALS, reason="so")
+    world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0))
+    world.pass_time(VERIFY.settle)
+    seen = world.get()
+    assert world.claim(kind="replay").claimed
+    before = world.dump()
+    step = readback.after_readback(seen, look, VERIFY, world.now, 0)
+    assert (step.to, world.save(seen, step).result) == (Stage.SETTLED, "stale")
+    assert world.dump() == before

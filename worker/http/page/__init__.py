@@ -1,0 +1,1 @@
+"""The part `page`: the operator's page, rendered on the server."""

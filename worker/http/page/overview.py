@@ -1,0 +1,161 @@
+"""What the overview shows: what holds refunds, how many there are, how fast they settle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from worker.http.page import charts
+from worker.model.times import from_ms
+from worker.monitoring.snapshot import Snapshot, snapshot
+from worker.store import flags, pace
+from worker.store.counters import BOUNDS, INFINITE
+from worker.store.flags import Switches
+from worker.store.pace import Minute
+from worker.store.store import SETTLED, Store
+from worker.wording.history import lasting
+from worker.wording.values import moment, plain
+from worker.words import counted, verb
+
+MINUTES: Final = 30
+LATE_MS: Final = 60_000
+"""A refund that has been due for longer is late: a sweep finds it within half a minute."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """Something that a person should know: `stops`, `looks` or `fine`, and where to look."""
+
+    level: str
+    text: str
+    address: str | None = None
+
+
+def read_overview(store: Store) -> dict[str, Any]:
+    """Return what the template of the overview needs. Raises `StoreUnavailable`."""
+    seen, switches = snapshot(store), flags.read(store)
+    minutes = pace.settled_by_minute(store, seen.now_ms, MINUTES)
+    ages = {
+        bucket: seen.now_ms - since
+        for bucket, since in seen.oldest_ms.items()
+        if seen.cards[bucket]
+    }
+    latencies = _latencies(seen.counters)
+    return {
+        "now": from_ms(seen.now_ms),
+        "findings": findings(seen, switches),
+        "cards": seen.cards,
+        "settled": SETTLED,
+        "workers": seen.workers,
+        "paused": switches.paused_at is not None,
+        "minutes": _rows(minutes),
+        "minute_bars": charts.stacked(minutes),
+        "ages": {_words(bucket): lasting(age) for bucket, age in ages.items()},
+        "age_bars": charts.lying({_words(bucket): float(age) for bucket, age in ages.items()}),
+        "latencies": latencies,
+        "latency_bars": charts.upright(latencies),
+    }
+
+
+def _rows(minutes: Sequence[Minute]) -> list[tuple[str, Mapping[str, int]]]:
+    return [(f"{from_ms(each.start_ms):%H:%M}", each.settled) for each in minutes]
+
+
+def _words(bucket: str) -> str:
+    name, _, lane = bucket.partition(".")
+    words = name.replace("_", " ")
+    return f"{words} (files)" if lane else words
+
+
+def _latencies(counters: Mapping[str, int]) -> dict[str, int]:
+    """Return how many calls to the provider took how long, since the counters began."""
+    found = dict.fromkeys((*map(str, BOUNDS), INFINITE), 0)
+    for name, count in counters.items():
+        kind, _, rest = name.partition(":")
+        bound = rest.rpartition(":")[2]
+        if kind == "call_le" and bound in found:
+            found[bound] += count
+    lower = "0"
+    named: dict[str, int] = {}
+    for bound, count in found.items():
+        words = f"over {lower} s" if bound == INFINITE else f"{lower} to {bound} s"
+        named[words], lower = count, bound
+    return named
+
+
+def findings(seen: Snapshot, switches: Switches) -> list[Finding]:
+    """Return what holds refunds or needs a person, or one finding that all is well."""
+    found = [*_stops(seen, switches), *_looks(seen, switches)]
+    if found:
+        return found
+    waiting = _waiting(seen)
+    text = (
+        f"Nothing needs you. {counted(waiting, 'refund')} {verb(waiting, 'is', 'are')} on the way."
+    )
+    return [Finding(level="fine", text=text)]
+
+
+def _waiting(seen: Snapshot) -> int:
+    return sum(count for bucket, count in seen.cards.items() if bucket not in {*SETTLED, "review"})
+
+
+def _stops(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
+    def stops(text: str) -> Finding:
+        return Finding(level="stops", text=text)
+
+    if switches.paused_at is not None:
+        by = plain(switches.paused_by or "a person")
+        yield stops(
+            f"Everything is paused since {moment(switches.paused_at)} by {by}: nothing is sent"
+            " until it is resumed."
+        )
+    if switches.credentials_refused_at is not None:
+        since = moment(switches.credentials_refused_at)
+        yield stops(
+            f"The provider refuses the API key since {since}: nothing is sent. 'refunds doctor'"
+            " says what to do."
+        )
+    if switches.account_lost_at is not None:
+        since = moment(switches.account_lost_at)
+        yield stops(
+            f"The API key may belong to another account since {since}: nothing is sent. 'refunds"
+            " doctor' says what to do."
+        )
+    if seen.outages:
+        yield stops(
+            f"The provider does not answer {counted(seen.outages, 'worker')}: they try again by"
+            " themselves."
+        )
+    if not seen.workers:
+        waiting = _waiting(seen)
+        yield stops(
+            f"No worker runs, and {counted(waiting, 'refund')} {verb(waiting, 'waits', 'wait')}."
+        )
+
+
+def _looks(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
+    def looks(text: str, address: str | None = None) -> Finding:
+        return Finding(level="looks", text=text, address=address)
+
+    if seen.gate_blocked_until_ms > seen.now_ms:
+        until = moment(from_ms(seen.gate_blocked_until_ms))
+        yield looks(f"The provider asked to slow down: sending goes on at {until}.")
+    late = seen.now_ms - (seen.first_due_ms or seen.now_ms)
+    if late > LATE_MS and switches.paused_at is None:
+        yield looks(f"A refund has been due for {lasting(late)}.", "/page/refunds?status=pending")
+    if count := seen.cards["review"]:
+        yield looks(
+            f"{counted(count, 'refund')} {verb(count, 'needs', 'need')} review: a person decides.",
+            "/page/review",
+        )
+    if seen.contradicted:
+        yield looks(
+            f"The provider contradicts {counted(seen.contradicted, 'record')}: a person decides.",
+            "/page/review",
+        )
+    if seen.rejected:
+        yield looks(
+            f"{counted(seen.rejected, 'message')} could not be understood: see 'refunds rejected"
+            " list'."
+        )

@@ -1,0 +1,156 @@
+"""What the views show of refunds, batches and callbacks, read in a thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from worker.batches import is_batch_id, list_batches, look_at_batch
+from worker.client import Refunds
+from worker.listing import Filter, matching, page
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.request import is_provider_id, is_refund_id
+from worker.store import callback_state, flags, scripts
+from worker.wording import history, reasons
+from worker.wording.batches import facts_of_batch, state_of_batch
+from worker.wording.decisions import evidence, resolutions
+from worker.wording.refunds import facts_of
+from worker.wording.upcoming import next_of
+
+LISTED: Final = 50
+MOST_IN_QUEUE: Final = 200
+"""The most refunds in review that one page shows."""
+MOST_LETTERS: Final = 100
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """Where an exact search leads: to one refund, a payment or a batch; or nowhere."""
+
+    refund_id: str | None = None
+    payment: str | None = None
+    batch: str | None = None
+
+
+def search(refunds: Refunds, text: str) -> Found:
+    """Find what has exactly this id: a refund, else a batch, else a payment with refunds."""
+    store = refunds.store
+    if is_refund_id(text) and store.get(text) is not None:
+        return Found(refund_id=text)
+    if is_batch_id(text) and store.batch_state(text) is not None:
+        return Found(batch=text)
+    if is_provider_id(text) and store.ids_on_payment(text):
+        return Found(payment=text)
+    return Found()
+
+
+def listed(refunds: Refunds, wanted: Filter, after: str | None) -> dict[str, Any]:
+    """Return a page of refunds that match."""
+    found = page(refunds.store, wanted, after=after, limit=LISTED)
+    return {"refunds": found.refunds, "next": found.cursor}
+
+
+def one(refunds: Refunds, refund_id: str) -> dict[str, Any]:
+    """Return everything about one refund. Raises `NotFound`."""
+    refund = refunds.get(refund_id)
+    entries = refunds.history(refund_id)
+    siblings = refunds.store.run(scripts.siblings(refund.payment_intent, refund_id))
+    refunds.store.confirm_final(each.updated_at for each in siblings or () if each.settled)
+    batch_state = None if refund.batch_id is None else refunds.store.batch_state(refund.batch_id)
+    paused = flags.read(refunds.store).paused_at is not None
+    return {
+        "refund": refund,
+        "rows": [(name, value) for name, value in facts_of(refund, entries) if value],
+        "next": next_of(refund, paused=paused, batch_state=batch_state),
+        "why": reasons.review_reason(entries) if refund.stage is Stage.REVIEW else None,
+        "moves": [
+            (history.clock(entry.get("at")), str(entry.get("to", "")), history.sentence(entry))
+            for entry in entries
+        ],
+        "sent": _timed(history.sent(entries)),
+        "read": _timed(history.read(entries)),
+        "evidence": _marks(evidence(refund, entries)),
+        "siblings": siblings,
+        "can_cancel": refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None,
+        "can_retry": refund.status is Status.FAILED and refund.retriable is not Retriable.NO,
+        "can_recheck": refund.provider_refund_id is not None or refund.first_attempt_at is not None,
+        "resolutions": resolutions(refund) if needs_person(refund) else {},
+    }
+
+
+def needs_person(refund: Refund) -> bool:
+    """Return whether a person can decide about a refund."""
+    return refund.stage is Stage.REVIEW or (refund.settled and refund.contradicted_by is not None)
+
+
+def _timed(rows: list[tuple[int | None, str]]) -> list[tuple[str, str]]:
+    return [(history.clock(at), words) for at, words in rows]
+
+
+def _marks(marks: dict[str, Any]) -> list[tuple[str, str]]:
+    shown: list[tuple[str, str]] = []
+    for name, value in marks.items():
+        if isinstance(value, list):
+            text = reasons.in_words(value)
+        elif isinstance(value, dict):
+            text = ", ".join(f"{key} {inner}" for key, inner in value.items() if inner is not None)
+        else:
+            text = "" if value is None else str(value)
+        if text:
+            shown.append((name.replace("_", " "), text))
+    return shown
+
+
+def queue(refunds: Refunds) -> dict[str, Any]:
+    """Return the refunds that need a person: contradicted ones first, then by their age."""
+    store = refunds.store
+    contradicted = [
+        each for each in refunds.get_many(store.ids_contradicted()) if each and each.settled
+    ]
+    found = [*contradicted, *islice(matching(store, Filter(stage=Stage.REVIEW)), MOST_IN_QUEUE)]
+    return {
+        "total": store.counts()["review"] + len(contradicted),
+        "queue": [(each, _why(refunds, each)) for each in found[:MOST_IN_QUEUE]],
+    }
+
+
+def _why(refunds: Refunds, refund: Refund) -> str:
+    if refund.contradicted_by is not None:
+        return f"the provider shows {refund.contradicted_by}, which contradicts this record"
+    why = reasons.review_reason(refunds.history(refund.refund_id))
+    return "no review was requested" if why is None else why[1]
+
+
+def batches(refunds: Refunds, after: str | None) -> dict[str, Any]:
+    """Return a page of batches, newest first. Raises `NotFound` if `after` does not exist."""
+    found = list(islice(list_batches(refunds.store, after), LISTED + 1))
+    more = found[LISTED - 1].batch_id if len(found) > LISTED else None
+    return {"batches": found[:LISTED], "next": more}
+
+
+def batch(refunds: Refunds, batch_id: str) -> dict[str, Any]:
+    """Return one batch with its progress. Raises `NotFound`."""
+    seen = look_at_batch(refunds.store, batch_id)
+    return {
+        "seen": seen,
+        "batch": seen.batch,
+        "rows": [
+            (name, value)
+            for name, value in [("state", state_of_batch(seen.batch)), *facts_of_batch(seen)]
+            if value
+        ],
+    }
+
+
+def callbacks(refunds: Refunds) -> dict[str, Any]:
+    """Return the state of the callbacks, with the dead letters of each endpoint."""
+    state = callback_state.read_callbacks(refunds.store)
+    return {
+        "state": state,
+        "letters": {
+            each.name: callback_state.dead_letters(refunds.store, each.name)[:MOST_LETTERS]
+            for each in state.endpoints
+            if each.dead
+        },
+    }

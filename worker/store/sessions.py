@@ -1,0 +1,59 @@
+"""The sessions of the operator's page as they are stored: by the SHA-256 of their cookie."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from worker.model.times import from_ms, to_ms
+from worker.store.async_store import AsyncStore
+from worker.store.connection import redis_errors
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredSession:
+    """A session without its secret: the token that opened it, and when it did."""
+
+    token_id: str
+    opened_at: datetime
+
+
+async def open_session(
+    store: AsyncStore, sha256: str, token_id: str, *, now: datetime, idle: timedelta
+) -> None:
+    """Store a new session, which ends after `idle` without use."""
+    text = json.dumps({"token_id": token_id, "opened_at": to_ms(now)})
+    with redis_errors(store.address):
+        async with store.direct:
+            await store.redis.set(_key(store, sha256), text, px=idle)
+
+
+async def read_session(store: AsyncStore, sha256: str) -> StoredSession | None:
+    """Return a session, None if it does not exist or was not used for too long."""
+    with redis_errors(store.address):
+        async with store.direct:
+            text: Any = await store.redis.get(_key(store, sha256))
+    if text is None:
+        return None
+    stored = json.loads(text)
+    return StoredSession(token_id=stored["token_id"], opened_at=from_ms(stored["opened_at"]))
+
+
+async def prolong_session(store: AsyncStore, sha256: str, *, idle: timedelta) -> None:
+    """Note that a session was used."""
+    with redis_errors(store.address):
+        async with store.direct:
+            await store.redis.pexpire(_key(store, sha256), idle)
+
+
+async def end_session(store: AsyncStore, sha256: str) -> None:
+    """Forget a session."""
+    with redis_errors(store.address):
+        async with store.direct:
+            await store.redis.delete(_key(store, sha256))
+
+
+def _key(store: AsyncStore, sha256: str) -> str:
+    return store.key(f"session:{sha256}")
