@@ -20,7 +20,8 @@ import redis
 import redis.asyncio
 from hypothesis import settings
 
-from tests.support.rabbit import RabbitMQ, running_rabbitmq
+from ops.lab.prove.rabbit import RabbitMQ
+from tests.support.rabbit import running_rabbitmq
 from worker.model import redaction
 from worker.model.refund import Lane
 from worker.sandbox.redis_server import ThrowawayServer, find_server, running_server

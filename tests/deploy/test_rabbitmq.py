@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from ops.lab.prove.rabbit import RabbitMQ
 from tests.support.compose import until
 from tests.support.installation import Installation
-from tests.support.rabbit import RabbitMQ, running_rabbitmq
+from tests.support.rabbit import running_rabbitmq
 from worker import RefundRequest, Refunds
 from worker.broker import queues, wire
 from worker.model.refund import Lane

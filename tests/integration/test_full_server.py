@@ -5,6 +5,7 @@ Nothing new is accepted, and what was accepted is finished.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -106,6 +107,46 @@ def test_what_is_in_flight_when_the_memory_ends_is_recorded(installation: Instal
         until(lambda: refunds.store.counts()["sending"] == len(ids), "all are in flight")
         with filled(installation, OVER):
             moved_once(installation, refunds, ids)
+
+
+@pytest.mark.parametrize("sandbox_config", [SandboxConfig(idempotency="ignore", latency_ms=4000)])
+def test_every_outcome_is_recorded_while_others_take_all_of_the_memory(
+    installation: Installation,
+) -> None:
+    installation.settings |= {
+        "REFUNDS_REQUEST_TIMEOUT_SECONDS": "20",
+        "REFUNDS_LEASE_SECONDS": "45",
+        "REFUNDS_CONCURRENCY": "16",
+    }
+    asked = requests(60)
+    with (
+        installation.refunds() as refunds,
+        redis.Redis.from_url(installation.redis_url, decode_responses=True) as client,
+    ):
+        refunds.submit_many(asked, lane=Lane.BULK)
+        installation.start()
+        until(lambda: refunds.store.counts()["sending"] >= 8, "some are in flight")
+        memory: Any = client.info("memory")
+        client.config_set("maxmemory", memory["used_memory"] + 2**19)
+        filled_to_the_last_byte(client)
+        assert refunds.store.counts()["sending"] > 0
+        until(lambda: refunds.store.counts()["sending"] == 0, "none is in flight")
+        filled_to_the_last_byte(client)
+        sent = [effect["refund_id"] for effect in installation.sandbox.effects()]
+        records = [one for one in refunds.get_many(sent) if one is not None]
+        # Nothing more was begun, and whatever was sent has its outcome.
+        assert 8 <= len(sent) < len(asked)
+        assert [record.status for record in records] == ["succeeded"] * len(sent)
+        client.config_set("maxmemory", 0)
+        moved_once(installation, refunds, [each.refund_id for each in asked])
+
+
+def filled_to_the_last_byte(client: redis.Redis) -> None:
+    """Write until the server takes not even a small value."""
+    for size in (2**14, 2**8, 1):
+        with contextlib.suppress(redis.OutOfMemoryError):
+            while True:
+                client.rpush("others", "x" * size)
 
 
 def test_a_worker_on_a_server_at_its_limit_logs_plain_lines(installation: Installation) -> None:

@@ -268,6 +268,11 @@ def _run(asked: _Asked, target: Path | None, *, look: bool, as_json: bool) -> in
         for balance in broken:
             note(f"error: {report.sentence(balance)}: this is a bug, please report it")
         return INTERNAL
+    if twice := outcome.counts().get("twice"):
+        note(
+            f"alarm: money may have moved twice, by {counted(twice, 'refund')} of the provider: see"
+            " them first in the differences, and check them in its dashboard"
+        )
     if outcome.differs and looked is None:
         note("let the workers read at the provider what differs: run it again with --look")
     return SOME_FAILED if outcome.differs else DONE

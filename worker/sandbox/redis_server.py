@@ -118,6 +118,8 @@ class ThrowawayServer:
         self.directives = DIRECTIVES | {
             name.replace("_", "-"): value for name, value in options.items()
         }
+        self.variables: dict[str, str] = {}
+        """Further environment variables of the server, from its next start on."""
         self._folder: Path | None = None
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -212,7 +214,8 @@ class ThrowawayServer:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=os.environ
-                | ({} if self.allocator is None else {"LD_PRELOAD": str(self.allocator)}),
+                | ({} if self.allocator is None else {"LD_PRELOAD": str(self.allocator)})
+                | self.variables,
             )
         try:
             self._await_answer(self._process, folder)

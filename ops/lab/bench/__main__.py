@@ -22,6 +22,7 @@ from ops.lab.bench import (
     plan,
     rates,
     reconcile,
+    replicas,
     sizes,
     telling,
     transport,
@@ -52,6 +53,7 @@ FIGURES: Final[dict[str, Taker]] = {
     "upload": door.door,
     "callbacks": telling.callbacks,
     "reconcile": reconcile.reconcile,
+    "replicas": replicas.replicas,
 }
 
 
@@ -84,7 +86,7 @@ def main(
     """Measure the figures named, all unless told otherwise.
 
     They are: bulk single latency lanes processes accept memory limit backlog payment
-    transport watch door upload callbacks reconcile.
+    transport watch door upload callbacks reconcile replicas.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """
     if quick and full:

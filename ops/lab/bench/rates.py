@@ -32,7 +32,7 @@ for the machine.
 """
 
 
-def _run(
+def measured(
     plan: Plan,
     mode: Mode,
     what: str,
@@ -40,11 +40,12 @@ def _run(
     *,
     workers: int = 1,
     concurrency: int = CONCURRENCY,
+    replicas: int = 0,
 ) -> Window:
     """Fill the queue, start what is to be measured, and measure while it is neither starting nor
     running dry.
     """
-    with Rig(plan.cores, mode, concurrency=concurrency) as rig:
+    with Rig(plan.cores, mode, concurrency=concurrency, replicas=replicas) as rig:
         rig.fill(count, Lane.SINGLE if what == "single" else Lane.BULK)
         for _ in range(workers):
             if what in FLOORS:
@@ -68,7 +69,7 @@ def against_floor(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
         for mode in plan.modes:
             for what in contenders:
                 count = plan.single if what == "single" else plan.bulk
-                taken[mode, what].append(_run(plan, mode, what, count))
+                taken[mode, what].append(measured(plan, mode, what, count))
     for lane in contenders[len(FLOORS) :]:
         for mode in plan.modes:
             yield from _compared(lane, mode, taken[mode, lane], taken[mode, "floor"])
@@ -131,10 +132,12 @@ def two_workers(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
     slow = Mode(latency_ms=200, idempotency="trust")
     ones, twos, idle_ones, idle_twos = [], [], [], []
     for _ in range(plan.rounds):
-        ones.append(_run(plan, mode, "bulk", plan.bulk))
-        twos.append(_run(plan, mode, "bulk", 2 * plan.bulk, workers=2))
-        idle_ones.append(_run(plan, slow, "bulk", plan.bulk // 4, concurrency=UNFILLED))
-        idle_twos.append(_run(plan, slow, "bulk", plan.bulk // 2, workers=2, concurrency=UNFILLED))
+        ones.append(measured(plan, mode, "bulk", plan.bulk))
+        twos.append(measured(plan, mode, "bulk", 2 * plan.bulk, workers=2))
+        idle_ones.append(measured(plan, slow, "bulk", plan.bulk // 4, concurrency=UNFILLED))
+        idle_twos.append(
+            measured(plan, slow, "bulk", plan.bulk // 2, workers=2, concurrency=UNFILLED)
+        )
     gains = [two.rate / one.rate for one, two in zip(ones, twos, strict=True)]
     shared = plan.cores.second_is_shared
     idle_gains = [two.rate / one.rate for one, two in zip(idle_ones, idle_twos, strict=True)]

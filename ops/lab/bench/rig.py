@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Final, Self
 
+import redis
+
 from ops.lab.bench.machine import Cores, cpu_seconds
 from worker.broker.queues import CALLBACK_QUEUE
 from worker.cli.operate import command
@@ -27,7 +29,7 @@ from worker.client import Refunds, Submitted
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
 from worker.sandbox.installation import SandboxProcess, end, environment, sandbox_process
-from worker.sandbox.redis_server import ThrowawayServer
+from worker.sandbox.redis_server import HOST, ThrowawayServer
 from worker.settings import Settings
 
 CONCURRENCY: Final = 256
@@ -117,6 +119,8 @@ class Rig:
     concurrency: int = CONCURRENCY
     sandbox_options: Sequence[str] = ()
     settings: dict[str, str] = field(default_factory=dict)
+    replicas: int = 0
+    """Replicas of the server, for each of which every write waits."""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -124,10 +128,12 @@ class Rig:
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-bench-"))
             )
             self.server = stack.enter_context(ThrowawayServer(self.allocator))
+            for _ in range(self.replicas):
+                self._follow(stack.enter_context(self._replica()))
             provider = stack.enter_context(self._sandbox_running())
             self.sandbox, self._sandbox_process = provider.sandbox, provider.process
             self.refunds = stack.enter_context(
-                Refunds(settings=Settings.load(redis_url=self.server.url))
+                Refunds(settings=Settings.load(redis_url=self.server.url, replicas=self.replicas))
             )
             self.workers: list[subprocess.Popen[bytes]] = []
             stack.callback(self.stop)
@@ -141,6 +147,21 @@ class Rig:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def _replica(self) -> ThrowawayServer:
+        primary = f"{HOST} {self.server.port}"
+        return ThrowawayServer(self.allocator, replicaof=primary, repl_diskless_sync_delay="0")
+
+    def _follow(self, replica: ThrowawayServer) -> None:
+        """Wait until a replica has what the server has."""
+        with redis.Redis.from_url(replica.url, decode_responses=True) as client:
+            end = time.monotonic() + PATIENCE
+            facts: Any = client.info("replication")
+            while facts["master_link_status"] != "up":
+                if time.monotonic() > end:
+                    raise WrongCountError(f"{PATIENCE:g} s have passed before a replica followed")
+                time.sleep(_POLL)
+                facts = client.info("replication")
 
     def _sandbox_running(self) -> AbstractContextManager[SandboxProcess]:
         # A provider that ignores keys would show a second effect; one that honours them would hide
@@ -161,6 +182,7 @@ class Rig:
             "REFUNDS_READBACK": self.mode.readback,
             "REFUNDS_CONCURRENCY": str(self.concurrency),
             "REFUNDS_LOG_FORMAT": "json",
+            "REFUNDS_REPLICAS": str(self.replicas),
             **self.settings,
         }
         return environment(variables)

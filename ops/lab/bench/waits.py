@@ -36,14 +36,14 @@ def waits(plan: Plan, wanted: frozenset[str]) -> Iterator[Row]:
     """
     mode = plan.modes[0]
     rounds = [_round(plan, wanted) for _ in range(plan.rounds)]
-    idle, bare, few, many = (
+    alone, bare, few, many = (
         [one for taken in part for one in taken] for part in zip(*rounds, strict=True)
     )
-    p50, p99 = quantile(idle, 0.50), quantile(idle, 0.99)
+    p50, p99 = quantile(alone, 0.50), quantile(alone, 0.99)
     for name, value, most in (("p50", p50, IDLE_P50_MS), ("p99", p99, IDLE_P99_MS)):
         yield Row(
             figure=f"single: idle latency, {name}",
-            setting=f"{mode.shown}; {len(idle)} refunds, less the provider's {mode.latency_ms} ms",
+            setting=f"{mode.shown}; {len(alone)} refunds, less the provider's {mode.latency_ms} ms",
             measured=f"{number(value)} ms",
             floor=(
                 f"{number(quantile(bare, float(name[1:]) / 100) - mode.latency_ms)} ms, a bare call"
@@ -61,25 +61,25 @@ def _round(plan: Plan, wanted: frozenset[str]) -> tuple[list[float], ...]:
         _beside_file(plan, number) if "lanes" in wanted else []
         for number in (IN_FLIGHT, CONCURRENCY)
     ]
-    return (*_idle(plan), *beside)
+    return (*idle(plan), *beside)
 
 
-def _idle(plan: Plan) -> tuple[list[float], list[float]]:
+def idle(plan: Plan, *, replicas: int = 0) -> tuple[list[float], list[float]]:
     """Return the latencies of refunds on an idle system, less the provider's time, and those of
     bare calls.
     """
     mode = plan.modes[0]
-    with Rig(plan.cores, mode, concurrency=IN_FLIGHT) as rig:
+    with Rig(plan.cores, mode, concurrency=IN_FLIGHT, replicas=replicas) as rig:
         rig.start_worker()
         rig.await_workers()
         # The first refunds of a new process pay for connections and scripts, once.
         rig.fill(WARM, Lane.SINGLE, name="warm")
         rig.until(lambda: rig.settled() >= WARM, "the first are settled")
-        idle = _latencies(rig, plan.idle, mode.latency_ms)
+        taken = _latencies(rig, plan.idle, mode.latency_ms)
         bare = _bare(rig, plan.idle)
         rig.stop()
         rig.count(plan.idle + WARM)
-    return idle, bare
+    return taken, bare
 
 
 def _beside_file(plan: Plan, concurrency: int) -> list[float]:

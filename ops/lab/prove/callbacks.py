@@ -16,9 +16,10 @@ from typing import Any, Final
 from ops.lab.prove import webhooks
 from ops.lab.prove.evidence import Evidence, gathered
 from ops.lab.prove.faults import Fault, fed_until, sigkill
+from ops.lab.prove.looked import Look, run_looked
 from ops.lab.prove.places import redis_cut, server_killed
 from ops.lab.prove.rig import Rig, RigError
-from ops.lab.prove.scenarios import DRAIN_SECONDS, LIST, Result, Scenario, run
+from ops.lab.prove.scenarios import DRAIN_SECONDS, LIST, Result, Scenario
 from ops.lab.prove.shops import Arrival, Shop, Shops
 from ops.lab.prove.subjects import Product
 from ops.lab.prove.violation import Violation
@@ -156,6 +157,7 @@ def away(seconds: float) -> Hurt:
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             rig.feed(2)
+            # Load that is spread over its absence, which only time ends.
             time.sleep(seconds / 20)
         return 1
 
@@ -244,8 +246,6 @@ def _play(
     seed: int,
     asked: Sequence[Mapping[str, Any]] = ({}, {}),
 ) -> Result:
-    found: list[Violation] = []
-    notes: list[str] = []
     opened: list[Shops] = []
     product = Product()
 
@@ -263,7 +263,7 @@ def _play(
         rig.asking(lambda: callback_state.resume(product.refunds.store, _REFUSED))
         return fired
 
-    def after(rig: Rig) -> None:
+    def look(rig: Rig) -> Look:
         calm = time.time()
         # Of a refund that every shop holds, each is to learn once more.
         webhooks.reverse(rig, gathered(rig), watched=True)
@@ -271,10 +271,9 @@ def _play(
             lambda: is_at_rest(rig, opened[0]), "every shop holds the reversal", _REST_SECONDS
         )
         evidence = gathered(rig)
-        found.extend(_judge(rig, opened[0], evidence, calm))
-        notes.append(_told(rig, opened[0], evidence))
-        if found:
-            _keep(rig, keep / _folder(name, seed), found, opened[0], evidence)
+        found = [*_judge(rig, opened[0], evidence, calm)]
+        note = _told(rig, opened[0], evidence)
+        return Look(found=found, note=note, facts=partial(_facts, opened[0], evidence))
 
     scenario = Scenario(
         name=name,
@@ -284,29 +283,16 @@ def _play(
         asked=[{**one, "callback_waits": waits} for one in asked],
         before=before,
     )
-    result = run(scenario, product, size=size, seed=seed, keep=keep, after=after)
-    if found:
-        result.violations = [*dict.fromkeys([*result.violations, *found])]
-        result.kept = keep / _folder(name, seed)
-    result.note = "; ".join(filter(None, [result.note, *notes]))
-    return result
+    return run_looked(scenario, product, size=size, seed=seed, keep=keep, look=look)
 
 
-def _folder(name: str, seed: int) -> str:
-    return f"{name}-{seed}".replace(" ", "-").replace(":", "")
-
-
-def _keep(
-    rig: Rig, folder: Path, found: Sequence[Violation], shops: Shops, evidence: Evidence
-) -> None:
-    about = {one.about.partition(" ")[0] for one in found}
+def _facts(shops: Shops, evidence: Evidence, about: set[str]) -> Mapping[str, Any]:
     arrivals = {
         shop.name: [one for one in shops.arrivals(shop.name) if one.member in about]
         for shop in shops.alive
     }
     refunds = [evidence.about(one) for one in sorted(about & evidence.records.keys())]
-    facts = {"violations": [*map(str, found)], "refunds": refunds, "arrivals": arrivals}
-    rig.keep(folder, facts)
+    return {"refunds": refunds, "arrivals": arrivals}
 
 
 def is_at_rest(rig: Rig, shops: Shops) -> bool:

@@ -134,6 +134,7 @@ class Clients:
                     ).status_code
                     if status in {HTTPStatus.OK, HTTPStatus.NOT_FOUND}:
                         return status == HTTPStatus.OK
+            # Both servers may be starting again: they are asked until one answers.
             time.sleep(0.2)
         raise RigError(f"no server said whether it knows {refund_id}")
 
@@ -148,6 +149,7 @@ class Clients:
             exchange = self.post(request, dice.randrange(SERVERS), wait=wait)
             if exchange.status is not None and exchange.status not in _AGAIN:
                 return
+            # Clients repeat after a pause of their own, and not all at the same moment.
             time.sleep(0.1 + 0.2 * dice.random())
         raise StoreUnavailable(f"no server accepted {request.refund_id}")
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import click
 
-from ops.lab.prove import callbacks, door, outage, planted, table, webhooks
+from ops.lab.prove import callbacks, door, failover, outage, planted, table, webhooks
 from ops.lab.prove.rig import Rig, Subject
 from ops.lab.prove.scenarios import Result, Scenario, matrix, pair, run
 from ops.lab.prove.subjects import Naive, Product
@@ -152,6 +152,11 @@ def _end(rows: list[table.Row], *, whole: bool) -> None:
             click.echo(f"  its logs and traces: {result.kept}", err=True)
     if not table.control_was_caught(rows, whole=whole):
         click.echo("the judge did not catch the control: it proves nothing", err=True)
+    if not table.fewer_were_caught(rows):
+        click.echo(
+            "nothing was lost or sent twice with too few replicas: the failovers prove nothing",
+            err=True,
+        )
     for bug in (result for row in rows for result in row.planted):
         if bug.error or not planted.caught(bug):
             click.echo(f"{bug.name}: {bug.error or 'the judge did not catch it'}", err=True)
@@ -176,6 +181,9 @@ def _jobs(*, quick: bool, seed: int, keep: Path, away: float, control: bool) -> 
             continue
         yield Job(name=f"outage: {named}", work=partial(work, seed * 1000 + 900 + place), weight=3)
     yield from _with_http(quick=quick, seed=seed, keep=keep, away=away)
+    failovers = failover.runs(keep=keep, quick=quick, control=control)
+    for place, (name, work) in enumerate(failovers):
+        yield Job(name=name, work=partial(work, seed * 1000 + 700 + place), weight=4)
     for place, (name, work) in enumerate(planted.plants(quick=quick)):
         yield Job(
             name=name, work=partial(work, QUICK_SIZE, seed * 1000 + 950 + place, keep), weight=2

@@ -21,6 +21,7 @@ from typing import Any, Final
 from ops.lab.prove.clients import CLIENT_SECONDS, ByDoor, Clients, Exchange, Strays
 from ops.lab.prove.evidence import Evidence, gathered
 from ops.lab.prove.faults import Fault, Inject, fed_until, killed_when, sigkill
+from ops.lab.prove.looked import Look, run_looked
 from ops.lab.prove.places import (
     redis_cut,
     redis_full,
@@ -29,7 +30,7 @@ from ops.lab.prove.places import (
     server_killed,
 )
 from ops.lab.prove.rig import Rig, RigError
-from ops.lab.prove.scenarios import DRAIN_SECONDS, LIST, Result, Scenario, run
+from ops.lab.prove.scenarios import DRAIN_SECONDS, LIST, Result, Scenario
 from ops.lab.prove.servers import SERVERS, Servers
 from ops.lab.prove.violation import Violation
 from worker.store.records import decode
@@ -194,8 +195,6 @@ def _play(
     seed: int,
     asked: Mapping[str, Any] | None = None,
 ) -> Result:
-    found: list[Violation] = []
-    notes: list[str] = []
     with Servers(asked) as servers:
         clients = Clients(servers)
         subject, strays = ByDoor(clients), list[Strays]()
@@ -214,18 +213,11 @@ def _play(
             strays[0].resolve()
             return fired
 
-        def after(rig: Rig) -> None:
-            found.extend(_judge(rig, clients, strays[0]))
-            notes.append(_told(clients, strays[0]))
-            if found:
-                evidence = gathered(rig)
-                about = {one.about for one in found}
-                facts = {
-                    "violations": [*map(str, found)],
-                    "refunds": [evidence.about(one) for one in sorted(about)],
-                    "exchanges": [one for one in clients.exchanges if one.refund_id in about],
-                }
-                rig.keep(keep / _folder(name, seed), facts)
+        def look(rig: Rig) -> Look:
+            found = [*_judge(rig, clients, strays[0])]
+            return Look(
+                found=found, note=_told(clients, strays[0]), facts=partial(_facts, rig, clients)
+            )
 
         scenario = Scenario(
             name=name,
@@ -236,19 +228,18 @@ def _play(
             begin=begin,
         )
         try:
-            result = run(scenario, subject, size=size, seed=seed, keep=keep, after=after)
+            return run_looked(scenario, subject, size=size, seed=seed, keep=keep, look=look)
         finally:
             for each in strays:
                 each.stop()
-    if found:
-        result.violations = [*dict.fromkeys([*result.violations, *found])]
-        result.kept = keep / _folder(name, seed)
-    result.note = "; ".join(filter(None, [result.note, *notes]))
-    return result
 
 
-def _folder(name: str, seed: int) -> str:
-    return f"{name}-{seed}".replace(" ", "-").replace(":", "")
+def _facts(rig: Rig, clients: Clients, about: set[str]) -> Mapping[str, Any]:
+    evidence = gathered(rig)
+    return {
+        "refunds": [evidence.about(one) for one in sorted(about)],
+        "exchanges": [one for one in clients.exchanges if one.refund_id in about],
+    }
 
 
 def _told(clients: Clients, strays: Strays) -> str:

@@ -16,6 +16,7 @@ import httpx
 from ops.lab.prove import naive_worker
 from ops.lab.prove.leaks import leaks
 from ops.lab.prove.rig import CANARY, Rig
+from ops.lab.prove.violation import CLOCK_SLACK
 from worker.model.request import RefundRequest
 from worker.rules.attempts import Rules
 from worker.store.records import Moves
@@ -74,6 +75,13 @@ class Evidence:
     started: float = 0.0
     ended: float = 0.0
     kills: Sequence[float] = ()
+    clock_off: float = 0.0
+    """By how many seconds the records' time may differ from this process's by design."""
+
+    @property
+    def slack(self) -> float:
+        """Return the seconds by which two moments may differ and still be the same one."""
+        return CLOCK_SLACK + self.clock_off
 
     def about(self, refund_id: str) -> dict[str, Any]:
         """Return all that is known of one refund, for a person to read."""
@@ -117,6 +125,7 @@ def gathered(rig: Rig) -> Evidence:
         started=rig.started,
         ended=time.time(),
         kills=tuple(rig.kills),
+        clock_off=rig.clock_off,
     )
 
 

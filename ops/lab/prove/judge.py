@@ -51,9 +51,9 @@ def judged(evidence: Evidence) -> list[Violation]:
 
 def recoveries(evidence: Evidence, fault_end: float) -> list[float]:
     """Return, for each refund unsettled when the faults stopped, how many seconds it took from then
-    on.
+    on; none if the records' time is not this process's.
     """
-    if evidence.histories is None:
+    if evidence.histories is None or evidence.clock_off:
         return []
     ends = (entries[-1] for entries in evidence.histories.values() if entries)
     return [entry["at"] / 1000 - fault_end for entry in ends if entry["at"] / 1000 > fault_end]
@@ -252,9 +252,9 @@ def _histories(
                     fact=f"{source} to {stage} stands in no table",
                 )
             if (
-                not evidence.started - CLOCK_SLACK
+                not evidence.started - evidence.slack
                 <= entry["at"] / 1000
-                <= evidence.ended + CLOCK_SLACK
+                <= evidence.ended + evidence.slack
             ):
                 yield Violation(
                     rule="clock",

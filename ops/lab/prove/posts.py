@@ -44,7 +44,7 @@ def proof_before_post(
         if evidence.history_lost:
             continue
         if evidence.verify:
-            yield from _posts_by_claims(refund_id, entries, posts[refund_id])
+            yield from _posts_by_claims(refund_id, entries, posts[refund_id], evidence.slack)
         else:
             yield from _posts_by_tries(refund_id, entries, posts[refund_id])
             yield from _past_the_window(refund_id, entries, posts[refund_id], evidence.key_window)
@@ -67,11 +67,11 @@ def _resends_by_history(
 
 
 def _posts_by_claims(
-    refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post]
+    refund_id: str, entries: Sequence[Mapping[str, Any]], posts: Sequence[Post], slack: float
 ) -> Iterator[Violation]:
     claims = [entry for entry in entries if entry["to"] == "sending"]
     for number, post in enumerate(posts, 1):
-        standing = [claim for claim in claims if claim["at"] / 1000 <= post.at + CLOCK_SLACK]
+        standing = [claim for claim in claims if claim["at"] / 1000 <= post.at + slack]
         if len(standing) < number:
             fact = f"POST {number} came when {len(standing)} claims had been recorded"
             yield Violation(rule="unproven", about=refund_id, fact=fact)

@@ -28,7 +28,7 @@ CALL_SECONDS: Final = 10.0
 _VERBS: Final = (b"POST ", b"GET ")
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
-Silence = Literal["none", "replies", "both"]
+Silence = Literal["none", "requests", "replies", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,8 @@ class _Passage:
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
+    source: str
+    """The address from which its client connected."""
     reply_left: int | None = None
     spoiled: bool = False
 
@@ -76,6 +78,7 @@ class FaultProxy:
 
     def __post_init__(self) -> None:
         self._silence: Silence = "none"
+        self._silenced: frozenset[str] = frozenset()
         self._cuts: list[int] = []
         self._passages: set[_Passage] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,12 +125,13 @@ class FaultProxy:
         """Close every connection with RST; return how many."""
         return self._end_all("reset", reset=True)
 
-    def silence(self, what: Silence) -> None:
-        """Swallow replies, or both ways, with the connections left standing.
+    def silence(self, what: Silence, *sources: str) -> None:
+        """Swallow requests, replies, or both ways, with the connections left standing.
 
-        `none` resets those that lost data.
+        Given sources, only what clients at these addresses send and receive. `none` resets the
+        connections that lost data.
         """
-        self._silence = what
+        self._silence, self._silenced = what, frozenset(sources)
         if what == "none":
             self._on_loop(self._end_spoiled)
 
@@ -188,7 +192,7 @@ class FaultProxy:
             self.fired["target_away"] += 1
             _reset(writer)
             return
-        passage = _Passage(writer, forth)
+        passage = _Passage(writer, forth, writer.get_extra_info("peername")[0])
         self._passages.add(passage)
         try:
             await asyncio.gather(
@@ -214,7 +218,7 @@ class FaultProxy:
                 if self.delay > 0:
                     self.fired["delayed"] += 1
                     await asyncio.sleep(self.delay)
-                if self._silence == "both" or (self._silence == "replies" and is_reply):
+                if self._swallows(passage, is_reply=is_reply):
                     self.fired["swallowed"] += 1
                     passage.spoiled = True
                     continue
@@ -227,6 +231,11 @@ class FaultProxy:
                     self.fired["reply_cut"] += 1
                     passage.end(reset=True)
         sink.close()
+
+    def _swallows(self, passage: _Passage, *, is_reply: bool) -> bool:
+        if self._silenced and passage.source not in self._silenced:
+            return False
+        return self._silence in ("both", "replies" if is_reply else "requests")
 
     def _note(self, passage: _Passage, data: bytes) -> None:
         if not data.startswith(_VERBS):

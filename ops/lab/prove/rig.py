@@ -178,6 +178,8 @@ class Rig:
     """From when to when no worker may claim anything, in epoch seconds."""
     fault_end: float = 0.0
     restarts: int = 0
+    clock_off: float = 0.0
+    """By how many seconds the records' time may differ from this process's by design."""
     history_lost: bool = False
     """The server was put back to an old state: what was recorded in between is gone, by design."""
 
@@ -224,18 +226,14 @@ class Rig:
                     raise RigError("the command was told to end")
                 self._open.append(self)
                 stack.callback(self._open.remove, self)
-                stack.enter_context(self.server)
+                self._start_servers(stack)
             self.sandbox = stack.enter_context(self._sandbox_running())
             self.to_redis = stack.enter_context(FaultProxy(self.server.port))
             self.to_provider = stack.enter_context(
                 FaultProxy(int(self.sandbox.url.rpartition(":")[2]))
             )
-            self.redis = stack.enter_context(
-                redis.Redis(
-                    host="127.0.0.1", port=self.server.port, decode_responses=True, socket_timeout=5
-                )
-            )
-            self.subject.open(self.server.url)
+            self.redis = stack.enter_context(self._direct())
+            self.subject.open(self.url)
             stack.callback(self.subject.close)
             self.started = time.time()
             stack.callback(self._end_workers)
@@ -249,6 +247,27 @@ class Rig:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    # A rig with several servers has others of these.
+
+    def _start_servers(self, stack: ExitStack) -> None:
+        stack.enter_context(self.server)
+
+    def _direct(self) -> redis.Redis:
+        """Return the judge's own client, past every proxy."""
+        return redis.Redis(
+            host="127.0.0.1", port=self.server.port, decode_responses=True, socket_timeout=5
+        )
+
+    @property
+    def url(self) -> str:
+        """The address of the records for producers."""
+        return self.server.url
+
+    @property
+    def url_for_workers(self) -> str:
+        """The address of the records for workers."""
+        return f"redis://127.0.0.1:{self.to_redis.port}/0"
 
     @contextmanager
     def _sandbox_running(self) -> Iterator[Sandbox]:
@@ -266,7 +285,7 @@ class Rig:
     def environment(self) -> dict[str, str]:
         """What every worker is started with: proxies in the place of Redis and the provider."""
         variables = {
-            "REFUNDS_REDIS_URL": f"redis://127.0.0.1:{self.to_redis.port}/0",
+            "REFUNDS_REDIS_URL": self.url_for_workers,
             "REFUNDS_API_URL": f"http://127.0.0.1:{self.to_provider.port}",
             "REFUNDS_API_KEY": CANARY,
             "REFUNDS_SETTLE_SECONDS": str(SETTLE),
@@ -365,6 +384,11 @@ class Rig:
                 worker.signal(signal.SIGCONT)
 
     # Refunds
+
+    def drawn(self, count: int) -> list[RefundRequest]:
+        """Return the next refunds of the plan, to be accepted; safe from several threads."""
+        with self._feeding:
+            return list(islice(self.plan, count))
 
     def feed(self, count: int) -> list[RefundRequest]:
         """Accept the next refunds of the plan and return them; safe from several threads."""

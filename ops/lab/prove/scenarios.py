@@ -77,6 +77,8 @@ class Scenario:
     asked: Sequence[Mapping[str, Any]] = ({}, {})
     controlled: bool = True
     quick: bool = True
+    rig: Callable[..., Rig] = Rig
+    """What makes the installation."""
     quick_control: bool = False
     """Whether the control suffers it in a quick run too."""
     before: Callable[[Rig], None] = lambda _: None
@@ -137,7 +139,7 @@ def run(
         settings |= fault.settings
     fsync = "everysec" if any(fault.fsync == "everysec" for fault in scenario.faults) else "always"
     requests = plan.requests(seed, name=f"p{seed}", plain=not subject.is_ours)
-    rig = Rig(
+    rig = scenario.rig(
         subject,
         scenario.mode,
         fsync=fsync,

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ops.lab.prove import planted
+from ops.lab.prove import failover, planted
 from ops.lab.prove.scenarios import CONTROL_DRAIN_SECONDS, Result
 
 BROKEN: Final = 1
@@ -111,7 +111,8 @@ def rendered(rows: Sequence[Row]) -> str:
 def summary(rows: Sequence[Row]) -> str:
     """Return the whole in one sentence."""
     ours = [result for row in rows for result in row.ours]
-    control = [result for row in rows for result in row.control]
+    control = _controls(rows, failovers=False)
+    fewer = _controls(rows, failovers=True)
     seconds = [second for result in ours for second in result.recoveries]
     refunds, fired = sum(result.refunds for result in ours), sum(result.fired for result in ours)
     violations = sum(len(result.violations) for result in ours)
@@ -121,6 +122,7 @@ def summary(rows: Sequence[Row]) -> str:
         else "none to measure"
     )
     beside = f"; {_of_control(control)}" if control else ""
+    beside += f"; {_of_fewer(fewer)}" if fewer else ""
     bugs = [result for row in rows for result in row.planted]
     whole = (
         f"{len(ours)} runs, {refunds:,} refunds, {fired:,} faults fired: {violations}"
@@ -140,6 +142,19 @@ def _of_control(control: Sequence[Result]) -> str:
     )
 
 
+def _of_fewer(results: Sequence[Result]) -> str:
+    rules = Counter(violation.rule for result in results for violation in result.violations)
+    refunds = sum(result.refunds for result in results)
+    named = ", ".join(f"{rules[rule]} {rule}" for rule in failover.LOST_OR_TWICE)
+    return f"with fewer replicas {named} of {refunds:,} refunds"
+
+
+def _controls(rows: Sequence[Row], *, failovers: bool) -> list[Result]:
+    """Return the control's results: the naive worker's, or our own with too few replicas."""
+    found = [result for row in rows for result in row.control]
+    return [result for result in found if (result.subject == failover.CONTROL) == failovers]
+
+
 def ours_failed(rows: Sequence[Row]) -> list[Result]:
     """Return our runs that broke a promise or could not be judged."""
     return [result for row in rows for result in row.ours if result.violations or result.error]
@@ -156,6 +171,7 @@ def exit_code(rows: Sequence[Row], *, whole: bool = True) -> int:
         any(result.violations for result in failed)
         or missed
         or not control_was_caught(rows, whole=whole)
+        or not fewer_were_caught(rows)
     ):
         return BROKEN
     return UNJUDGED if failed or any(result.error for result in bugs) else 0
@@ -169,6 +185,15 @@ def control_was_caught(rows: Sequence[Row], *, whole: bool = True) -> bool:
     Over the `whole` matrix by each of the rules that a naive worker is known to break, in a part of
     it by any.
     """
-    control = [result for row in rows for result in row.control]
+    control = _controls(rows, failovers=False)
     rules = {violation.rule for result in control for violation in result.violations}
     return not control or (rules >= {*CAUGHT} if whole else bool(rules))
+
+
+def fewer_were_caught(rows: Sequence[Row]) -> bool:
+    """Return whether a run that waited for too few replicas lost a refund or sent one twice, if any
+    such run was made.
+    """
+    results = _controls(rows, failovers=True)
+    rules = {violation.rule for result in results for violation in result.violations}
+    return not results or bool(rules & {*failover.LOST_OR_TWICE})

@@ -104,6 +104,26 @@ def test_a_silenced_reply_never_comes_and_the_request_still_arrives(
         client.recv(10)
 
 
+def test_a_silenced_request_never_arrives(proxy: FaultProxy, client: socket.socket) -> None:
+    proxy.silence("requests")
+    client.sendall(ASK)
+    client.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        client.recv(10)
+    assert proxy.fired["swallowed"] == 1
+
+
+def test_only_the_named_sources_are_silenced(proxy: FaultProxy, client: socket.socket) -> None:
+    proxy.silence("both", "127.0.0.9")
+    with socket.create_connection(
+        ("127.0.0.1", proxy.port), timeout=0.2, source_address=("127.0.0.9", 0)
+    ) as other:
+        other.sendall(ASK)
+        with pytest.raises(TimeoutError):
+            other.recv(10)
+    assert asked(client) == REPLY
+
+
 def test_a_delay_holds_each_way_back(proxy: FaultProxy, client: socket.socket) -> None:
     proxy.delay = 0.1
     began = time.monotonic()

@@ -137,6 +137,7 @@ def test_two_of_theirs_for_one_of_ours_are_twice_and_come_first(
     target = tmp_path / "differences.csv"
     ran = cli("reconcile", season.file(), *ALL, "--json", "--output", str(target))
     assert (ran.code, classes(ran)) == (4, {"twice": 2, "missing_here": 1})
+    assert "alarm: money may have moved twice, by 2 refunds of the provider" in ran.err
     rows = list(csv.DictReader(io.StringIO(target.read_text())))
     assert [row["class"] for row in rows] == ["twice", "twice", "missing_here"]
     assert "re_a and re_again" in rows[0]["reason"]

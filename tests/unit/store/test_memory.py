@@ -88,15 +88,43 @@ def test_what_was_accepted_before_is_known_and_a_conflict_is_told(
     assert full_world.accept(amount=1).result == "conflict"
 
 
+def test_whatever_was_accepted_is_claimed_on_a_nearly_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    full_world.accept()
+    fill(95)
+    assert full_world.claim().claimed
+
+
+def test_nothing_more_is_claimed_without_any_memory(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    full_world.accept()
+    fill(OVER)
+    before = full_world.dump()
+    with pytest.raises(StoreUnavailable, match="used memory"):
+        full_world.claim()
+    assert full_world.dump() == before
+
+
+def test_a_doubt_is_ended_by_a_replay_without_any_memory(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    full_world.accept()
+    full_world.claim()
+    full_world.store.now = full_world.lapse().next_check_at
+    fill(OVER)
+    assert full_world.claim(kind="replay").claimed
+
+
 @pytest.mark.parametrize("percentage", [95, OVER])
-def test_whatever_was_accepted_is_claimed_saved_and_swept_on_a_full_server(
+def test_whatever_was_claimed_is_saved_and_swept_on_a_full_server(
     full_world: World, fill: Callable[[float], None], percentage: float
 ) -> None:
     full_world.accept()
     full_world.accept("later")
-    fill(percentage)
     claimed = full_world.claim()
-    assert claimed.claimed
+    fill(percentage)
     assert full_world.end(claimed, done_as()).result == "saved"
     assert full_world.get().settled
     full_world.pass_time(scripts.NUDGE_GRACE)

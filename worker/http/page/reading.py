@@ -24,6 +24,28 @@ MOST_IN_QUEUE: Final = 200
 MOST_LETTERS: Final = 100
 
 
+_CHOICES: Final = {
+    "--succeeded RE_ID": ("succeeded", "It happened: it is this refund of the provider"),
+    "--failed CODE": ("failed", "It did not happen and must not: it failed with this code"),
+    "--resend": ("resend", "It did not happen: send it again"),
+}
+"""The decision and its label, by the option of the command line."""
+_OPTIONS: Final = {
+    "--unverified": "“unverified”",
+    "RE_ID": "the id below",
+    "CODE": "the code below",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """A decision that a person can make, and what it does."""
+
+    decision: str
+    label: str
+    effect: str
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """Where an exact search leads: to one refund, a payment or a batch; or nowhere."""
@@ -61,7 +83,10 @@ def one(refunds: Refunds, refund_id: str) -> dict[str, Any]:
     paused = flags.read(refunds.store).paused_at is not None
     return {
         "refund": refund,
-        "rows": [(name, value) for name, value in facts_of(refund, entries) if value],
+        # Why it is in review is shown by itself.
+        "rows": [
+            (name, value) for name, value in facts_of(refund, entries) if value and name != "why"
+        ],
         "next": next_of(refund, paused=paused, batch_state=batch_state),
         "why": reasons.review_reason(entries) if refund.stage is Stage.REVIEW else None,
         "moves": [
@@ -75,8 +100,24 @@ def one(refunds: Refunds, refund_id: str) -> dict[str, Any]:
         "can_cancel": refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None,
         "can_retry": refund.status is Status.FAILED and refund.retriable is not Retriable.NO,
         "can_recheck": refund.provider_refund_id is not None or refund.first_attempt_at is not None,
-        "resolutions": resolutions(refund) if needs_person(refund) else {},
+        "choices": choices(refund) if needs_person(refund) else [],
     }
+
+
+def choices(refund: Refund) -> list[Choice]:
+    """Return what a person can decide about a refund, and what each decision does."""
+    return [
+        Choice(decision=decision, label=label, effect=_without_options(effect))
+        for option, effect in resolutions(refund).items()
+        for decision, label in [_CHOICES[option]]
+    ]
+
+
+def _without_options(sentence: str) -> str:
+    """Return a sentence about a decision without the words of the command line."""
+    for word, said in _OPTIONS.items():
+        sentence = sentence.replace(word, said)
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def needs_person(refund: Refund) -> bool:

@@ -119,7 +119,9 @@ async def test_a_refund_in_review_shows_its_evidence_and_what_can_be_decided(
     assert "it cannot be told" in text
     assert refund.idempotency_key is not None
     assert refund.idempotency_key in text
-    assert "--succeeded RE_ID" in text
+    assert "It happened: it is this refund of the provider" in text
+    assert "Id of the provider" not in text
+    assert "--" not in text
     queue = (await reader.get("/page/review")).text
     assert "order-1" in queue
     assert "1 in all" in queue

@@ -1,0 +1,67 @@
+"""What happens to a refund next, in one sentence, for every stage and what holds it back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.factories import NOW, a_refund
+from worker.model.refund import Retriable, Stage, Status
+from worker.wording.upcoming import next_of
+
+SETTLED = {"stage": Stage.SETTLED, "next_check_at": None}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"stage": Stage.QUEUED}, "A worker sends it as soon as one is free."),
+        ({"stage": Stage.SENDING}, "It is being sent now."),
+        ({"stage": Stage.WAITING}, "the last attempt moved no money"),
+        ({"stage": Stage.IN_DOUBT}, "It may have happened"),
+        ({"stage": Stage.PROCESSING}, "The provider has it and has not finished"),
+        ({"stage": Stage.REVIEW}, "Nothing, until a person decides"),
+        ({**SETTLED, "status": Status.SUCCEEDED}, "the money moved"),
+        ({**SETTLED, "status": Status.CANCELED}, "before anything was sent"),
+        (
+            {**SETTLED, "status": Status.FAILED, "retriable": Retriable.YES},
+            "to send it again can help",
+        ),
+        (
+            {**SETTLED, "status": Status.FAILED, "retriable": Retriable.NO},
+            "to send it again cannot help",
+        ),
+        ({**SETTLED, "status": Status.FAILED}, "it is not known whether"),
+        (
+            {**SETTLED, "status": Status.SUCCEEDED, "contradicted_by": "re_2"},
+            "the provider shows otherwise",
+        ),
+    ],
+)
+def test_every_stage_says_what_follows(fields: dict[str, Any], words: str) -> None:
+    refund = a_refund(**{"next_check_at": NOW, **fields})
+    assert words in next_of(refund, paused=False, batch_state=None)
+
+
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
+@pytest.mark.parametrize(
+    ("paused", "batch_state", "words"),
+    [
+        (True, None, "once everything is resumed"),
+        (False, "paused", "once its batch is resumed"),
+        (True, "canceled", "canceled unsent"),
+        (False, "running", "sen"),
+    ],
+)
+def test_what_is_not_sent_yet_says_what_holds_it(
+    stage: Stage, *, paused: bool, batch_state: str | None, words: str
+) -> None:
+    refund = a_refund(stage=stage, next_check_at=NOW)
+    assert words in next_of(refund, paused=paused, batch_state=batch_state)
+
+
+@pytest.mark.parametrize("stage", [Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING])
+def test_a_pause_holds_nothing_that_is_read_only(stage: Stage) -> None:
+    refund = a_refund(stage=stage, next_check_at=NOW)
+    assert "resumed" not in next_of(refund, paused=True, batch_state="paused")
