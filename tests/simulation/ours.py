@@ -120,6 +120,8 @@ class OurWorker:
             client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated"
         )
         store.wait_for_disk = world.power.is_drawn
+        # Nothing that is confirmed is forgotten here, so no server may ever be called behind.
+        store.wants_disk = True
         http = httpx.AsyncClient(
             base_url="https://provider.test",
             transport=Transport(machine, world.seam),

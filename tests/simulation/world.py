@@ -196,6 +196,9 @@ class World:
                 self.judge.brakes.given(machine.name, result, self.judge.now_ms())
             elif _asks_about_a_claim(command):
                 continue
+            elif command[1] == scripts.CLAIM.sha and str(result).startswith("['behind'"):
+                fact = "the server forgot nothing that was confirmed, and claims were stopped"
+                self.judge.broken("behind", str(command[_ID]), fact)
             elif command[1] in _may_send() and (
                 result == "" or (isinstance(result, list) and result[0] == "claimed")
             ):

@@ -34,6 +34,7 @@ _HELD: Final = MappingProxyType(
         "paused": "paused",
         "parked": "key refused",
         "account": "account not confirmed",
+        "behind": "Redis has forgotten claims",
         "blocked": "rate limited",
         "batch": "batch on hold",
         "narrow": "the file starts with a few rows at a time",

@@ -25,6 +25,7 @@ from worker.engine.account import Account
 from worker.engine.candidates import CandidateReader
 from worker.engine.checker import Checker
 from worker.engine.endings import Ending
+from worker.engine.positions import Positions
 from worker.engine.provider_state import ProviderTrouble
 from worker.engine.rate_gate import CallPermits, RateGate
 from worker.engine.readback_runner import ReadbackRunner
@@ -139,6 +140,7 @@ class Service:
             note_trouble=self.trouble.note,
             note_answer=self.breaker.answered,
         )
+        self.positions = Positions(store)
         self.guard = RecordsGuard(store, on_loss=self._end_waits)
         self._extra: set[asyncio.Task[None]] = set()
         self._waits: set[asyncio.Timeout] = set()
@@ -449,6 +451,7 @@ class Service:
             currency_checked=currency_checked,
             payment_shown=payment_shown,
             prior_read_at=prior_read_at,
+            position=self.positions.latest,
         )
         try:
             claim = await self.store.run(call)
@@ -456,6 +459,7 @@ class Service:
             await self._recorder.let_go(refund_id, token, self._not_sent)
             raise
         if claim.claimed:
+            self.positions.confirmed(claim.position)
             # The lease began some time after the request was sent. Count from the request, so that
             # ours ends first.
             spent = timedelta(seconds=self._clock() - asked)

@@ -209,7 +209,8 @@ async def _require_ready(store: AsyncStore) -> None:
         raise NotDurable("the latest check found that this Redis may forget what it acknowledges")
     if store.lacks_replicas:
         raise StoreUnavailable("fewer replicas than REFUNDS_REPLICAS confirmed the latest write")
-    await store.run(scripts.clock())
+    if await store.flagged("behind_since"):
+        raise NotDurable("this Redis has forgotten claims: run 'refunds recover'")
 
 
 async def _tick(store: AsyncStore, counters: Counters) -> None:

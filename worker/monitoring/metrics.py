@@ -281,6 +281,8 @@ def _latencies(counters: Counts) -> Metric:
 
 def _switches(seen: Snapshot) -> Iterator[Metric]:
     yield _gauge("refunds_paused", "Whether everything is paused (refunds pause).", seen.paused)
+    sentence = "Whether nothing is sent because Redis has forgotten claims (refunds recover)."
+    yield _gauge("refunds_records_behind", sentence, seen.behind)
     breakers = GaugeMetricFamily(
         "refunds_breaker_open",
         "Whether sending is held back, by cause: the key is refused, the key may belong to another"

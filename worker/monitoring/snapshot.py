@@ -22,7 +22,10 @@ LATEST_BATCHES: Final = 200
 
 _SETTLED: Final = frozenset({Status.SUCCEEDED.value, Status.FAILED.value, Status.CANCELED.value})
 _UNSETTLED: Final = tuple(bucket for bucket in BUCKETS if bucket not in _SETTLED)
-_META: Final = ("paused", "credentials_refused_at", "account_lost_at", WEBHOOK_ENDPOINTS)
+_META: Final = (
+    *("paused", "credentials_refused_at", "account_lost_at"),
+    *(WEBHOOK_ENDPOINTS, "behind_since"),
+)
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
 
 Counts = Mapping[str, int]
@@ -42,6 +45,8 @@ class Snapshot:
     paused: bool
     credentials_refused: bool
     account_lost: bool
+    behind: bool
+    """Whether claims are stopped because the server has forgotten some."""
     webhooks_set_up: bool
     """Whether a webhook endpoint was registered with `refunds webhooks setup`."""
     gate_blocked_until_ms: int
@@ -102,6 +107,7 @@ def snapshot(store: Store) -> Snapshot:
         credentials_refused=flags[1] is not None,
         account_lost=flags[2] is not None,
         webhooks_set_up=flags[3] is not None,
+        behind=flags[4] is not None,
         gate_blocked_until_ms=int(float(blocked or 0)),
         workers=workers,
         outages=outages,

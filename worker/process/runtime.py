@@ -207,6 +207,7 @@ class Runtime:
 
     async def _check_records(self) -> None:
         await self.service.guard.check()
+        await self.service.positions.check()
 
     async def _sweep(self) -> None:
         if (

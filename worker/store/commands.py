@@ -49,6 +49,11 @@ class _Scripts:
         self.at_fault = False
         """Whether the latest check found that the server may forget what it acknowledges."""
 
+    @property
+    def may_not_forget(self) -> bool:
+        """Return whether a server that forgot a durable write is at fault."""
+        return self.wants_disk or self.replicas > 0
+
     def key(self, name: str) -> str:
         return self.prefix + name
 

@@ -24,6 +24,7 @@ _FIELDS: Final = (
     "credentials_refused_at",
     "account_lost_at",
     "account_lost_payment",
+    "behind_since",
     "provider_host",
     "mode",
     "schema",
@@ -42,6 +43,8 @@ class Switches:
     account_lost_at: datetime | None = None
     account_lost_payment: str | None = None
     """The payment that the provider showed once and that is missing now."""
+    behind_since: datetime | None = None
+    """Since when claims are stopped because the server has forgotten some."""
     provider_host: str | None = None
     mode: str | None = None
     schema: str | None = None
@@ -83,6 +86,7 @@ def _switches(values: Mapping[str, str | None]) -> Switches:
         credentials_refused_at=_time(values["credentials_refused_at"]),
         account_lost_at=_time(values["account_lost_at"]),
         account_lost_payment=values["account_lost_payment"],
+        behind_since=_time(values["behind_since"]),
         provider_host=values["provider_host"],
         mode=values["mode"],
         schema=values["schema"],

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from worker.model.refund import Stage
 from worker.model.times import to_ms
@@ -33,7 +34,8 @@ def recover(
 
     All claims are stopped meanwhile. An id that is submitted again within `resubmitted_for` also
     begins in doubt, because its record may have been lost after a send. Claims stay stopped until
-    `refunds resume`. It is harmless to run this again.
+    `refunds resume`. A server that has forgotten claims is trusted again. It is
+    harmless to run this again.
     """
     store.require_durable()
     now = flags.now(store)
@@ -48,6 +50,7 @@ def recover(
                 "suspect_until": str(to_ms(until)),
             },
         )
+        known: Any = store.redis.hget(store.key("meta"), "run")
     doubted = 0
     for page in _pages(store):
         steps = [
@@ -69,8 +72,26 @@ def recover(
             result.result == "saved" and step.to is Stage.IN_DOUBT
             for result, (_, step) in zip(saved, steps, strict=True)
         )
+    _trust(store, max(to_ms(now), _recovered_ms(known) + 1))
     store.confirm()
     return Recovered(doubted=doubted, suspect_until=until)
+
+
+def _recovered_ms(run: str | None) -> int:
+    """Return when a run was made by a recovery, 0 if it was not."""
+    found = (run or "").partition("-")[0]
+    return int(found) if found.isdecimal() else 0
+
+
+def _trust(store: Store, recovered_ms: int) -> None:
+    """Begin a run of positions that every worker trusts, whatever it remembers of earlier ones."""
+    meta = store.key("meta")
+    run = f"{recovered_ms}-{secrets.token_hex(4)}"
+    with redis_errors(store.address), store.redis.pipeline(transaction=True) as pipeline:
+        pipeline.hset(meta, mapping={"run": run, "position": "0"})
+        pipeline.delete(store.key("positions"))
+        pipeline.hdel(meta, "behind_since")
+        pipeline.execute()
 
 
 def _pages(store: Store) -> Iterator[list[str]]:

@@ -117,7 +117,7 @@ class Command(Generic[T]):
 
 CREATE: Final = Script("create")
 LOAD: Final = Script("load")
-CLAIM: Final = Script("claim")
+CLAIM: Final = Script("claim", "_position")
 STANDS: Final = Script("stands")
 SAVE: Final = Script("save")
 SWEEP: Final = Script("sweep")
@@ -129,6 +129,7 @@ PIN: Final = Script("pin")
 FLAG: Final = Script("flag")
 CLOCK: Final = Script("clock")
 CONFIRM: Final = Script("confirm")
+POSITION: Final = Script("position", "_position")
 PAYMENT: Final = Script("payment")
 ACCOUNT: Final = Script("account")
 WITNESSES: Final = Script("witnesses")
@@ -148,7 +149,7 @@ EVERY: Final = (
         FLAG,
         CLOCK,
     ),
-    *(PAYMENT, ACCOUNT, WITNESSES),
+    *(PAYMENT, ACCOUNT, WITNESSES, POSITION),
 )
 
 
@@ -242,6 +243,8 @@ class Claim:
     lease_left: timedelta = timedelta(0)
     recheck: str = ""
     """As in `Loaded`, for a claim that was refused."""
+    position: str = ""
+    """The claim's position among all claims, '' for a repeated or refused one."""
 
     @property
     def claimed(self) -> bool:
@@ -276,6 +279,7 @@ def claim(
     currency_checked: bool = False,
     payment_shown: bool = False,
     prior_read_at: datetime | None = None,
+    position: str = "",
 ) -> Command[Claim]:
     """Claim a refund for one attempt.
 
@@ -283,8 +287,9 @@ def claim(
 
     `payment_shown` says that the payment was read just now, and `currency_checked` that it is in
     the currency stated by the refund. `prior_read_at` is when the provider's refunds of earlier
-    generations were read, and had moved nothing. `token` identifies this claim: a repeated claim
-    with it, after a lost reply, returns the same claim.
+    generations were read, and had moved nothing. `position` is the latest one that this worker
+    remembers: a server that lacks it grants no claim (`behind`). `token` identifies this claim: a
+    repeated claim with it, after a lost reply, returns the same claim.
     """
 
     def read(reply: Any) -> Claim:
@@ -305,6 +310,7 @@ def claim(
             token=token,
             body=body,
             lease_left=int(reply[2]) * _ms,
+            position=str(reply[5]),
         )
 
     noted: dict[str, Any] = {}
@@ -327,6 +333,7 @@ def claim(
         VERDICT_LIFE // _ms,
         PARKED // _ms,
         *encode(noted),
+        *(["position", position] if position else []),
     ]
     return Command(script=CLAIM, arguments=arguments, read=read)
 
@@ -631,6 +638,20 @@ def witnesses(most: int) -> Command[Witnesses]:
         return Witnesses(refunds=reply[0], seen=reply[1], unseen=reply[2])
 
     return Command(script=WITNESSES, arguments=[most], read=read, durable=False)
+
+
+def position(remembered: str) -> Command[datetime | None]:
+    """Compare the server with the latest position that a worker remembers, '' for none.
+
+    If the server lacks it, all claims are stopped. Returns since when they are, None if they are
+    not. The command is not durable, because each worker that remembers finds the same again.
+    """
+    return Command(
+        script=POSITION,
+        arguments=[remembered],
+        read=lambda reply: from_ms(int(reply)) if reply else None,
+        durable=False,
+    )
 
 
 def clock() -> Command[int]:

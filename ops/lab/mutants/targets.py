@@ -45,7 +45,11 @@ _SHELL: Final = tuple(
         "store/callbacks",
         "callbacks/addresses",
         "callbacks/delivery",
+        "callbacks/endpoints",
+        "callbacks/guard",
+        "callbacks/pace",
         "callbacks/payload",
+        "callbacks/posting",
         "callbacks/retries",
         "callbacks/signing",
         "engine/service",
@@ -59,6 +63,20 @@ _SHELL: Final = tuple(
         "store/rechecks",
     )
 )
+_HTTP: Final = tuple(
+    f"worker/http/{name}.py"
+    for name in (
+        "auth",
+        "bodies",
+        "creations",
+        "nudges",
+        "queries",
+        "refunds",
+        "waiters",
+        "webhooks",
+    )
+)
+_HTTP_TESTS: Final = ("tests/unit/http",)
 _RULES_TESTS: Final = (
     "tests/unit/rules",
     "tests/unit/model/test_redaction.py",
@@ -122,9 +140,14 @@ def checkout(parts: Collection[str] = ()) -> Plan:
     parts.
     """
     scripts = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / _LUA).glob("*.lua"))
-    every = (*_RULES, *_SHELL, *scripts)
+    every = (*_RULES, *_SHELL, *_HTTP, *scripts)
     targets = tuple(name for name in every if not parts or any(part in name for part in parts))
-    tests = _RULES_TESTS if set(targets) <= set(_RULES) else _SHELL_TESTS
+    if set(targets) <= set(_RULES):
+        tests = _RULES_TESTS
+    elif set(targets) <= set(_HTTP):
+        tests = _HTTP_TESTS
+    else:
+        tests = (*_SHELL_TESTS, *(_HTTP_TESTS if set(targets) & set(_HTTP) else ()))
     return Plan(
         targets=targets,
         tests=tuple(name for name in tests if (ROOT / name).exists()),

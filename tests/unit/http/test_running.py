@@ -73,6 +73,14 @@ async def test_it_is_not_ready_while_too_few_replicas_follow(
                 await until(ready, 200)
 
 
+async def test_it_is_not_ready_while_redis_has_forgotten_claims() -> None:
+    with running_server() as server:
+        async with serving(server.url) as ready, redis.asyncio.Redis.from_url(server.url) as admin:
+            await until(ready, 200)
+            await admin.hset("refunds:meta", "behind_since", "1000")
+            await until(ready, 503)
+
+
 async def test_it_is_not_ready_while_redis_is_not_durable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "TICK_SECONDS", 0.05)
     with running_server() as server:

@@ -1,4 +1,4 @@
-"""What doctor and metrics show of the replicas that REFUNDS_REPLICAS demands."""
+"""What doctor and metrics show of replicas, and of a server that forgot what it confirmed."""
 
 from __future__ import annotations
 
@@ -86,3 +86,15 @@ def test_metrics_show_what_is_demanded_and_what_follows(sync_redis: redis.Redis)
     shown = metrics.render(Store(sync_redis, replicas=2))
     assert "refunds_redis_replicas 0.0" in shown
     assert "refunds_redis_replicas_wanted 2.0" in shown
+
+
+def test_server_that_forgot_claims_is_shown_with_the_command_that_ends_it(
+    doctor: Cli, sync_redis: redis.Redis
+) -> None:
+    assert "refunds_records_behind 0.0" in metrics.render(Store(sync_redis))
+    sync_redis.hset("refunds:meta", "behind_since", "1000")
+    assert "refunds_records_behind 1.0" in metrics.render(Store(sync_redis))
+    said = examined(doctor)
+    state, _, fix = said.of("positions")
+    assert (state, said.code) == ("fail", 6)
+    assert "refunds recover --since" in fix

@@ -258,9 +258,15 @@ def test_claim_hands_over_everything_that_it_rests_on() -> None:
 @pytest.mark.parametrize("body", ["body", b"body"])
 def test_reply_to_a_claim_is_read_with_body_lease_and_record(body: Any) -> None:
     call = scripts.claim("a", "send", token="t", lease=SECOND)
-    claimed = call.read(["claimed", AT, 1_500, body, RECORD])
+    claimed = call.read(["claimed", AT, 1_500, body, RECORD, "0-a:1:b"])
     assert claimed == Claim(
-        result="claimed", now=NOW, refund=REFUND, token="t", body=b"body", lease_left=1500 * MS
+        result="claimed",
+        now=NOW,
+        refund=REFUND,
+        token="t",
+        body=b"body",
+        lease_left=1500 * MS,
+        position="0-a:1:b",
     )
     assert claimed.claimed
     refused = call.read(["stage", AT, RECORD, "5"])

@@ -206,13 +206,14 @@ local function pass_lock(payment_intent, id)
   return true
 end
 
--- Return what forbids sending a refund now (paused, parked, account, blocked, canceled or batch), and until when if
+-- Return what forbids sending a refund now (paused, parked, account, behind, blocked, canceled or batch), and until when if
 -- that is known. Return nil if nothing does.
 local function brake(r)
-  local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at', 'account_lost_at')
+  local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at', 'account_lost_at', 'behind_since')
   if meta[1] then return 'paused' end
   if meta[2] then return 'parked' end
   if meta[3] then return 'account' end
+  if meta[4] then return 'behind' end
   local blocked = redis.call('HGET', P .. 'gate', 'blocked_until')
   if number(blocked) > NOW then return 'blocked', number(blocked) end
   if r.batch_id then

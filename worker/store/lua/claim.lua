@@ -3,9 +3,11 @@
 -- is based ('' for any); [9] seq of the payment at which its totals were read ('' if not read); [10] ms after the first
 -- attempt within which a replay may start; [11] ms for which a proof of absence is valid; [12] ms until a refund that
 -- is held back is due again; then field, value pairs to store (the baseline, and that the currency was checked;
--- `payment_shown`, that the payment was read, is stored with the payment; `prior_read_at` is not stored).
--- Returns {'claimed', now, lease ms left, body, record…}, or {reason, now, record…, recheck as in load.lua}: missing,
--- stage, early, unchecked, stale, window, verdict, paused, parked, account, blocked, batch, canceled, locked, narrow, moved, no_body.
+-- `payment_shown`, that the payment was read, is stored with the payment; `prior_read_at` is not stored; `position` is
+-- the latest one that the worker remembers).
+-- Returns {'claimed', now, lease ms left, body, record…, position ('' for a repeated claim)}, or {reason, now, record…,
+-- recheck as in load.lua}: missing, stage, early, unchecked, stale, window, verdict, paused, parked, account, behind,
+-- blocked, batch, canceled, locked, narrow, moved, no_body.
 -- If all of the server's memory is used, a send returns the server's error OOM and changes nothing.
 takes(12)
 local id, kind, token = ARGV[4], ARGV[5], ARGV[6]
@@ -34,8 +36,8 @@ local hold = whole('the hold', ARGV[12])
 if #ARGV % 2 ~= 0 then refuse_to('the fields to be written are not pairs') end
 local set = {}
 for i = 13, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
-local shown, prior_read_at = set.payment_shown, set.prior_read_at
-set.payment_shown, set.prior_read_at = nil, nil
+local shown, prior_read_at, remembered = set.payment_shown, set.prior_read_at, set.position or ''
+set.payment_shown, set.prior_read_at, set.position = nil, nil, nil
 local due = whole('the stored next_check_at', r.next_check_at or '0')
 local body = redis.call('GET', P .. 'body:' .. id)
 
@@ -43,7 +45,7 @@ local body = redis.call('GET', P .. 'body:' .. id)
 if r.stage == 'sending' and r.claim == token and due > NOW then
   -- Written again, so that waiting for the disk covers this claim on any connection.
   redis.call('HSET', P .. 'refund:' .. id, 'claim', token)
-  return {'claimed', int(NOW), int(due - NOW), body, flat(r)}
+  return {'claimed', int(NOW), int(due - NOW), body, flat(r), ''}
 end
 
 if ARGV[8] ~= '' and r.version ~= ARGV[8] then return refuse('stale') end
@@ -69,6 +71,11 @@ if r.hinted then return refuse('unchecked') end
 if r.prior_refund_ids and not is_within(prior_read_at, fresh) then return refuse('unchecked') end
 check(id, r, 'sending', 'pending', set)
 
+local run, counter = position_now()
+local mark = string.sub(string.gsub(token, '%W', ''), -8)
+if mark == '' then refuse_to('the token has no letter or digit') end
+redis.call('HLEN', P .. 'positions')
+stop_if_behind(remembered)
 local reason, till = brake(r)
 if reason == 'canceled' then
   -- A resend has a fresh proof of absence: if it is canceled instead, it never moved money.
@@ -123,4 +130,4 @@ if kind == 'resend' then
 end
 move(id, r, 'sending', 'pending', NOW + lease, set, '"' .. kind .. '"', ',"attempt":' .. attempt)
 if shown then redis.call('HSET', P .. 'payment:' .. r.payment_intent, 'seen', '1') end
-return {'claimed', int(NOW), int(lease), body, flat(r)}
+return {'claimed', int(NOW), int(lease), body, flat(r), next_position(run, counter, mark)}

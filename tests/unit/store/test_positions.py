@@ -1,0 +1,141 @@
+"""Positions of claims: a server that forgot some grants none, until a person has recovered it."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.factories import NOW
+from tests.support.store_world import World
+from worker.errors import NotStorable
+from worker.store import scripts
+from worker.store.recovery import recover
+from worker.store.scripts import Claim
+
+_NUMBERS = itertools.count()
+
+
+def claimed(world: World, remembered: str = "") -> Claim:
+    """Claim a refund of a payment of its own, as a worker that remembers a position."""
+    number = next(_NUMBERS)
+    world.accept(f"order-{number}", payment_intent=f"pi_{number}")
+    return world.claim(f"order-{number}", position=remembered)
+
+
+def copy_of(world: World) -> dict[str, Any]:
+    """What a replica has."""
+    return {name: world.redis.hgetall(f"refunds:{name}") for name in ("meta", "positions")}
+
+
+def promote(world: World, copy: dict[str, Any]) -> None:
+    """Go back to what the replica had, as far as positions are concerned."""
+    for name, fields in copy.items():
+        world.redis.delete(f"refunds:{name}")
+        if fields:
+            world.redis.hset(f"refunds:{name}", mapping=fields)
+
+
+def behind_since(world: World) -> Any:
+    return world.redis.hget("refunds:meta", "behind_since")
+
+
+def test_each_claim_has_the_next_position_in_one_run(world: World) -> None:
+    found = [claimed(world).position.split(":") for _ in range(3)]
+    assert [counter for _, counter, _ in found] == ["1", "2", "3"]
+    assert len({run for run, _, _ in found}) == 1
+    assert len({mark for _, _, mark in found}) == 3
+
+
+def test_server_that_has_what_is_remembered_grants_claims(world: World) -> None:
+    remembered = claimed(world).position
+    for _ in range(3):
+        assert claimed(world, remembered).claimed
+    assert claimed(world, claimed(world).position).claimed
+    assert world.store.run(scripts.position(remembered)) is None
+
+
+def test_promoted_server_that_forgot_a_claim_grants_none_to_any_worker(world: World) -> None:
+    claimed(world)
+    replica = copy_of(world)
+    remembered = claimed(world).position
+    promote(world, replica)
+    assert claimed(world, remembered).result == "behind"
+    assert claimed(world).result == "behind"
+    assert behind_since(world) is not None
+
+
+def test_promoted_server_that_caught_up_by_others_claims_is_noticed(world: World) -> None:
+    claimed(world)
+    replica = copy_of(world)
+    remembered = claimed(world).position
+    promote(world, replica)
+    for _ in range(3):
+        assert claimed(world).claimed
+    assert claimed(world, remembered).result == "behind"
+
+
+def test_emptied_server_is_noticed_before_and_after_others_claim(world: World) -> None:
+    remembered = claimed(world).position
+    promote(world, {"meta": {}, "positions": {}})
+    assert world.store.run(scripts.position(remembered)) == NOW
+    promote(world, {"meta": {}, "positions": {}})
+    claimed(world)
+    assert claimed(world, remembered).result == "behind"
+
+
+def test_mark_that_later_claims_replaced_is_not_compared(world: World) -> None:
+    remembered = claimed(world).position
+    world.redis.hset("refunds:meta", "position", "8193")
+    world.redis.hset("refunds:positions", "1", "8193:ffff")
+    assert claimed(world, remembered).claimed
+
+
+def test_idle_worker_stops_claims_too_and_finds_them_stopped(world: World) -> None:
+    replica = copy_of(world)
+    remembered = claimed(world).position
+    promote(world, replica)
+    assert world.store.run(scripts.position("")) is None
+    assert world.store.run(scripts.position(remembered)) == NOW
+    world.pass_time(timedelta(minutes=1))
+    assert world.store.run(scripts.position("")) == NOW
+    assert claimed(world).result == "behind"
+
+
+def test_claim_under_way_is_not_continued_on_a_server_that_forgot_others(world: World) -> None:
+    claim = claimed(world)
+    assert claim.refund is not None
+    world.redis.hset("refunds:meta", "behind_since", "1")
+    assert world.store.run(scripts.stands(claim.refund.refund_id, claim.token)) == "behind"
+
+
+def test_recovery_makes_every_worker_trust_the_server_again(world: World) -> None:
+    replica = copy_of(world)
+    remembered = [claimed(world).position for _ in range(3)]
+    promote(world, replica)
+    assert claimed(world, remembered[-1]).result == "behind"
+    recover(world.store, NOW, resubmitted_for=timedelta(0))
+    assert behind_since(world) is None
+    world.redis.hdel("refunds:meta", "paused", "suspect_until")
+    for position in remembered:
+        assert claimed(world, position).claimed
+
+
+def test_server_that_forgot_a_recovery_is_noticed(world: World) -> None:
+    claimed(world)
+    replica = copy_of(world)
+    for _ in range(2):
+        recover(world.store, NOW, resubmitted_for=timedelta(0))
+    world.redis.hdel("refunds:meta", "paused", "suspect_until")
+    remembered = claimed(world).position
+    promote(world, replica)
+    assert claimed(world, remembered).result == "behind"
+
+
+@pytest.mark.parametrize("remembered", ["1", "0-a:1", "0-a:x:b", "0-a:1000000000000000:b"])
+def test_position_that_cannot_be_read_changes_nothing(world: World, remembered: str) -> None:
+    with pytest.raises(NotStorable):
+        world.store.run(scripts.position(remembered))
+    assert behind_since(world) is None
