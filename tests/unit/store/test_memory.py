@@ -56,8 +56,10 @@ def test_acceptance_stops_at_ninety_percent_of_the_memory(
     if accepted:
         assert full_world.accept().result == "created"
     else:
+        # The buffers of a busy server's connections may take half a percent more meanwhile.
+        percent = rf"({int(percentage)}|{int(percentage) + 1})"
         with pytest.raises(
-            StoreFull, match=rf"uses {int(percentage)} % of its maxmemory, and from 90 % on"
+            StoreFull, match=rf"uses {percent} % of its maxmemory, and from 90 % on"
         ):
             full_world.accept()
         assert full_world.dump() == before
