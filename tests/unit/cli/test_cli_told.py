@@ -262,6 +262,8 @@ READING: Final = {
     "callbacks resume": "likewise",
     "callbacks replay": "its writes are durable",
     "events": "waits for the disk in `moves.read`, see tests/unit/http",
+    "reconcile": "confirms what it has read, see tests/unit/reconcile",
+    "totals": "likewise",
     "rejected list": "reads",
     "rejected show": "reads",
     "doctor": "reads what moves, and counts",
