@@ -51,7 +51,11 @@ end
 if ARGV[8] ~= '' and r.version ~= ARGV[8] then return refuse('stale') end
 if kind == 'send' then
   -- What is in flight ends with writes of its own. So nothing more is begun, and all that was begun can be recorded.
-  if type(room) == 'table' and room.err then return room end
+  if type(room) == 'table' and room.err then
+    -- Redis 6 puts the line of the script before the code.
+    local code = string.match(room.err, 'OOM .*')
+    return code and redis.error_reply(code) or room
+  end
   if r.stage ~= 'queued' and r.stage ~= 'waiting' then return refuse('stage') end
   if r.stage == 'waiting' and due > NOW then return refuse('early') end
 else
