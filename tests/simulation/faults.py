@@ -92,6 +92,7 @@ ODD: Final = {
         *FATES,
     ),
     "reversals": (*REVERSALS, KILLED),
+    "forgets": ("forgot_claims", "forgot_acceptances", "records_behind", "recovered"),
 }
 """What fires in a world of each family of `odd`."""
 EVERY_FAULT: Final = (

@@ -39,6 +39,11 @@ from worker.sandbox.ledger import STANDING
 if TYPE_CHECKING:
     from worker.sandbox.bank import Bank, SandboxRefund
 
+AFTER_FORGETTING: Final = frozenset(
+    {"money twice", "over", FALSE_FAILED, FALSE_SUCCEEDED, "lost", "stranded"}
+)
+"""What is judged of refunds on a server that forgot: what money did, and that each has an end."""
+ALWAYS: Final = frozenset({"behind", "error", "forgot", "secret"})
 PAYMENT_ROWS: Final = 3
 STIRRED: Final = frozenset({"operator_says_absent", "operator_says_failed", "first_look"})
 """What puts a refund in doubt beside others of its payment."""
@@ -90,6 +95,8 @@ class Judge:
     _posts: PostsJudge = field(init=False)
     past_window: set[str] = field(default_factory=set)
     """Refunds that were not settled when their key's window had passed."""
+    forgot: bool = False
+    """Whether a server was promoted that lacks what was confirmed."""
     _snapshot: Sequence[Any] = ()
     _clock: tuple[int, int] = (0, 0)
     """What the records hold of their time.
@@ -126,6 +133,10 @@ class Judge:
 
     def broken(self, rule: str, refund_id: str, fact: str) -> None:
         """Note a violation."""
+        if self.forgot and rule not in ALWAYS:
+            known = self.refunds.get(refund_id)
+            if rule not in AFTER_FORGETTING or (known is not None and known.exposed):
+                return
         self.violations.append(f"{rule}: {refund_id}: {fact}")
 
     def tells_no_secret(self, where: str, about: str, text: str) -> None:
@@ -163,6 +174,11 @@ class Judge:
         self.brakes.power_was_cut()
         for known in self.refunds.values():
             known.forget()
+
+    def server_forgot(self) -> None:
+        """Forget what was read of Redis, and judge from now on what money does."""
+        self.power_was_cut()
+        self.forgot = True
 
     def may_send(self, refund_id: str, worker: str, flags: Sequence[str | None]) -> None:
         """Note that a worker was told that it may send, and judge that by the flags that stood in

@@ -86,6 +86,10 @@ class Known:
 
     misled: bool = False
     """Whether a person has insisted on what is not so."""
+    exposed: bool = False
+    """Whether it was claimed on a server that had forgotten claims, before a worker that remembers
+    one has come.
+    """
     late_proofs: list[Machine] = field(default_factory=list)
     """Workers that have come with a proof that the record does not allow for."""
     priors: list[str] = field(default_factory=list)

@@ -53,6 +53,9 @@ FAMILIES: Final[Mapping[str, str]] = {
     "reversals": (
         "refunds that change after they have settled: minutes or weeks later, or before a retry"
     ),
+    "forgets": (
+        "a replica is promoted that lacks confirmed acceptances and claims; a person recovers"
+    ),
 }
 """Every family, with what it does."""
 
@@ -64,12 +67,23 @@ SHARE: Final = 0.6
 OFTEN: Final[Mapping[str, int]] = {"others": 4, "people": 2}
 """How much oftener than another a family is drawn."""
 MOST_AT_ONCE: Final = 4
+ALONE: Final = "forgets"
+"""Drawn for seeds without any other family: on a server that forgot, less can be judged."""
+ALONE_SHARE: Final = 0.3
 BESIDE: Final[Mapping[str, float]] = {"short": 0.15, "webhooks": 0.35, "reversals": 0.2}
 """Families drawn on dice of their own, each with its share of seeds.
 
 So seeds with pinned faults play as they did before there were these.
 """
 SHORT_SECONDS: Final = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Promotion:
+    """When a replica is promoted, and how many seconds of writes it lacks."""
+
+    at: Seconds
+    lacks: Seconds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +109,7 @@ class Odd:
     """Whether all that others have refunded before falls back during our doubts."""
     cuts: tuple[Seconds, ...] = ()
     """When the server's power is cut, beside those cuts that somebody's word tempts."""
+    promotion: Promotion | None = None
     back: tuple[tuple[Seconds, Seconds], ...] = ()
     """When another server is promoted, and by how much its clock is behind."""
     shown: Mapping[str, str] = field(default_factory=dict)
@@ -136,8 +151,10 @@ def odd_for(
     )
     unlisted = SHORT_SECONDS if "short" in beside else 0.0
     if dice.random() >= SHARE:
+        if not beside and ALONE in families:
+            return _forgetting(seed)
         return Odd(families=beside, unlisted=unlisted) if beside else NOTHING
-    every = sorted(FAMILIES.keys() - BESIDE.keys())
+    every = sorted(FAMILIES.keys() - BESIDE.keys() - {ALONE})
     drawn = frozenset(
         dice.sample(
             every, dice.randint(1, MOST_AT_ONCE), counts=[OFTEN.get(name, 1) for name in every]
@@ -171,3 +188,11 @@ def odd_for(
         known_first=dice.random() < 0.3,
         alone="others" in drawn and dice.random() < 0.5,
     )
+
+
+def _forgetting(seed: int) -> Odd:
+    dice = random.Random(f"forgets:{seed}")  # noqa: S311 - repeatable, not secret
+    if dice.random() >= ALONE_SHARE:
+        return NOTHING
+    promotion = Promotion(at=dice.uniform(5, 120), lacks=dice.choice((1.0, 5.0, 30.0)))
+    return Odd(families=frozenset({ALONE}), promotion=promotion)

@@ -120,7 +120,7 @@ class OurWorker:
             client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated"
         )
         store.wait_for_disk = world.power.is_drawn
-        # Nothing that is confirmed is forgotten here, so no server may ever be called behind.
+        # A server may be called behind only if one was promoted that forgot.
         store.wants_disk = True
         http = httpx.AsyncClient(
             base_url="https://provider.test",
@@ -212,6 +212,8 @@ class OurWorker:
         await asyncio.sleep(self._phase)
         while True:
             try:
+                if "forgets" in self._world.plan.odd:
+                    await self.service.positions.check()
                 if not self.service.stopping and not self.service.breaker.resting:
                     await self._watch()
                     taken = await sweep(

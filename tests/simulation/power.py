@@ -37,7 +37,7 @@ class Power:
     @property
     def is_drawn(self) -> bool:
         """Whether this world's server can lose its power at all."""
-        return "power" in self._world.plan.odd
+        return not {"power", "forgets"}.isdisjoint(self._world.plan.odd.families)
 
     @property
     def is_away(self) -> bool:
@@ -51,7 +51,8 @@ class Power:
 
     def tempt(self) -> None:
         """Cut it, now and then, right after a person or a caller was told of something."""
-        if self.is_drawn and self._world.faulty and self._world.odd_dice.random() < 0.3:
+        drawn = "power" in self._world.plan.odd
+        if drawn and self._world.faulty and self._world.odd_dice.random() < 0.3:
             self._at(self._world.loop.time() + self._world.odd_dice.uniform(0.0, FLUSH_SECONDS))
 
     def _at(self, when: float) -> None:
@@ -77,20 +78,34 @@ class Power:
         since = world.loop.time() - world.odd_dice.uniform(0, FLUSH_SECONDS)
         kept = max(self._synced, sum(1 for at, _ in self._file if at <= since))
         lost = len(self._file) - kept
-        del self._file[kept:]
-        self._synced = kept
-        self._away_until = world.loop.time() + world.odd_dice.choice((1.5, 5.0, 40.0))
         world.tell("redis", "power cut:", lost, "writes are lost")
         world.happens("power_cut", "redis")
         if lost:
             world.happens("writes_lost", "redis")
+        self._go_on_with(kept)
+        world.judge.power_was_cut()
+        world.look()
+
+    def promote(self, lacks: float) -> None:
+        """Go on with a server that lacks what was written in so many seconds, and was confirmed."""
+        world, since = self._world, self._world.loop.time() - lacks
+        kept = sum(1 for at, _ in self._file if at <= since)
+        world.tell("redis", "a replica is promoted:", len(self._file) - kept, "writes are lost")
+        self._go_on_with(kept)
+        world.judge.server_forgot()
+        world.look()
+
+    def _go_on_with(self, kept: int) -> None:
+        """Start again with so many of the commands."""
+        world = self._world
+        del self._file[kept:]
+        self._synced = kept
+        self._away_until = world.loop.time() + world.odd_dice.choice((1.5, 5.0, 40.0))
         world.wire.one("FLUSHALL")
         world.load_scripts()
         world.wire.run([command for _, command in self._file])
         world.wire.flush_scripts()
         world.wire.load([SNAPSHOT])
-        world.judge.power_was_cut()
-        world.look()
 
 
 def without_waits(commands: Sequence[RawCommand]) -> list[RawCommand]:

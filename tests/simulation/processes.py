@@ -57,6 +57,11 @@ class Processes:
             self._retire(alive[0])
         return bool(alive)
 
+    def kill_all(self) -> None:
+        """Kill every worker process, and start as many again."""
+        for machine in [machine for machine in self.machines if machine.alive]:
+            self._retire(machine)
+
     def boot(self) -> None:
         """Start one more worker process."""
         self._lives += 1

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 
-from tests.simulation.odd import CURRENCIES
+from tests.simulation.odd import CURRENCIES, Promotion
 from tests.simulation.plan import (
     FAILING,
     FAMILIES,
@@ -19,6 +19,7 @@ from tests.simulation.plan import (
     Plan,
 )
 from tests.simulation.reversals import Watch
+from worker.model.request import RefundRequest
 from worker.sandbox.bank import CAPTURED, Outcome
 from worker.settings import WATCH_RATE
 
@@ -194,6 +195,41 @@ def in_currencies(plan: Plan) -> Plan:
         for one in plan.asked
     )
     return _asking(replace(plan, payments=payments), asked)
+
+
+def forgetful(plan: Plan, promotion: Promotion) -> Plan:
+    """Return the plan with refunds that are under way when a replica is promoted.
+
+    Each has a payment of its own: a refund whose record is lost is somebody else's in the totals.
+    The provider honours no key, so that whatever is sent twice moves money twice.
+    """
+    dice = random.Random(f"forgetful:{plan.seed}")  # noqa: S311 - repeatable, not secret
+    facts = [*plan.payments.values()]
+    payments = {f"pi_{number}": dice.choice(facts) for number in range(dice.randint(4, 10))}
+    asked = tuple(
+        Asked(
+            request=RefundRequest(refund_id=f"r{number}", payment_intent=name, amount=500),
+            # Mostly shortly before it: what is acknowledged then is lost.
+            at=max(0.0, promotion.at - dice.uniform(-10, 1.5 * promotion.lacks + 2)),
+        )
+        for number, name in enumerate(payments)
+    )
+    refused = {"http_401", "http_403"}
+    return replace(
+        plan,
+        rules=replace(plan.rules, idempotency="verify"),
+        sandbox=replace(plan.sandbox, idempotency="ignore"),
+        machines=dice.randint(1, 3),
+        payments=payments,
+        asked=asked,
+        files=(),
+        faults_end=max(plan.faults_end, 3600.0),
+        post_faults=tuple(name for name in plan.post_faults if name not in refused),
+        list_lag=0.0,
+        outages=(),
+        pauses=(),
+        foreign=(),
+    )
 
 
 def each_alone(plan: Plan) -> Plan:

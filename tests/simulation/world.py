@@ -22,6 +22,7 @@ from tests.simulation.brakes_judge import FLAGS
 from tests.simulation.chance import Chance
 from tests.simulation.clock import MACHINE, OUTSIDE, Machine, VirtualLoop
 from tests.simulation.files import ROWS_A_CHUNK, Files
+from tests.simulation.forgetting import Forgetting
 from tests.simulation.judge import Judge
 from tests.simulation.mail import VISIBILITY, Mail
 from tests.simulation.odd_replies import OddReplies
@@ -52,7 +53,9 @@ _READERS: Final = frozenset(
     {scripts.LOAD.sha, scripts.STANDS.sha, scripts.SIBLINGS.sha, scripts.GATE.sha}
 )
 _SNAPSHOT_SHA: Final = hashlib.sha1(SNAPSHOT.encode(), usedforsecurity=False).hexdigest()
-_NOT_A_WRITE: Final = frozenset({"PING", "HEXISTS", "SCRIPT", "HMGET", "HGETALL", "LRANGE"})
+_NOT_A_WRITE: Final = frozenset(
+    {"PING", "HEXISTS", "SCRIPT", "HMGET", "HGETALL", "LRANGE", "TIME", "ZRANGE"}
+)
 _ID: Final = 6
 _VERSION: Final = 10
 """Where a script's command carries the first argument of its own."""
@@ -118,6 +121,7 @@ class World:
         self.seam.limit = plan.rules.request_timeout.total_seconds()
         self.seam.odd, self.seam.others = OddReplies(self), Others(self)
         self.power = Power(self)
+        self.forgetting = Forgetting(self)
         self.people = People(self)
         self.webhooks, self.reversals = Webhooks(self), Reversals(self)
         self.files = Files(self)
@@ -152,6 +156,7 @@ class World:
         if commands == [["PING"]]:
             return ["PONG"]
         asked, commands = commands, without_waits(commands)
+        self.forgetting.hears(commands)
         sent = with_clock(commands, self.clock_for(machine))
         asks = machine is not None and any(command[1] in _may_send() for command in commands)
         flags = self._flags() if asks else ()
@@ -192,11 +197,14 @@ class World:
         flags: Sequence[str | None],
     ) -> None:
         for command, result in zip(commands, results, strict=True):
+            self.forgetting.answers(command, result)
             if command[1] == scripts.GATE.sha and isinstance(result, list):
                 self.judge.brakes.given(machine.name, result, self.judge.now_ms())
             elif _asks_about_a_claim(command):
                 continue
             elif command[1] == scripts.CLAIM.sha and str(result).startswith("['behind'"):
+                if self.forgetting.may_stop:
+                    continue
                 fact = "the server forgot nothing that was confirmed, and claims were stopped"
                 self.judge.broken("behind", str(command[_ID]), fact)
             elif command[1] in _may_send() and (
@@ -345,6 +353,7 @@ class World:
             self.files.begin()
             self.seam.others.begin()
             self.power.begin()
+            self.forgetting.begin()
             self.webhooks.begin()
             self.reversals.begin()
         await self._until_over()
@@ -402,6 +411,7 @@ class World:
             return self.loop.time() > self.plan.faults_end + 4 * VISIBILITY
         return (
             self.files.done
+            and self.forgetting.over
             and self.webhooks.over
             and not self.judge.rechecks
             and self.judge.refunds.keys() >= {asked.request.refund_id for asked in self.plan.asked}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
+from tests.simulation.bugs.planted_forgetting import OF_FORGETTING
 from tests.simulation.bugs.planted_limits import OF_LIMITS
 from tests.simulation.bugs.planted_money import OF_MONEY
 from tests.simulation.bugs.planted_rechecks import OF_RECHECKS
@@ -346,6 +347,7 @@ BUGS: Final[dict[str, Bug]] = {
         person_believed_unread,
         person_believed_unproven,
         *AT_THE_RIM,
+        *OF_FORGETTING,
         *OF_LIMITS,
         *OF_MONEY,
         *OF_RECHECKS,
@@ -381,6 +383,9 @@ _SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
     **dict.fromkeys(
         ("body_believed", "older_event_wins", "early_event_recorded_twice", "hint_sent_again"),
         lambda plan: "webhooks" in plan.odd,
+    ),
+    **dict.fromkeys(
+        (bug.__name__ for bug in OF_FORGETTING), lambda plan: "forgets" in plan.odd
     ),
     "guard_removed": lambda plan: "reversals" in plan.odd,
     "tie_at_the_cursor_lost": lambda plan: plan.watch.lockstep and bool(plan.watch.rungs),
