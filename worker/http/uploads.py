@@ -8,20 +8,30 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import IO, Any, Final, TypeVar
 
 import structlog
+from aiohttp import web
 
 from worker import batches
 from worker.client import Refunds
-from worker.errors import GuardRefused, NotFound, RefundError, StoreUnavailable
+from worker.errors import GuardRefused, InputError, NotFound, RefundError, StoreUnavailable
 from worker.http import problems
 from worker.http.problems import Problem, wrong_field
 from worker.http.spool import Kept, Spool
-from worker.importer import Accepted, Source, Validation, accepted, refused, validate
+from worker.importer import (
+    Accepted,
+    ImportOptions,
+    Source,
+    Validation,
+    accepted,
+    refused,
+    validate,
+)
 from worker.imports import (
     ImportSettings,
     Refusal,
@@ -36,6 +46,7 @@ from worker.imports import (
     reading_of,
     records_of,
     submit,
+    unfitting,
 )
 from worker.model.callers import Caller
 from worker.words import counted
@@ -58,16 +69,23 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What a file and the records say. `begun` is its batch if its rows are to be submitted."""
+    """What a file and the records say. `begun` is its batch if its rows are to be submitted.
+
+    `no_batch` is why no batch can be opened, if only that was asked.
+    """
 
     report: dict[str, Any]
     refusals: list[Refusal]
     begun: str | None = None
     validation: Validation | None = None
+    no_batch: str = ""
 
 
 class Uploads:
-    """Reads and imports the files. For one event loop."""
+    """Reads and imports the files: a part of the server, shared by those that receive files.
+
+    For one event loop.
+    """
 
     def __init__(self, refunds: Refunds, spool: Spool) -> None:
         self._refunds, self.spool = refunds, spool
@@ -76,6 +94,12 @@ class Uploads:
         self._active: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = threading.Event()
+        self._taking_up: asyncio.Task[None] | None = None
+
+    def add(self, application: web.Application) -> None:
+        """Go on with files of earlier servers while the application runs; it adds no route."""
+        application.on_startup.append(self._start)
+        application.on_cleanup.append(self._stop)
 
     def require_room(self) -> None:
         """Raise `Problem` if as many files are read as may be at once."""
@@ -137,16 +161,18 @@ class Uploads:
 
         if sync is None:
             compared = compare()
-            refusals = refusals + of_rows(source, summary, compared, options)
+            refusals, no_batch = refusals + of_rows(source, summary, compared, options), ""
             try:
                 opening = draft(source, summary, options)
                 batches.foresee_batch(store, options.batch, source.digest, opening)
-            except GuardRefused:
+            except GuardRefused as error:
                 refusals.append(Refusal("batch"))
+                no_batch = str(error)
             earlier = batches.earlier_batch(store, source.digest)
             if earlier is not None and caller.sees(earlier.batch_id):
                 report["earlier_batch"] = earlier.batch_id
-            return _judged(report | records_of(compared) | _lines(compared), refusals)
+            judged = _judged(report | records_of(compared) | _lines(compared), refusals)
+            return replace(judged, no_batch=no_batch)
         prepared = prepare(store, source, summary, options, compare)
         compared = prepared.compared
         report |= records_of(compared) | _lines(compared)
@@ -208,6 +234,15 @@ class Uploads:
         text.detach()
         out.seek(0)
         return out
+
+    async def _start(self, _application: web.Application) -> None:
+        self._taking_up = asyncio.create_task(self.keep_taking_up())
+
+    async def _stop(self, _application: web.Application) -> None:
+        if self._taking_up is not None:
+            self._taking_up.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._taking_up
 
     def _begin(
         self, batch_id: str, kept: Kept, work: Callable[[], bool], source: Source | None = None
@@ -283,6 +318,15 @@ class Uploads:
             return self._submit(batch_id, source, validate(source, self.progress))
 
 
+def opened(kept: Kept, name: str, reading: ImportOptions) -> Source:
+    """Return a received file as one to import. Blocks; raises `InputError`."""
+    source = Source(name=name, file=kept.path.open("rb"), options=reading, digest=kept.digest)
+    if (sentence := unfitting(source)) is not None:
+        source.close()
+        raise InputError(sentence)
+    return source
+
+
 def in_parameters(sentence: str) -> str:
     """Return a sentence of the importer with the names of parameters instead of options."""
     return _OPTION.sub(lambda found: found[1].replace("-", "_"), sentence)
@@ -329,11 +373,12 @@ def refusal_of(judged: Judged) -> Problem:
         return Problem(
             problems.INVALID_ROWS, f"{rows} are invalid: nothing was imported.", more=more
         )
-    sentences = [_sentence(refusal, report) for refusal in judged.refusals]
+    sentences = [sentence_of(refusal, report) for refusal in judged.refusals]
     return Problem(problems.REFUSED, f"{'; '.join(sentences)}: nothing was imported.", more=more)
 
 
-def _sentence(refusal: Refusal, report: dict[str, Any]) -> str:
+def sentence_of(refusal: Refusal, report: dict[str, Any]) -> str:
+    """Return why a file is refused that has no invalid rows, in the words of the API."""
     repeats = report["repeats"] + report.get("repeats_of_records", 0)
     return {
         "all_remaining": f"{refusal.limit}; add all_remaining=true if that is meant",

@@ -22,7 +22,7 @@ from worker.model.refund import Stage, Status
 from worker.model.request import is_provider_id, is_refund_id
 
 T = TypeVar("T")
-View = Callable[[web.Request, Session], Awaitable[web.Response]]
+View = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
 _FILTERS: Final = ("q", "status", "stage", "batch", "payment_intent", "reversed", "after")
 
 
