@@ -23,7 +23,7 @@ def accept(refund_id: str = "a", **fields: Any) -> Command[Any]:
 
 
 def asked(client: redis.Redis) -> dict[str, int]:
-    """How often each command was carried out since the statistics were begun anew."""
+    """How often each command was carried out since the statistics were reset."""
     statistics: Any = client.info("commandstats")
     return {name.removeprefix("cmdstat_"): entry["calls"] for name, entry in statistics.items()}
 

@@ -24,7 +24,7 @@ from worker.model.refund import Lane
 from worker.model.request import RefundRequest
 
 BEHIND_SECONDS: Final = 1.0
-"""How long replication stands still before the primary is killed."""
+"""How long replication stands still before the primary is killed: the time is the fault."""
 FROZEN_SECONDS: Final = 6.0
 QUEUE: Final = 300
 ROWS: Final = 300

@@ -263,7 +263,7 @@ READING: Final = {
     "callbacks replay": "its writes are durable",
     "events": "waits for the disk in `moves.read`, see tests/unit/http",
     "reconcile": "confirms what it has read, see tests/unit/reconcile",
-    "totals": "likewise",
+    "totals": "confirms what it has read, see tests/unit/reconcile",
     "rejected list": "reads",
     "rejected show": "reads",
     "doctor": "reads what moves, and counts",

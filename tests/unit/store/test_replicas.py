@@ -39,7 +39,7 @@ def claim(refund_id: str = "a") -> Command[scripts.Claim]:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine is no reason for a replica to be late."""
+    """A busy machine must not make a replica late."""
     monkeypatch.setattr(commands, "WAIT_MS", 4000)
 
 

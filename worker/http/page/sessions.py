@@ -31,7 +31,7 @@ SECURE_COOKIE: Final = "__Host-refunds"
 LOCAL_COOKIE: Final = "refunds-local"
 """The cookie over plain HTTP on a loopback address, which a browser refuses the other one."""
 LIVE: Final = "X-Live"
-"""The header of a request that a script made, which is no use by a person."""
+"""The header of a request that a script made, which does not count as use by a person."""
 _LONGEST_COOKIE: Final = 100
 
 
