@@ -5,25 +5,28 @@ One real server a session, emptied for each test, and the fake beside it.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fakeredis
 import kombu.connection
 import pytest
 import redis
 import redis.asyncio
+import structlog
 from hypothesis import settings
 
 from ops.lab.prove.rabbit import RabbitMQ
 from tests.support.rabbit import running_rabbitmq
 from worker.model import redaction
 from worker.model.refund import Lane
+from worker.process import logs
 from worker.sandbox.redis_server import ThrowawayServer, find_server, running_server
 
 if TYPE_CHECKING:
@@ -63,6 +66,29 @@ def secrets_of_one_test_only() -> Iterator[None]:
         kind.forms = forms
         # Has the pattern made of these before the next test adds as many others.
         kind.found_in("")
+
+
+@pytest.fixture(autouse=True)
+def logging_of_one_test_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put back how a test sets up logging, so that the next one hears every line.
+
+    No logger keeps how it writes: a logger of a module outlives the test that used it first.
+    """
+    configure = structlog.configure
+
+    def configure_uncached(**settings: Any) -> None:
+        configure(**settings | {"cache_logger_on_first_use": False})
+
+    monkeypatch.setattr(structlog, "configure", configure_uncached)
+    root, before = logging.getLogger(), structlog.get_config()
+    handlers = root.handlers[:]
+    levels = {name: logging.getLogger(name).level for name in ("", *logs._CHATTY)}
+    yield
+    root.handlers[:] = handlers
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,8 @@ from tests.unit.engine.desk import Desk
 @pytest.fixture
 def log() -> Iterator[list[Any]]:
     """Every line that the product writes, as a dictionary."""
-    before = structlog.get_config()
-    # A logger that was used before this test may have kept how it wrote then.
     with structlog.testing.capture_logs() as lines:
         yield lines
-    structlog.configure(**before)
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ import aiohttp
 import pytest
 
 from tests.factories import NOW
-from tests.support.logging_kept import logging_kept
 from worker.errors import NotDurable, NotStorable, StoreUnavailable
 from worker.http import app, webhooks
 from worker.http.app import Readiness
@@ -440,25 +439,24 @@ async def test_no_secret_and_no_body_is_in_the_log(
 ) -> None:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
-    with logging_kept():
-        logs.configure(Settings(log_level="debug", log_format="json", webhook_secrets=SECRET))  # type: ignore[arg-type]
-        monkeypatch.setattr(webhooks, "_QUIET_SECONDS", 0.0)
-        value = signed(an_event())[HEADER]
-        await door.post(an_event())
-        await door.post(an_event(), {HEADER: f"{value}0"})
-        await door.post(CANARY.encode())
-        await door.post(CANARY.encode() * 20_000)
-        door.records.answer = RuntimeError(f"{CANARY} {SECRET}")
-        await door.post(an_event())
-        for sent in (f"{CANARY} / HTTP/1.1\r\n\r\n", f"POST {PATH} HTTP/1.1\r\n{CANARY}\r\n\r\n"):
-            reader, writer = await door.raw(sent.encode())
-            await asyncio.wait_for(reader.read(), 10)
-            writer.close()
-            await writer.wait_closed()
-        reader, writer = await door.raw(head(None) + f"{CANARY}\r\n{CANARY}\r\n".encode())
+    logs.configure(Settings(log_level="debug", log_format="json", webhook_secrets=SECRET))  # type: ignore[arg-type]
+    monkeypatch.setattr(webhooks, "_QUIET_SECONDS", 0.0)
+    value = signed(an_event())[HEADER]
+    await door.post(an_event())
+    await door.post(an_event(), {HEADER: f"{value}0"})
+    await door.post(CANARY.encode())
+    await door.post(CANARY.encode() * 20_000)
+    door.records.answer = RuntimeError(f"{CANARY} {SECRET}")
+    await door.post(an_event())
+    for sent in (f"{CANARY} / HTTP/1.1\r\n\r\n", f"POST {PATH} HTTP/1.1\r\n{CANARY}\r\n\r\n"):
+        reader, writer = await door.raw(sent.encode())
         await asyncio.wait_for(reader.read(), 10)
         writer.close()
         await writer.wait_closed()
+    reader, writer = await door.raw(head(None) + f"{CANARY}\r\n{CANARY}\r\n".encode())
+    await asyncio.wait_for(reader.read(), 10)
+    writer.close()
+    await writer.wait_closed()
     written = stream.getvalue()
     assert "webhook_received" in written
     assert "webhook_refused" in written

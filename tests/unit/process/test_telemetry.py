@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.logging_kept import logging_kept
 from worker.model.request import scrubbed
 from worker.process import logs
 from worker.settings import Settings
@@ -23,7 +22,7 @@ AUTHORIZATION = "Basic c2tfdGVzdF9wbGFudGVk"
 
 
 @pytest.fixture
-def lines() -> Iterator[Callable[..., list[Any]]]:
+def lines() -> Callable[..., list[Any]]:
     """Configure the logging of this process into a stream, and return what was written to it."""
     stream = io.StringIO()
     root = logging.getLogger()
@@ -35,8 +34,7 @@ def lines() -> Iterator[Callable[..., list[Any]]]:
             ours.setStream(stream)
         return stream.getvalue().splitlines()
 
-    with logging_kept():
-        yield written
+    return written
 
 
 def test_our_lines_and_the_libraries_lines_come_in_one_form(
