@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.page_door import PageDoor, a_page
 from worker.model.refund import Status
+from worker.store import audit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,6 +38,7 @@ VIEWS = (
     "/page/batches/season",
     "/page/reversed",
     "/page/callbacks",
+    "/page/audit",
 )
 CANARY = "<img src=x onerror=alert(1)>"
 
@@ -56,6 +58,11 @@ async def page(redis_url: str) -> AsyncIterator[PageDoor]:
         redis.zadd("refunds:batches", {"season": 1})
         for number in range(2):
             records.queued(f"row-{number}", batch_id="season", payment_intent=f"pi_4{number}")
+        now = int(door.refunds.store.time().timestamp() * 1000)
+        redis.zadd("refunds:workers", {"refunds-41@host-1": now, "refunds-42@host-1": now})
+        redis.zadd("refunds:outages", {"refunds-42@host-1": now})
+        deed = audit.Deed(by=CANARY, via="api", address=CANARY, action="cancel", note=CANARY)
+        audit.carry_out(door.refunds.store, deed, lambda: None)
         yield door
 
 
@@ -119,6 +126,28 @@ async def test_a_refund_is_decided_by_keyboard_alone(page: PageDoor) -> None:
         await tab.get_by_text("failed", exact=True).first.wait_for()
     assert page.records.get("order-3001-1").status is Status.FAILED
     assert said == []
+
+
+async def test_of_two_browsers_that_decide_one_does_and_the_other_keeps_its_words(
+    page: PageDoor,
+) -> None:
+    found: list[object] = []
+    async with a_browser(page) as (tab, said):
+        other = await tab.context.new_page()
+        for each in (tab, other):
+            await each.goto(f"http://127.0.0.1:{page.port}/page/refunds/order-3001-1")
+            await each.get_by_role("radio", name="send it again").check()
+            await each.get_by_label("How you know").fill(f"said {CANARY}")
+        await tab.get_by_role("button", name="Decide").click()
+        await tab.get_by_text("queued", exact=True).first.wait_for()
+        moves = len(page.refunds.history("order-3001-1"))
+        await other.get_by_role("button", name="Decide").click()
+        await other.get_by_role("alert").get_by_text("Since you opened the form").wait_for()
+        assert f"You wrote: said {CANARY}" in await other.inner_text("main")
+        broken = (await axe.Axe().run(other)).response["violations"]
+        found += [(each["id"], each["nodes"][0]["html"]) for each in broken]
+    assert (found, said) == ([], [])
+    assert len(page.refunds.history("order-3001-1")) == moves
 
 
 async def test_what_is_shown_is_renewed_while_it_is_looked_at(page: PageDoor) -> None:

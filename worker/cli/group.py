@@ -117,6 +117,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         "callbacks",
         "Show, switch, test and replay callbacks to a shop's endpoints.",
     ),
+    "audit": Entry("worker.cli.audit", "audit", "Show who did what, and what came of it."),
     "events": Entry(
         "worker.cli.events", "events", "Print the moves of all refunds, and follow them."
     ),

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import structlog
 
+from worker import lists
 from worker.broker import queues
 from worker.client import Refunds
 from worker.errors import NotDurable, RefundError, SettingsError, StoreUnavailable
@@ -179,8 +180,14 @@ def page_part(
             "the part page needs Jinja2, which is not installed: pip install 'refund-worker[page]'"
         )
     from worker.http.page.part import Page  # noqa: PLC0415 - Jinja2 is needed by this part only
+    from worker.http.page.proxies import TrustedProxy  # noqa: PLC0415 - see above
 
-    return Page(store, refunds, _tokens(store), Rates(settings.http_rate), nudge)
+    proxy = TrustedProxy(
+        settings.http_user_header,
+        lists.networks_in(settings.http_proxies or ""),
+        lists.names_in(settings.http_operators or ""),
+    )
+    return Page(store, refunds, _tokens(store), Rates(settings.http_rate), nudge, proxy)
 
 
 async def _until_signalled(parts: list[Part], **how: Any) -> None:

@@ -16,7 +16,7 @@ from tests.factories import a_request, done_as
 from tests.support.store_world import ID, World
 from worker.errors import StoreFull, StoreUnavailable
 from worker.model.refund import Lane
-from worker.store import flags, scripts
+from worker.store import audit, flags, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.connection import is_away, redis_errors
 from worker.store.store import Store
@@ -165,6 +165,9 @@ def test_the_stop_button_works_on_a_full_server(
     changed, state = flags.pause(full_world.store, "bob")
     assert (changed, state.paused_by) == (False, "ann")
     assert flags.resume(full_world.store).paused_by == "ann"
+    deed = audit.Deed(by="ann", via="api", address="", action="pause")
+    assert audit.carry_out(full_world.store, deed, lambda: flags.pause(full_world.store, "ann"))[0]
+    assert [each.result for each in audit.entries(full_world.store)] == ["done"]
 
 
 def test_how_a_refund_ended_is_confirmed_on_a_full_server(

@@ -19,6 +19,8 @@ from worker.http.auth import Rates, Tokens
 from worker.http.context import REQUEST_ID, Plain, Threads
 from worker.http.page.actions import Action, Actions
 from worker.http.page.forms import FormReader
+from worker.http.page.proxies import TrustedProxy
+from worker.http.page.refusals import refusal_of
 from worker.http.page.rendering import HEADERS, PATH, Renderer, static_file
 from worker.http.page.sessions import (
     LIVE,
@@ -51,10 +53,11 @@ class Page:
         auth: Tokens,
         rates: Rates,
         nudge: Callable[[Iterable[Due]], None],
+        proxy: TrustedProxy,
     ) -> None:
         self._rates = rates
         self._threads, self._renderer = Threads(), Renderer()
-        self._sessions, self._forms = Sessions(store, auth), FormReader()
+        self._sessions, self._forms = Sessions(store, auth, proxy), FormReader()
         self._views = Views(refunds, self._threads, self._renderer)
         self._actions = Actions(refunds, self._threads, nudge)
 
@@ -142,9 +145,16 @@ class Page:
             if not session.may_act:
                 raise Problem(
                     problems.FORBIDDEN,
-                    "You may read only: to act, sign in with a token with the scope operate.",
+                    "You may read only: to act, sign in with a token with the scope operate, or"
+                    " have your name listed in REFUNDS_HTTP_OPERATORS if a proxy signs you in.",
                 )
-            return _see(await action(request, session, form))
+            try:
+                return _see(await action(request, session, form))
+            except RefundError as error:
+                refusal = refusal_of(error, form)
+                if refusal is None or not request.match_info.keys() & {"refund_id", "batch_id"}:
+                    raise
+            return await self._views.refused(request, session, refusal)
 
         return acted
 

@@ -2,6 +2,8 @@
 "use strict";
 (() => {
   const EVERY = 3000;
+  // The answer to a form that was not followed is the view of another address.
+  const view = document.getElementById("main").dataset.view || location.href;
   let busy = false;
 
   function holdsFocus(element) {
@@ -26,7 +28,7 @@
     if (busy || document.visibilityState !== "visible") return;
     busy = true;
     try {
-      const answer = await fetch(location.href, {
+      const answer = await fetch(view, {
         headers: { "X-Live": "1" }, cache: "no-store", credentials: "same-origin",
       });
       if (answer.ok && !answer.redirected) {
