@@ -19,7 +19,7 @@ from tests.support.cli_runner import Records
 from worker.client import Refunds
 from worker.http import app
 from worker.http.app import Readiness
-from worker.http.running import api_part
+from worker.http.running import api_part, uploads_part
 from worker.model.callers import Scope
 from worker.settings import Settings
 from worker.store import tokens
@@ -151,8 +151,9 @@ async def a_door(url: str, **changes: Any) -> AsyncIterator[Door]:
         def count(operation: str, status: int) -> None:
             counted[operation, status] += 1
 
-        part = api_part(settings, store, refunds, nudge, count)
-        built = app.build([part], Readiness(lambda: store.meta("paused")))
+        uploads = uploads_part(settings, refunds)
+        part = api_part(settings, store, refunds, nudge, count, uploads)
+        built = app.build([part, uploads], Readiness(lambda: store.meta("paused")))
         try:
             async with (
                 app.listening(built, host="127.0.0.1", port=0) as port,
@@ -167,6 +168,8 @@ async def a_door(url: str, **changes: Any) -> AsyncIterator[Door]:
                     yield door
                 finally:
                     part.end()
+                    uploads.end()
         finally:
             await part.close()
+            await uploads.close()
             await store.close()

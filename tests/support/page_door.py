@@ -15,14 +15,17 @@ from tests.support.cli_runner import Records
 from worker.client import Refunds
 from worker.http import app
 from worker.http.app import Readiness
-from worker.http.running import page_part
+from worker.http.running import page_part, uploads_part
 from worker.model.callers import Scope
 from worker.settings import Settings
 from worker.store import tokens
 from worker.store.async_store import AsyncStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from worker.http.uploads import Uploads
+    from worker.store.scripts import Due
 
 _FORM_TOKEN = re.compile(
     r'action="([^"]+)"[^>]*>\s*<input type="hidden" name="form_token" value="(\w+)"'
@@ -60,6 +63,7 @@ class PageDoor:
     refunds: Refunds
     client: aiohttp.ClientSession
     nudged: list[str]
+    uploads: Uploads
     cookies: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -76,9 +80,7 @@ class PageDoor:
             by="the test",
         )
 
-    async def ask(
-        self, method: str, path: str, data: Mapping[str, str] | None = None, /, **headers: str
-    ) -> Shown:
+    async def ask(self, method: str, path: str, data: Any = None, /, **headers: str) -> Shown:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.cookies:
             sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
@@ -95,7 +97,7 @@ class PageDoor:
     async def get(self, path: str, **headers: str) -> Shown:
         return await self.ask("GET", path, **headers)
 
-    async def post(self, path: str, data: Mapping[str, str], **headers: str) -> Shown:
+    async def post(self, path: str, data: Any, **headers: str) -> Shown:
         """Send a form as a browser does from a page of this server."""
         return await self.ask("POST", path, data, **{"Sec_Fetch_Site": "same-origin", **headers})
 
@@ -113,16 +115,20 @@ async def a_page(url: str, **changes: Any) -> AsyncIterator[PageDoor]:
     store = AsyncStore(client, durable=False)
     nudged: list[str] = []
     with Refunds(settings=settings) as refunds:
-        part = page_part(
-            settings, store, refunds, lambda dues: nudged.extend(due.refund_id for due in dues)
-        )
-        built = app.build([part], Readiness(lambda: store.meta("paused")))
+        uploads = uploads_part(settings, refunds)
+
+        def nudge(dues: Iterable[Due]) -> None:
+            nudged.extend(due.refund_id for due in dues)
+
+        part = page_part(settings, store, refunds, nudge, uploads)
+        built = app.build([part, uploads], Readiness(lambda: store.meta("paused")))
         try:
             async with (
                 app.listening(built, host="127.0.0.1", port=0) as port,
                 aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
             ):
-                yield PageDoor(port, refunds, session, nudged)
+                yield PageDoor(port, refunds, session, nudged, uploads)
         finally:
             await part.close()
+            await uploads.close()
             await store.close()

@@ -253,7 +253,12 @@ def _import(
         say_known(compared, source.options)
         return NOTHING_TO_DO
     batch = act(
-        refunds, "import", source.name, lambda: begin(refunds.store, source, summary, options)
+        refunds,
+        "import",
+        "",
+        lambda: begin(refunds.store, source, summary, options),
+        reason=source.name,
+        named=lambda begun: begun.batch_id,
     )
     if not batch.fresh:
         note(f"this file is already batch {batch.batch_id}: its import continues")

@@ -80,9 +80,18 @@ def operator(settings: Settings) -> str:
 
 
 def act(
-    refunds: Refunds, action: str, target: str, work: Callable[[], T], *, reason: str = ""
+    refunds: Refunds,
+    action: str,
+    target: str,
+    work: Callable[[], T],
+    *,
+    reason: str = "",
+    named: Callable[[T], str] | None = None,
 ) -> T:
-    """Do something that the audit notes. Raises what the work does."""
+    """Do something that the audit notes. Raises what the work does.
+
+    `named` returns the target of what has none before it is done.
+    """
     deed = Deed(
         by=operator(refunds.settings),
         via="command line",
@@ -91,7 +100,7 @@ def act(
         target=target,
         note=reason,
     )
-    return carry_out(refunds.store, deed, work)
+    return carry_out(refunds.store, deed, work, named)
 
 
 def note(sentence: str) -> None:

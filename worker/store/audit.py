@@ -71,23 +71,25 @@ class Entry:
         }
 
 
-def carry_out(store: Store, deed: Deed, work: Callable[[], T]) -> T:
+def carry_out(
+    store: Store, deed: Deed, work: Callable[[], T], target: Callable[[T], str] | None = None
+) -> T:
     """Do something that is noted before and after. Raises what the work does.
 
-    Work that returns False has changed nothing. If the deed cannot be noted, nothing is done:
-    raises `StoreUnavailable`.
+    Work that returns False has changed nothing. `target` names the target of a deed that has none
+    before it is done. If the deed cannot be noted, nothing is done: raises `StoreUnavailable`.
     """
-    begun, result = store.run(_begin(deed)), UNKNOWN
+    begun, result, named = store.run(_begin(deed)), UNKNOWN, ""
     try:
         value = work()
-        result = _result_of(value)
+        result, named = _result_of(value), "" if target is None else target(value)
     except RefundError as error:
         result = _result_of_error(error)
         raise
     finally:
         # The deed was done or refused: an end that cannot be noted changes neither.
         with suppress(RefundError):
-            store.run(_end(begun, result))
+            store.run(_end(begun, result, named))
     return value
 
 
@@ -128,8 +130,9 @@ def _begin(deed: Deed) -> Command[str]:
     return _command({name: value for name, value in fields.items() if value})
 
 
-def _end(begun: str, result: str) -> Command[str]:
-    return _command({"of": begun, "result": result})
+def _end(begun: str, result: str, target: str = "") -> Command[str]:
+    named = {"target": scrubbed(target)} if target else {}
+    return _command({"of": begun, "result": result, **named})
 
 
 def _command(fields: dict[str, str]) -> Command[str]:
@@ -140,16 +143,16 @@ def _command(fields: dict[str, str]) -> Command[str]:
 
 def entries(store: Store) -> Iterator[Entry]:
     """Yield what people did, newest first. Raises `StoreUnavailable`."""
-    results: dict[str, str] = {}
+    ends: dict[str, dict[str, str]] = {}
     last = "+"
     while True:
         with redis_errors(store.address):
             page: Any = store.redis.xrevrange(store.key(STREAM), max=last, count=_AT_ONCE)
         for entry_id, fields in page:
             if (begun := fields.get("of")) is not None:
-                results[begun] = fields["result"]
+                ends[begun] = fields
             else:
-                yield _entry(entry_id, fields, results.pop(entry_id, UNKNOWN))
+                yield _entry(entry_id, fields | ends.pop(entry_id, {}))
         if len(page) < _AT_ONCE:
             return
         last = f"({page[-1][0]}"
@@ -170,7 +173,7 @@ def position(entry_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number)
 
 
-def _entry(entry_id: str, fields: dict[str, str], result: str) -> Entry:
+def _entry(entry_id: str, fields: dict[str, str]) -> Entry:
     names = ("by", "address", "action", "target", "note")
     known = {name: fields.get(name, "") for name in names}
     via: Any = fields.get("via", "")
@@ -178,5 +181,5 @@ def _entry(entry_id: str, fields: dict[str, str], result: str) -> Entry:
         entry_id=entry_id,
         at=from_ms(position(entry_id)[0]),
         deed=Deed(via=via, **known),
-        result=result,
+        result=fields.get("result", UNKNOWN),
     )

@@ -6,6 +6,8 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import redis
 
     from tests.support.cli_runner import Cli, Records
@@ -74,6 +76,16 @@ def test_each_action_is_noted_with_who_did_it(
     ]
     (decision,) = cli("audit", "--target", "order-3", "--json").objects
     assert decision["note"] == "by post"
+
+
+def test_an_import_is_noted_with_its_batch(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "season.csv"
+    file.write_text("refund_id,payment_intent,amount\na-1,pi_1,500\n")
+    assert cli("import", str(file), "--dry-run", **ACTOR).code == 0
+    assert cli("import", str(file), "--batch", "season", **ACTOR).code == 0
+    assert done(cli) == [("import", "season", "done")]
+    (entry,) = cli("audit", "--target", "season", "--json").objects
+    assert (entry["by"], entry["note"]) == ("ann", "season.csv")
 
 
 def test_a_refused_action_is_noted_with_the_reason(cli: Cli, records: Records) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -48,6 +49,18 @@ def test_a_deed_is_kept_with_who_did_it_and_its_result(
     entry = only_entry(world.store)
     assert (entry.deed, entry.result) == (DEED, result)
     assert entry.as_dict()["by"] == "ann"
+
+
+def test_a_target_that_is_known_at_the_end_is_kept_with_the_deed(world: World) -> None:
+    deed = Deed(by="ann", via="api", address="", action="import", note="season.csv")
+
+    def work() -> str:
+        assert only_entry(world.store).deed == deed
+        return "b-1"
+
+    audit.carry_out(world.store, deed, work, str)
+    (entry,) = audit.selected(audit.entries(world.store), target="b-1")
+    assert entry.deed == replace(deed, target="b-1")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from worker.lists import Network
 from worker.model.callers import Caller, Scope, is_token_name
 
 READS: Final = frozenset({Scope.READ})
-ACTS: Final = frozenset({Scope.READ, Scope.OPERATE})
+ACTS: Final = frozenset({Scope.READ, Scope.OPERATE, Scope.SUBMIT})
 
 
 class TrustedProxy:

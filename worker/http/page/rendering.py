@@ -46,6 +46,11 @@ def _grouped(number: int) -> str:
     return f"{number:,}"
 
 
+def _lines(text: str) -> Markup:
+    """Return a text of several lines, escaped, with its line ends."""
+    return Markup("\n").join(plain(line) for line in text.splitlines())
+
+
 class Renderer:
     """Renders templates to responses."""
 
@@ -66,6 +71,7 @@ class Renderer:
             "batch_state": state_of_batch,
             "grouped": _grouped,
             "callback": callback_in_words,
+            "lines": _lines,
         }
         self._templates.globals |= {"width": WIDTH, "height": HEIGHT}
 

@@ -50,6 +50,11 @@ class Session:
         """Return whether the person may change anything."""
         return Scope.OPERATE in self.caller.scopes
 
+    @property
+    def may_import(self) -> bool:
+        """Return whether the person may import files."""
+        return Scope.SUBMIT in self.caller.scopes
+
     def form_token(self, path: str) -> str:
         """Return what a form that is sent to a path must hold."""
         return hmac.new(self.secret.encode(), path.encode(), hashlib.sha256).hexdigest()

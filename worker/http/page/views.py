@@ -24,7 +24,9 @@ from worker.model.request import is_provider_id, is_refund_id
 from worker.store.moves import is_move_id
 
 T = TypeVar("T")
-View = Callable[[web.Request, Session], Awaitable[web.Response]]
+View = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+RefusedView = Callable[[web.Request, Session, Refusal], Awaitable[web.StreamResponse]]
+"""Shows again the view whose form was not followed, with the reason and what was typed."""
 _FILTERS: Final = ("q", "status", "stage", "batch", "payment_intent", "reversed", "after")
 
 
