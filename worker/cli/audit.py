@@ -25,22 +25,29 @@ Examples:
 \b
 Exit code: 9 if nothing is found."""
 )
-@click.option("--by", metavar="NAME", help="Only what this person or token did.")
-@click.option("--target", metavar="ID", help="Only what was done to this refund, batch or name.")
+@click.option(
+    "--by", metavar="NAME", help="Only what the person or token with this exact name did."
+)
+@click.option(
+    "--target",
+    metavar="ID",
+    help="Only what was done with this exact refund, batch, token or endpoint.",
+)
 @click.option(
     "--limit",
     type=Whole(min=0),
     default=20,
     show_default=True,
     metavar="N",
-    help="How many; 0 for all.",
+    help="How many actions to show; 0 shows all.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def audit(*, by: str | None, target: str | None, limit: int, as_json: bool) -> int:
-    """Show what people did with the page, the API and the command line, newest first.
+    """Show what people did on the page, over the API and on the command line.
 
-    The result is done, unchanged, refused or unknown. It is unknown if the
-    action may have happened, and while it goes on. About 50,000 actions are kept.
+    The newest come first. A result is done, unchanged (it was so before),
+    refused with the reason, or unknown: the action runs now, or may have
+    happened. About 50,000 actions are kept.
     """
     with opened() as refunds:
         found = selected(entries(refunds.store), by=by, target=target)
@@ -54,13 +61,13 @@ def audit(*, by: str | None, target: str | None, limit: int, as_json: bool) -> i
     if more:
         note(f"there are more actions than the {limit} shown: use --limit 0 to list all")
     if not page:
-        note("no action is noted" if by is target is None else "no action matches")
+        note("no action was noted yet" if by is target is None else "no action matches")
     return DONE if page else NOTHING_TO_DO
 
 
 def _listing(page: list[Entry]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("at", "by", "with", "from", "action", "target"):
+    for name in ("at", "by", "via", "from", "action", "target"):
         table.add_column(name, no_wrap=True)
     for name in ("result", "note"):
         table.add_column(name, overflow="fold")

@@ -104,7 +104,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         "worker.cli.operate", "metrics", "Serve Prometheus metrics, computed from Redis."
     ),
     "serve": Entry(
-        "worker.cli.serve", "serve", "Serve the HTTP API, and receive the provider's webhooks."
+        "worker.cli.serve", "serve", "Serve the HTTP API and the page, and receive webhooks."
     ),
     "tokens": Entry(
         "worker.cli.tokens", "tokens", "Create, list and revoke the tokens of the HTTP API."

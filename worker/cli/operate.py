@@ -117,13 +117,13 @@ def resume(*, batch: str | None, account: bool, force: bool) -> int:
             if flags.read(refunds.store).paused_at is not None:
                 note(ALL_PAUSED)
             return DONE if changed else NOTHING_TO_DO
-        before = act(refunds, "resume", "", lambda: flags.resume(refunds.store))
+        changed, before = act(refunds, "resume", "", lambda: flags.resume(refunds.store))
     if before.account_lost_at is not None:
         note(
             "still nothing is sent, because the API key may belong to another account: see 'refunds"
             " doctor'"
         )
-    if before.paused_at is None:
+    if not changed:
         note("nothing was paused")
         return NOTHING_TO_DO
     note(

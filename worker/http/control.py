@@ -47,12 +47,10 @@ class ControlRoutes:
         await self._nothing_in(request, caller)
         store = self._context.refunds.store
         deed = deed_of(request, caller, "resume")
-        before = await self._context.threads.run(
+        changed, _ = await self._context.threads.run(
             lambda: audit.carry_out(store, deed, lambda: flags.resume(store))
         )
-        return web.json_response(
-            {"changed": before.paused_at is not None, "paused_at": None, "paused_by": None}
-        )
+        return web.json_response({"changed": changed, "paused_at": None, "paused_by": None})
 
     async def events(self, request: web.Request, caller: Caller) -> web.Response:
         """Return the moves after a position, and wait for one if there is none."""

@@ -76,8 +76,9 @@ def carry_out(
 ) -> T:
     """Do something that is noted before and after. Raises what the work does.
 
-    Work that returns False has changed nothing. `target` names the target of a deed that has none
-    before it is done. If the deed cannot be noted, nothing is done: raises `StoreUnavailable`.
+    Work that returns False, or a pair that begins with it, has changed nothing. `target` names the
+    target of a deed that has none before it is done. If the deed cannot be noted, nothing is done:
+    raises `StoreUnavailable`.
     """
     begun, result, named = store.run(_begin(deed)), UNKNOWN, ""
     try:
@@ -109,7 +110,11 @@ async def carry_out_async(store: AsyncStore, deed: Deed, work: Callable[[], Awai
 
 
 def _result_of(value: object) -> str:
-    return UNCHANGED if value is False else DONE
+    match value:
+        case False | (False, *_):
+            return UNCHANGED
+        case _:
+            return DONE
 
 
 def _result_of_error(error: RefundError) -> str:

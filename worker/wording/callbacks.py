@@ -10,8 +10,8 @@ from worker.words import counted
 def callback_in_words(each: RefundCallback) -> str:
     """Return a sentence about one endpoint that does not hold the refund's present version."""
     if each.name is None:
-        return "It is about to be shared out to the endpoints."
+        return "It will be handed to the endpoints in a moment."
     if each.died_at is not None:
-        return f"{each.name}: not sent any more since {moment(each.died_at)}."
+        return f"{each.name}: given up on {moment(each.died_at)}."
     tried = f", after {counted(each.tries, 'failed try', 'failed tries')}" if each.tries else ""
-    return f"{each.name}: waits since {moment(each.waiting_since)}{tried}."
+    return f"{each.name}: waiting since {moment(each.waiting_since)}{tried}."

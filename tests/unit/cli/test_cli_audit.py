@@ -34,10 +34,12 @@ def test_each_action_is_noted_with_who_did_it(
     records.in_review("order-3", doubt=False, payment_intent="pi_3")
     for arguments in (
         ("pause",),
+        ("pause",),
         ("pause", "--batch", "b-1"),
         ("resume", "--batch", "b-1"),
         ("batch", "pause", "b-1"),
         ("batch", "resume", "b-1"),
+        ("resume",),
         ("resume",),
         ("cancel", "order-1"),
         ("retry", "order-2", "--unknown"),
@@ -56,11 +58,13 @@ def test_each_action_is_noted_with_who_did_it(
         assert ran.code in {0, 9}, ran.err
     assert done(cli, "--by", "ann") == [
         ("pause", "", "done"),
+        ("pause", "", "unchanged"),
         ("batch pause", "b-1", "done"),
         ("batch resume", "b-1", "done"),
         ("batch pause", "b-1", "done"),
         ("batch resume", "b-1", "done"),
         ("resume", "", "done"),
+        ("resume", "", "unchanged"),
         ("cancel", "order-1", "done"),
         ("retry", "order-2", "done"),
         ("resolve as failed", "order-3", "done"),

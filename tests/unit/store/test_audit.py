@@ -40,7 +40,11 @@ def only_entry(store: Store) -> Entry:
 
 
 @pytest.mark.parametrize(
-    ("value", "result"), [(None, "done"), (True, "done"), (0, "done"), (False, "unchanged")]
+    ("value", "result"),
+    [
+        *((None, "done"), (True, "done"), (0, "done"), ((True, 7), "done")),
+        *((False, "unchanged"), ((False, 7), "unchanged")),
+    ],
 )
 def test_a_deed_is_kept_with_who_did_it_and_its_result(
     world: World, value: object, result: str

@@ -164,7 +164,7 @@ def test_the_stop_button_works_on_a_full_server(
     assert (changed, state.paused_by, state.paused_at) == (True, "ann", full_world.now)
     changed, state = flags.pause(full_world.store, "bob")
     assert (changed, state.paused_by) == (False, "ann")
-    assert flags.resume(full_world.store).paused_by == "ann"
+    assert flags.resume(full_world.store)[1].paused_by == "ann"
     deed = audit.Deed(by="ann", via="api", address="", action="pause")
     assert audit.carry_out(full_world.store, deed, lambda: flags.pause(full_world.store, "ann"))[0]
     assert [each.result for each in audit.entries(full_world.store)] == ["done"]

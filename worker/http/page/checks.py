@@ -127,6 +127,6 @@ class Checks:
 def _gone() -> Problem:
     return Problem(
         problems.NOT_FOUND,
-        "This file is not kept here: it was imported, dropped, or not confirmed within eight hours."
-        " Batches shows what was imported; to import the file, send it again.",
+        "This file is not kept here: it was imported, discarded, or not confirmed within eight"
+        " hours. Batches shows what was imported; to import the file, send it again.",
     )

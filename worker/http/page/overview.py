@@ -120,9 +120,8 @@ def findings(seen: Snapshot, switches: Switches) -> list[Finding]:
     if found:
         return found
     waiting = _waiting(seen)
-    text = (
-        f"Nothing needs you. {counted(waiting, 'refund')} {verb(waiting, 'is', 'are')} on the way."
-    )
+    moving = f"{counted(waiting, 'refund')} {verb(waiting, 'is', 'are')} on the way."
+    text = f"No action is needed. {moving}"
     return [Finding(level="fine", text=text)]
 
 
@@ -137,20 +136,20 @@ def _stops(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
     if switches.paused_at is not None:
         by = plain(switches.paused_by or "a person")
         yield stops(
-            f"Everything is paused since {moment(switches.paused_at)} by {by}: nothing is sent"
-            " until it is resumed."
+            f"Everything has been paused since {moment(switches.paused_at)} by {by}: nothing is"
+            " sent until it is resumed."
         )
     if switches.credentials_refused_at is not None:
         since = moment(switches.credentials_refused_at)
         yield stops(
-            f"The provider refuses the API key since {since}: nothing is sent. 'refunds doctor'"
+            f"The provider has refused the API key since {since}: nothing is sent. 'refunds doctor'"
             " says what to do."
         )
     if switches.account_lost_at is not None:
         since = moment(switches.account_lost_at)
         yield stops(
-            f"The API key may belong to another account since {since}: nothing is sent. 'refunds"
-            " doctor' says what to do."
+            f"The API key may belong to another account (noticed {since}): nothing is sent."
+            " 'refunds doctor' says what to do."
         )
     if seen.outages:
         yield stops(
@@ -170,7 +169,7 @@ def _looks(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
 
     if seen.gate_blocked_until_ms > seen.now_ms:
         until = moment(from_ms(seen.gate_blocked_until_ms))
-        yield looks(f"The provider asked to slow down: sending goes on at {until}.")
+        yield looks(f"The provider asked to slow down: sending continues at {until}.")
     late = seen.now_ms - (seen.first_due_ms or seen.now_ms)
     if late > LATE_MS and switches.paused_at is None:
         yield looks(f"A refund has been due for {lasting(late)}.", "/page/refunds?status=pending")

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
@@ -168,7 +168,7 @@ async def test_the_audit_names_who_imported_a_file_and_its_batch(page: PageDoor)
 async def test_an_operator_whom_a_proxy_signs_in_imports_and_others_do_not(
     redis_url: str, folder: Path
 ) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "http_user_header": "X-Forwarded-User",
         "http_proxies": "127.0.0.1",
         "http_operators": "ann@example.com",
@@ -250,7 +250,7 @@ async def test_a_file_that_cannot_be_read_is_checked_again_with_other_options(
 ) -> None:
     content = b"Order,Payment ID,Total\n1001,pi_1,500\n"
     address, report = await checked(page, content)
-    assert "It cannot be read." in report.text
+    assert "This file cannot be read." in report.text
     assert "--" not in report.text
     columns = "payment_intent=Payment ID\r\namount=Total"
     await act(page, report, address, "check", column=columns, id_from="Order")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.support.page_door import PageDoor
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "http_user_header": "X-Forwarded-User",
     "http_proxies": "10.9.0.0/16, 127.0.0.1",
     "http_operators": "ann@example.com, bob",
