@@ -109,7 +109,7 @@ class PageDoor:
 
 
 @asynccontextmanager
-async def a_page(url: str, **changes: Any) -> AsyncIterator[PageDoor]:
+async def a_page(url: str, *, port: int = 0, **changes: Any) -> AsyncIterator[PageDoor]:
     settings = Settings.load(redis_url=url, **changes)
     client = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=10)
     store = AsyncStore(client, durable=False)
@@ -124,10 +124,10 @@ async def a_page(url: str, **changes: Any) -> AsyncIterator[PageDoor]:
         built = app.build([part, uploads], Readiness(lambda: store.meta("paused")))
         try:
             async with (
-                app.listening(built, host="127.0.0.1", port=0) as port,
+                app.listening(built, host="127.0.0.1", port=port) as bound,
                 aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
             ):
-                yield PageDoor(port, refunds, session, nudged, uploads)
+                yield PageDoor(bound, refunds, session, nudged, uploads)
         finally:
             await part.close()
             await uploads.close()
