@@ -199,6 +199,7 @@ async def test_the_way_back_shows_what_a_refund_is_now_and_offers_no_decision(
         moves = len(page.refunds.history("order-3001-1"))
         await tab.go_back()
         await tab.get_by_text("queued", exact=True).first.wait_for()
+        assert tab.url == view
         assert await tab.get_by_role("button", name="Decide").count() == 0
         await tab.get_by_role("button", name="Sign out").click()
         await tab.get_by_label("Token").wait_for()
