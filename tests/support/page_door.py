@@ -9,6 +9,7 @@ from html import unescape
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import aiohttp.web
 import redis.asyncio
 
 from tests.support.cli_runner import Records
@@ -61,6 +62,8 @@ class PageDoor:
     client: aiohttp.ClientSession
     nudged: list[str]
     cookies: dict[str, str] = field(default_factory=dict)
+    views: tuple[str, ...] = ()
+    """The addresses that answer a person with a page."""
 
     @property
     def records(self) -> Records:
@@ -122,7 +125,22 @@ async def a_page(url: str, **changes: Any) -> AsyncIterator[PageDoor]:
                 app.listening(built, host="127.0.0.1", port=0) as port,
                 aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
             ):
-                yield PageDoor(port, refunds, session, nudged)
+                yield PageDoor(port, refunds, session, nudged, views=_views(built))
         finally:
             await part.close()
             await store.close()
+
+
+def _views(application: aiohttp.web.Application) -> tuple[str, ...]:
+    addresses = {
+        route.resource.canonical
+        for route in application.router.routes()
+        if route.method == "GET" and route.resource is not None
+    }
+    return tuple(
+        sorted(
+            address
+            for address in addresses
+            if address.startswith("/page") and not address.startswith("/page/static/")
+        )
+    )
