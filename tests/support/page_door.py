@@ -9,6 +9,7 @@ from html import unescape
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import aiohttp.web
 import redis.asyncio
 
 from tests.support.cli_runner import Records
@@ -65,6 +66,8 @@ class PageDoor:
     nudged: list[str]
     uploads: Uploads
     cookies: dict[str, str] = field(default_factory=dict)
+    views: tuple[str, ...] = ()
+    """The addresses that answer a person with a page."""
 
     @property
     def records(self) -> Records:
@@ -127,8 +130,23 @@ async def a_page(url: str, *, port: int = 0, **changes: Any) -> AsyncIterator[Pa
                 app.listening(built, host="127.0.0.1", port=port) as bound,
                 aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
             ):
-                yield PageDoor(bound, refunds, session, nudged, uploads)
+                yield PageDoor(bound, refunds, session, nudged, uploads, views=_views(built))
         finally:
             await part.close()
             await uploads.close()
             await store.close()
+
+
+def _views(application: aiohttp.web.Application) -> tuple[str, ...]:
+    addresses = {
+        route.resource.canonical
+        for route in application.router.routes()
+        if route.method == "GET" and route.resource is not None
+    }
+    return tuple(
+        sorted(
+            address
+            for address in addresses
+            if address.startswith("/page") and not address.startswith("/page/static/")
+        )
+    )
