@@ -25,7 +25,7 @@ from worker.store import scripts
 
 
 def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger() -> None:
-    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "bulk", "replicas"]
+    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "bulk", "replicas", "page"]
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
@@ -33,6 +33,7 @@ def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger()
     assert "bulk: refunds a second" in ended.stdout
     assert "a replica: refunds of a file a second" in ended.stdout
     assert "a replica: single idle latency, p50" in ended.stdout
+    assert "page: the overview, p50 and p99" in ended.stdout
     assert "each refund moved money once, none is missing" in ended.stdout
 
 
