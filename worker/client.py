@@ -37,10 +37,10 @@ from worker.model.steps import Step
 from worker.model.times import rfc3339
 from worker.rules import decisions
 from worker.settings import Settings
-from worker.store import scripts
+from worker.store import creations, saves, scripts, sweeps
 from worker.store.connection import address_of, connect
+from worker.store.creations import Created
 from worker.store.records import new_record
-from worker.store.scripts import Created
 from worker.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class Refunds:
         finds the record. No failure after the record is written raises. Raises
         `IdempotencyConflict` if the id exists with other contents.
         """
-        created = self.store.run(scripts.create(_checked(request), lane))
+        created = self.store.run(creations.create(_checked(request), lane))
         refund = record_of(request, lane, created)
         if created.result == "created":
             self._nudge([request.refund_id], lane)
@@ -207,7 +207,7 @@ class Refunds:
         per_message = queues.BULK_IDS if lane is Lane.BULK else 1
         while chunk := list(islice(iterator, CHUNK)):
             parts = [
-                scripts.create_several(
+                creations.create_several(
                     chunk[start : start + scripts.CREATED_AT_ONCE], lane, batch_id
                 )
                 for start in range(0, len(chunk), scripts.CREATED_AT_ONCE)
@@ -241,7 +241,7 @@ class Refunds:
             # The message is known to be lost, so the next sweep can act at once; without this mark
             # it acts later.
             with suppress(StoreUnavailable):
-                self.store.run(scripts.give_back(refund_ids))
+                self.store.run(sweeps.give_back(refund_ids))
 
     def get(self, refund_id: str) -> Refund:
         """Return a refund's record.
@@ -364,7 +364,7 @@ class Refunds:
                 self.store.confirm()
                 return refund
             step = decide(refund)
-            saved = self.store.run(scripts.save(refund, step, detail))
+            saved = self.store.run(saves.save(refund, step, detail))
             if saved.result == "saved":
                 after = self.get(refund_id)
                 if not after.settled and (step.delay or timedelta(0)) == timedelta(0):
@@ -389,7 +389,7 @@ def record_of(request: RefundRequest, lane: Lane, created: Created) -> Refund:
     if created.result == "conflict":
         raise IdempotencyConflict(request.refund_id)
     return created.refund or new_record(
-        request, lane, created.now, created.now + scripts.NUDGE_GRACE
+        request, lane, created.now, created.now + sweeps.NUDGE_GRACE
     )
 
 

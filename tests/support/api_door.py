@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
     from worker.http.api import Api
-    from worker.store.scripts import Due
+    from worker.store.sweeps import Due
 
 PAYMENT = "pi_1787730829493927936"
 ALL = frozenset(Scope)

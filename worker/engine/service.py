@@ -41,9 +41,9 @@ from worker.provider.gateway import Gateway, is_missing
 from worker.rules import attempts, preflight, readback
 from worker.rules.attempts import Rules
 from worker.rules.outcomes import classify, owned_elsewhere
-from worker.store import scripts
+from worker.store import claims, reads, sweeps
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Claim, ClaimKind
+from worker.store.claims import Claim, ClaimKind
 
 log = structlog.get_logger(__name__)
 
@@ -176,7 +176,7 @@ class Service:
         ]
         if left:
             try:
-                await self.store.run(scripts.give_back(left))
+                await self.store.run(sweeps.give_back(left))
             except StoreUnavailable as error:
                 log.warning("give_back_failed", count=len(left), error=str(error))
         return ended
@@ -283,7 +283,7 @@ class Service:
         return result if isinstance(result, Ending) else endings.standing(result.refund)
 
     async def _load(self, refund_id: str) -> Ending | Snapshot:
-        loaded = await self.store.run(scripts.load(refund_id))
+        loaded = await self.store.run(reads.load(refund_id))
         if loaded.refund is None:
             log.warning("refund_unknown", refund_id=refund_id)
             return endings.UNKNOWN
@@ -439,7 +439,7 @@ class Service:
         prior_read_at: datetime | None = None,
     ) -> Claim:
         asked, token = self._clock(), self._token()
-        call = scripts.claim(
+        call = claims.claim(
             refund_id,
             kind,
             token=token,
@@ -463,7 +463,7 @@ class Service:
             # The lease began some time after the request was sent. Count from the request, so that
             # ours ends first.
             spent = timedelta(seconds=self._clock() - asked)
-            return scripts.shorter(claim, spent)
+            return claims.shorter(claim, spent)
         if (
             claim.result == "blocked"
             and claim.refund is not None
@@ -553,7 +553,7 @@ class Service:
                 return False
             # Since the claim the refund may have been proven done, or claims paused: then no
             # further byte is sent.
-            obstacle = await self.store.run(scripts.stands(refund_id, token))
+            obstacle = await self.store.run(claims.stands(refund_id, token))
         except StoreUnavailable as error:
             # The result of the tries so far is kept, and saved as soon as possible.
             obstacle = f"store_unavailable: {error}"

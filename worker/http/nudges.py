@@ -15,7 +15,7 @@ from worker.broker import queues
 from worker.client import PUBLISH_ERRORS
 from worker.errors import RefundError
 from worker.model.refund import Lane, Stage
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 log = structlog.get_logger(__name__)
 

@@ -40,7 +40,7 @@ from worker.process.heartbeat import Heartbeat
 from worker.provider.gateway import Gateway
 from worker.provider.transport import build_client
 from worker.settings import Settings
-from worker.store import callbacks, erasure, rechecks, scripts
+from worker.store import callbacks, creations, erasure, meta, rechecks, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.connection import address_of, connect_async
 from worker.store.counters import Counters
@@ -176,7 +176,7 @@ class Runtime:
 
     async def _pin(self) -> None:
         host, mode, schema = await self.store.run(
-            scripts.pin(self.settings.provider_host, self.settings.mode)
+            meta.pin(self.settings.provider_host, self.settings.mode)
         )
         if (host, mode) != (self.settings.provider_host, self.settings.mode):
             raise ProviderMismatch(
@@ -362,7 +362,7 @@ class Runtime:
         while True:
             self.service.guard.require()
             try:
-                return (await self.store.run(scripts.create(request, lane))).result
+                return (await self.store.run(creations.create(request, lane))).result
             except REFUSALS as error:
                 self.service.guard.refused(error)
                 raise

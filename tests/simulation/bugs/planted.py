@@ -31,7 +31,7 @@ from worker.model.steps import Step
 from worker.provider import gateway, transport
 from worker.provider.gateway import Gateway
 from worker.rules import attempts, decisions, outcomes, readback
-from worker.store import scripts
+from worker.store import creations
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
@@ -160,7 +160,7 @@ def redelivery_without_claim(stack: ExitStack) -> None:
 
 def key_from_amount(stack: ExitStack) -> None:
     """The key is derived from payment and amount: two equal parts of one payment share it."""
-    real = what_stands(scripts, "new_row")
+    real = what_stands(creations, "new_row")
 
     def shared(request: RefundRequest) -> list[Any]:
         row = list(real(request))
@@ -169,7 +169,7 @@ def key_from_amount(stack: ExitStack) -> None:
         )
         return row
 
-    put(stack, scripts, "new_row", shared)
+    put(stack, creations, "new_row", shared)
 
 
 def stale_write_accepted(stack: ExitStack) -> None:

@@ -25,7 +25,7 @@ from worker.model.refund import Lane, Refund, Stage
 from worker.model.request import RefundRequest
 from worker.provider.gateway import Gateway
 from worker.rules.attempts import Rules
-from worker.store import scripts
+from worker.store import creations, reads, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.records import Moves, decode
 
@@ -226,7 +226,7 @@ class Shop:
         **fields: Any,
     ) -> RefundRequest:
         request = a_request(refund_id, **fields)
-        await self.store.run(scripts.create(request, lane, batch_id))
+        await self.store.run(creations.create(request, lane, batch_id))
         return request
 
     async def handle(self, refund_id: str = ID, lane: Lane = Lane.SINGLE, **options: Any) -> str:
@@ -234,7 +234,7 @@ class Shop:
         return str(await self.service.handle(refund_id, lane, **options))
 
     async def refund(self, refund_id: str = ID) -> Refund:
-        refund: Refund | None = (await self.store.run(scripts.load(refund_id))).refund
+        refund: Refund | None = (await self.store.run(reads.load(refund_id))).refund
         assert refund is not None
         return refund
 

@@ -36,7 +36,7 @@ from worker.engine.service import Snapshot
 from worker.errors import ProviderMismatch
 from worker.model.refund import Baseline, Lane, Stage, Status
 from worker.rules import decisions
-from worker.store import scripts
+from worker.store import saves
 
 
 def asked(shop: Shop, what: str) -> int:
@@ -191,7 +191,7 @@ async def test_persons_word_is_not_taken_while_the_account_is_in_question(
         await shop.set(stage="review")
         refund = await shop.stored()
         step = decisions.resolve_resend(refund, unverified=True)
-        await shop.store.run(scripts.save(refund, step))
+        await shop.store.run(saves.save(refund, step))
         for _ in range(6):
             shop.pass_time(HOUR)
             await shop.handle()

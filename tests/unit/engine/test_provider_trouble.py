@@ -27,7 +27,7 @@ from tests.unit.engine.shop import (
 )
 from worker.model.refund import Lane, Stage, Status
 from worker.rules import attempts
-from worker.store import scripts
+from worker.store import gate, saves
 
 
 async def test_rate_limit_closes_the_gate_for_ever_longer_until_something_is_done(
@@ -235,7 +235,7 @@ async def test_further_try_is_left_out_where_somebody_has_proven_the_refund_done
         async def proven(_: httpx.Request) -> httpx.Response:
             refund = await shop.stored()
             await shop.store.run(
-                scripts.save(
+                saves.save(
                     refund, attempts.after_attempt(refund, done_as("pending"), TRUST, NOW, 0)
                 )
             )
@@ -291,7 +291,7 @@ async def test_refund_that_a_closed_gate_holds_back_is_taken_up_when_it_opens(
 ) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
-        await shop.store.run(scripts.block_gate(2 * SECOND))
+        await shop.store.run(gate.block_gate(2 * SECOND))
         again: list[Any] = []
         shop.service._handle_again = lambda *facts: again.append(facts)  # type: ignore[method-assign]
         await shop.service._advance(ID, Lane.SINGLE)
@@ -299,14 +299,14 @@ async def test_refund_that_a_closed_gate_holds_back_is_taken_up_when_it_opens(
         assert not await shop.gate.try_now(Lane.SINGLE)
         shop.seconds += 2
         assert await shop.gate.try_now(Lane.SINGLE)
-        await shop.store.run(scripts.block_gate(5 * SECOND))
+        await shop.store.run(gate.block_gate(5 * SECOND))
         await shop.service._advance(ID, Lane.SINGLE)
         assert again[1:] == [(ID, Lane.SINGLE, 5 * SECOND)]
         again.pop()
-        await shop.store.run(scripts.block_gate(5 * SECOND + MILLISECOND))
+        await shop.store.run(gate.block_gate(5 * SECOND + MILLISECOND))
         await shop.service._advance(ID, Lane.SINGLE)
         assert len(again) == 1
-        await shop.store.run(scripts.block_gate(HOUR))
+        await shop.store.run(gate.block_gate(HOUR))
         await shop.service._advance(ID, Lane.SINGLE)
         assert len(again) == 1
 

@@ -21,7 +21,7 @@ from tests.support.store_world import LEASE
 from worker.errors import NotDurable, SettingsError, StoreRefused, StoreUnavailable
 from worker.model.refund import Lane
 from worker.sandbox.redis_server import ThrowawayServer, running_server
-from worker.store import connection, durability, flags, scripts
+from worker.store import claims, connection, creations, durability, flags, reads, sweeps
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 from worker.store.store import Store
@@ -29,12 +29,12 @@ from worker.store.store import Store
 PASSWORD = "hunter2-do-not-print"
 
 
-def accept(refund_id: str = "a") -> Command[scripts.Created]:
-    return scripts.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE)
+def accept(refund_id: str = "a") -> Command[creations.Created]:
+    return creations.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE)
 
 
-def claim(refund_id: str = "a") -> Command[scripts.Claim]:
-    return scripts.claim(refund_id, "send", token="t", lease=LEASE)
+def claim(refund_id: str = "a") -> Command[claims.Claim]:
+    return claims.claim(refund_id, "send", token="t", lease=LEASE)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_server_without_an_append_only_file_serves_where_memory_is_enough(
 
 def test_reading_asks_for_no_durability(forgetful: ThrowawayServer) -> None:
     with client_of(forgetful) as client:
-        assert Store(client).run(scripts.load("nobody")).refund is None
+        assert Store(client).run(reads.load("nobody")).refund is None
 
 
 async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(
@@ -111,9 +111,9 @@ async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(
 ) -> None:
     async with redis.asyncio.Redis.from_url(forgetful.url, decode_responses=True) as client:
         store = AsyncStore(client)
-        read = asyncio.create_task(store.run(scripts.load("nobody")))
+        read = asyncio.create_task(store.run(reads.load("nobody")))
         write = asyncio.create_task(store.run(accept()))
-        other = asyncio.create_task(store.run(scripts.siblings("pi_none", "nobody")))
+        other = asyncio.create_task(store.run(reads.siblings("pi_none", "nobody")))
         with pytest.raises(NotDurable):
             await write
         assert (await read).refund is None
@@ -129,7 +129,7 @@ async def test_reading_is_not_refused_for_a_write_beside_it_that_is_not_on_disk_
         await store.require_durable()
         await client.config_set("appendfsync", "no")
         try:
-            read = asyncio.create_task(store.run(scripts.load("nobody")))
+            read = asyncio.create_task(store.run(reads.load("nobody")))
             write = asyncio.create_task(store.run(accept("late")))
             with pytest.raises(StoreUnavailable):
                 await write
@@ -247,7 +247,7 @@ async def test_after_a_check_that_failed_no_durable_write_is_made_until_one_succ
             with pytest.raises(NotDurable):
                 await store.run(accept("b"))
             assert not admin.exists("refunds:refund:b")
-            saved = scripts.give_back(["a"])
+            saved = sweeps.give_back(["a"])
             assert await store.run(saved) == 1
             admin.config_set(setting, right)
             rewritten(admin)

@@ -39,8 +39,8 @@ from worker.model.times import from_ms
 from worker.rules import attempts, decisions, readback
 from worker.rules.attempts import Rules
 from worker.rules.evidence import judge_list, judge_totals
-from worker.store import scripts
-from worker.store.scripts import Claim
+from worker.store import reads, sweeps
+from worker.store.claims import Claim
 
 REFUNDS = [f"r{number}" for number in range(5)]
 BATCHES = {"r0": "b1", "r1": "b1", "r2": "b2"}
@@ -179,7 +179,7 @@ class Journey(RuleBasedStateMachine):
         comes.
         """
         payment = self.payment_of(refund_id)
-        seq = self.world.store.run(scripts.load(refund_id)).seq
+        seq = self.world.store.run(reads.load(refund_id)).seq
         self.totals[payment] = seq, self.provider.view(payment).baseline
 
     def look(self, refund: Refund, fate: Fate) -> None:
@@ -202,7 +202,7 @@ class Journey(RuleBasedStateMachine):
             return Readback(verdict=ReadbackVerdict.UNREADABLE, reason="x")
         if readback == "none":
             return Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="x")
-        siblings = self.world.store.run(scripts.siblings(payment, refund.refund_id))
+        siblings = self.world.store.run(reads.siblings(payment, refund.refund_id))
         if readback == "list":
             complete = reading == "clear"
             return judge_list(
@@ -306,7 +306,7 @@ class Journey(RuleBasedStateMachine):
     def ask(self, refund_id: str, wish: str) -> None:
         refund = self.world.get(refund_id)
         if wish == "give back":
-            self.world.store.run(scripts.give_back([refund_id]))
+            self.world.store.run(sweeps.give_back([refund_id]))
         elif wish.endswith("again"):
             self.accept(refund_id, refund.asked_amount if wish == "same again" else 501)
         elif wish == "cancel":

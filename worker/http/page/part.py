@@ -29,7 +29,7 @@ from worker.http.page.sessions import (
 from worker.http.page.views import View, Views
 from worker.http.problems import Problem
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 log = structlog.get_logger(__name__)
 
