@@ -40,14 +40,14 @@ _KEEP_TRIES: Final = 20
 _PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
-LookAgain = Callable[[str, Lane, timedelta], None]
+HandleAgain = Callable[[str, Lane, timedelta], None]
 
 
 class Recorder:
     """Saves one worker's steps; passes `handle_again` each refund due soon, its lane and delay."""
 
     def __init__(
-        self, store: AsyncStore, *, clock: Callable[[], float], handle_again: LookAgain
+        self, store: AsyncStore, *, clock: Callable[[], float], handle_again: HandleAgain
     ) -> None:
         self.stopping = False
         self._store = store

@@ -173,12 +173,14 @@ class Shop:
         self.attempts: list[Outcome] = []
         self.tokens = 0
         self._http = httpx.AsyncClient(base_url="https://provider.test", transport=self.provider)
-        gateway = Gateway(self._http, rules, clock=self.clock, sleep=self.sleep, jitter=lambda: 0.5)
+        self.gateway = Gateway(
+            self._http, rules, clock=self.clock, sleep=self.sleep, jitter=lambda: 0.5
+        )
         self.gate = Turnstile(self.store, rate=rate, bulk_share=0.7, clock=self.clock)
         self.slots = Slots(slots, 0.7)
         self.service = Service(
             self.store,
-            gateway,
+            self.gateway,
             rules=rules,
             slots=self.slots,
             gate=self.gate,

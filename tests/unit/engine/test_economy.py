@@ -26,8 +26,8 @@ from tests.unit.engine.shop import (
     says,
     totals,
 )
+from worker.engine.actions import Snapshot
 from worker.engine.rate_gate import CallPermits
-from worker.engine.service import Snapshot
 from worker.errors import StoreUnavailable
 from worker.model.refund import Lane, Stage, Status
 from worker.rules.attempts import Rules
@@ -80,11 +80,11 @@ async def test_refund_without_a_currency_needs_no_payment_read_where_no_totals_a
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, says())
-        loaded = await shop.service._load(ID)
+        loaded = await shop.service._actions._load(ID)
         assert isinstance(loaded, Snapshot)
         permits = CallPermits(lambda: shop.gate.go_on(Lane.SINGLE))
         assert (
-            str(await shop.service._send(loaded.refund, loaded, Lane.SINGLE, permits))
+            str(await shop.service._actions._send(loaded.refund, loaded, Lane.SINGLE, permits))
             == "succeeded"
         )
         assert shop.provider.asked == [POST]
