@@ -9,20 +9,17 @@ from html import unescape
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import redis.asyncio
 
-from tests.support.cli_runner import Records
-from worker.client import Refunds
-from worker.http import app
-from worker.http.app import Readiness
+from tests.support.http_door import HttpDoor, served
 from worker.http.running import page_part
-from worker.model.callers import Scope
-from worker.settings import Settings
-from worker.store import tokens
-from worker.store.async_store import AsyncStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+
+    from worker.client import Refunds
+    from worker.http.app import Part
+    from worker.settings import Settings
+    from worker.store.async_store import AsyncStore
 
 _FORM_TOKEN = re.compile(
     r'action="([^"]+)"[^>]*>\s*<input type="hidden" name="form_token" value="(\w+)"'
@@ -53,28 +50,11 @@ class Shown:
 
 
 @dataclass
-class PageDoor:
+class PageDoor(HttpDoor):
     """A browser without scripts, as far as the tests need one."""
 
-    port: int
-    refunds: Refunds
-    client: aiohttp.ClientSession
     nudged: list[str]
     cookies: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def records(self) -> Records:
-        return Records(store=self.refunds.store)
-
-    def a_token(self, name: str, *scopes: str, ids: str = "") -> str:
-        return tokens.create(
-            self.refunds.store,
-            name,
-            scopes=frozenset(map(Scope, scopes)),
-            ids_prefix=ids,
-            expires_at=None,
-            by="the test",
-        )
 
     async def ask(
         self, method: str, path: str, data: Mapping[str, str] | None = None, /, **headers: str
@@ -108,21 +88,15 @@ class PageDoor:
 
 @asynccontextmanager
 async def a_page(url: str, **changes: Any) -> AsyncIterator[PageDoor]:
-    settings = Settings.load(redis_url=url, **changes)
-    client = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=10)
-    store = AsyncStore(client, durable=False)
     nudged: list[str] = []
-    with Refunds(settings=settings) as refunds:
-        part = page_part(
+
+    def part_of(settings: Settings, store: AsyncStore, refunds: Refunds) -> Part:
+        return page_part(
             settings, store, refunds, lambda dues: nudged.extend(due.refund_id for due in dues)
         )
-        built = app.build([part], Readiness(lambda: store.meta("paused")))
-        try:
-            async with (
-                app.listening(built, host="127.0.0.1", port=0) as port,
-                aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
-            ):
-                yield PageDoor(port, refunds, session, nudged)
-        finally:
-            await part.close()
-            await store.close()
+
+    async with (
+        served(url, part_of, **changes) as here,
+        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+    ):
+        yield PageDoor(here.port, here.refunds, session, nudged)
