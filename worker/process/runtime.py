@@ -24,7 +24,6 @@ from worker.broker.kept import RejectedMessage
 from worker.callbacks import endpoints
 from worker.callbacks.delivery import Sender
 from worker.callbacks.pace import Pace
-from worker.client import PUBLISH_ERRORS
 from worker.engine import endings
 from worker.engine.endings import Ending
 from worker.engine.eraser import erase_metadata
@@ -263,7 +262,7 @@ class Runtime:
         """
         try:
             yield
-        except PUBLISH_ERRORS as error:
+        except queues.PUBLISH_ERRORS as error:
             where = address_of(self.settings.broker)
             raise StoreUnavailable(
                 f"the broker at {where} cannot be reached ({type(error).__name__}): start it or set"
@@ -341,7 +340,7 @@ class Runtime:
         self.pause()
         try:
             queues.submit_again(self.celery, request.refund_id, fields, lane)
-        except PUBLISH_ERRORS:
+        except queues.PUBLISH_ERRORS:
             return False
         return True
 

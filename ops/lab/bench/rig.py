@@ -23,8 +23,8 @@ import redis
 
 from ops.lab.bench.machine import Cores, cpu_seconds
 from ops.lab.opened import Opened
-from worker.broker.queues import CALLBACK_QUEUE
-from worker.cli.operate import command
+from worker.broker.names import CALLBACK_QUEUE
+from worker.cli.worker import command
 from worker.client import Refunds, Submitted
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
