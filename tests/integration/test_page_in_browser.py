@@ -4,29 +4,27 @@ no rule of accessibility broken, and everything done by keyboard alone.
 
 from __future__ import annotations
 
-import shutil
-from contextlib import asynccontextmanager
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import pytest_asyncio
 
+from ops.lab.page import browser as chromium
+from ops.lab.page.browser import SCHEMES, Tab
 from tests.support.page_door import PageDoor, a_page
 from worker.model.refund import Status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
-playwright = pytest.importorskip(
-    "playwright.async_api", reason="needs a browser: pip install playwright axe-playwright-python"
-)
-axe = pytest.importorskip(
-    "axe_playwright_python.async_playwright", reason="needs: pip install axe-playwright-python"
-)
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
+    from playwright.async_api import Browser
+
+# The browser lives in one loop: starting it takes longer than most of the tests.
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 VIEWS = (
+    "/page/sign-in",
     "/page",
     "/page/refunds",
     "/page/refunds/order-3001-1",
@@ -41,7 +39,17 @@ VIEWS = (
 CANARY = "<img src=x onerror=alert(1)>"
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    try:
+        chromium.program()
+    except chromium.BrowserMissingError as error:
+        pytest.skip(str(error))
+    async with chromium.running_chromium() as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(redis_url: str) -> AsyncIterator[PageDoor]:
     async with a_page(redis_url) as door:
         records, redis = door.records, door.refunds.store.redis
@@ -59,71 +67,72 @@ async def page(redis_url: str) -> AsyncIterator[PageDoor]:
         yield door
 
 
-@asynccontextmanager
-async def a_browser(door: PageDoor, **how: Any) -> AsyncIterator[tuple[Any, list[str]]]:
-    """A tab that is signed in by keyboard, and what its console said."""
-    said: list[str] = []
-    async with playwright.async_playwright() as tool:
-        browser = await tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = await (await browser.new_context(**how)).new_page()
-        tab.on("console", lambda message: said.append(f"{tab.url} {message.text}"))
-        tab.on("pageerror", lambda error: said.append(f"{tab.url} {error}"))
-        tab.on("dialog", lambda dialog: said.append(f"{tab.url} {dialog.message}"))
-        await tab.goto(f"http://127.0.0.1:{door.port}/")
-        await tab.keyboard.press("Tab")
-        await tab.keyboard.press("Tab")
-        await tab.keyboard.type(door.a_token("ann", "read", "operate"))
-        await tab.keyboard.press("Enter")
-        await tab.wait_for_url("**/page")
-        try:
-            yield tab, said
-        finally:
-            await browser.close()
+@pytest_asyncio.fixture(loop_scope="session")
+async def tab(browser: Browser, page: PageDoor) -> AsyncIterator[Tab]:
+    """A tab that ann has signed in to, whose pages must have nothing wrong at the end."""
+    token = page.a_token("ann", "read", "operate")
+    async with chromium.signed_in(browser, f"http://127.0.0.1:{page.port}", token) as opened:
+        yield opened
+        assert opened.wrong == []
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1200), ("dark", 360)])
-async def test_every_view_is_without_errors_and_accessible(
-    page: PageDoor, scheme: str, width: int, tmp_path: Path
-) -> None:
-    found: list[object] = []
-    how = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
-    async with a_browser(page, **how) as (tab, said):
-        for view in VIEWS:
-            await tab.goto(f"http://127.0.0.1:{page.port}{view}")
-            name = view.strip("/").replace("/", "-")
-            await tab.screenshot(path=tmp_path / f"{name}-{scheme}.png", full_page=True)
-            wider = await tab.evaluate("document.documentElement.scrollWidth - innerWidth")
-            if wider > 0:
-                found.append((view, f"is wider than the window by {wider}"))
-            broken = (await axe.Axe().run(tab)).response["violations"]
-            found += [(view, each["id"], each["nodes"][0]["html"]) for each in broken]
-    # The console names the answer 404 of the one view that does not exist.
-    assert [line for line in said if "404" not in line] == []
+async def test_every_view_is_without_errors_and_accessible(page: PageDoor, tab: Tab) -> None:
+    found = []
+    for view in VIEWS:
+        await tab.open(view)
+        for scheme, width in SCHEMES.items():
+            found += await tab.look(scheme, width)
     assert found == []
+    unseen = [
+        address
+        for address in page.views
+        if not any(re.fullmatch(re.sub(r"{\w+}", "[^/]+", address), view) for view in VIEWS)
+    ]
+    assert unseen == []
 
 
-async def test_a_refund_is_decided_by_keyboard_alone(page: PageDoor) -> None:
-    async with a_browser(page) as (tab, said):
-        await tab.goto(f"http://127.0.0.1:{page.port}/page/review")
-        await tab.get_by_role("link", name="order-3001-1").focus()
-        await tab.keyboard.press("Enter")
-        await tab.wait_for_url("**/order-3001-1")
-        await tab.get_by_role("radio", name="It did not happen and must not").focus()
-        await tab.keyboard.press("Space")
-        await tab.keyboard.press("Tab")
-        await tab.keyboard.type("paid_in_cash")
-        await tab.get_by_label("How you know").focus()
-        await tab.keyboard.type("agreed with the customer")
-        await tab.keyboard.press("Tab")
-        await tab.keyboard.press("Enter")
-        await tab.get_by_text("failed", exact=True).first.wait_for()
+async def test_what_is_wrong_with_a_view_is_found(page: PageDoor, browser: Browser) -> None:
+    origin = f"http://127.0.0.1:{page.port}"
+    token = page.a_token("ann", "read")
+    async with chromium.signed_in(browser, origin, token) as tab:
+        await tab.page.evaluate(
+            """() => {
+                const wide = document.createElement("img");
+                wide.width = 2000;
+                document.querySelector("main").append(wide);
+                document.body.append(Object.assign(document.createElement("script"), {text: "1"}));
+                fetch("https://example.com/").catch(() => null);
+            }"""
+        )
+        found = await tab.look("light", 1200)
+        await tab.open("/page/static/no-such")
+    wide, nameless = found
+    assert "wider than the window" in wide
+    assert "image-alt" in nameless
+    said = " ".join(tab.wrong)
+    assert "blocked inline by script-src" in said
+    assert "blocked https://example.com/ by connect-src" in said
+
+
+async def test_a_refund_is_decided_by_keyboard_alone(page: PageDoor, tab: Tab) -> None:
+    keyboard = tab.page.keyboard
+    await tab.open("/page/review")
+    await tab.page.get_by_role("link", name="order-3001-1").focus()
+    await keyboard.press("Enter")
+    await tab.page.wait_for_url("**/order-3001-1")
+    await tab.page.get_by_role("radio", name="It did not happen and must not").focus()
+    await keyboard.press("Space")
+    await keyboard.press("Tab")
+    await keyboard.type("paid_in_cash")
+    await tab.page.get_by_label("How you know").focus()
+    await keyboard.type("agreed with the customer")
+    await keyboard.press("Tab")
+    await keyboard.press("Enter")
+    await tab.page.get_by_text("failed", exact=True).first.wait_for()
     assert page.records.get("order-3001-1").status is Status.FAILED
-    assert said == []
 
 
-async def test_what_is_shown_is_renewed_while_it_is_looked_at(page: PageDoor) -> None:
-    async with a_browser(page) as (tab, said):
-        await tab.get_by_text("1 refund needs review").wait_for()
-        page.records.in_review("order-3002-1", payment_intent="pi_3002")
-        await tab.get_by_text("2 refunds need review").wait_for()
-    assert said == []
+async def test_what_is_shown_is_renewed_while_it_is_looked_at(page: PageDoor, tab: Tab) -> None:
+    await tab.page.get_by_text("1 refund needs review").wait_for()
+    page.records.in_review("order-3002-1", payment_intent="pi_3002")
+    await tab.page.get_by_text("2 refunds need review").wait_for()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     import aiohttp
+    from aiohttp import web
 
 ALL = frozenset(Scope)
 P = TypeVar("P", bound=Part)
@@ -57,6 +58,7 @@ class Served(Generic[P]):
     """A part that listens, and the records that it serves."""
 
     part: P
+    application: web.Application
     port: int
     refunds: Refunds
     store: AsyncStore
@@ -75,7 +77,7 @@ async def served(
         built = app.build([part], Readiness(lambda: store.meta("paused")))
         try:
             async with app.listening(built, host="127.0.0.1", port=0) as port:
-                yield Served(part=part, port=port, refunds=refunds, store=store)
+                yield Served(part=part, application=built, port=port, refunds=refunds, store=store)
         finally:
             await part.close()
             await store.close()

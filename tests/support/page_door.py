@@ -9,6 +9,7 @@ from html import unescape
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import aiohttp.web
 
 from tests.support.http_door import HttpDoor, served
 from worker.http.running import page_part
@@ -55,6 +56,8 @@ class PageDoor(HttpDoor):
 
     nudged: list[str]
     cookies: dict[str, str] = field(default_factory=dict)
+    views: tuple[str, ...] = ()
+    """The addresses that answer a person with a page."""
 
     async def ask(
         self, method: str, path: str, data: Mapping[str, str] | None = None, /, **headers: str
@@ -99,4 +102,20 @@ async def a_page(url: str, **changes: Any) -> AsyncIterator[PageDoor]:
         served(url, part_of, **changes) as here,
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
     ):
-        yield PageDoor(here.port, here.refunds, session, nudged)
+        views = _views(here.application)
+        yield PageDoor(here.port, here.refunds, session, nudged, views=views)
+
+
+def _views(application: aiohttp.web.Application) -> tuple[str, ...]:
+    addresses = {
+        route.resource.canonical
+        for route in application.router.routes()
+        if route.method == "GET" and route.resource is not None
+    }
+    return tuple(
+        sorted(
+            address
+            for address in addresses
+            if address.startswith("/page") and not address.startswith("/page/static/")
+        )
+    )
