@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from worker.client import Refunds
     from worker.http.api import Api
+    from worker.http.uploads import Uploads
     from worker.settings import Settings
     from worker.store.async_store import AsyncStore
     from worker.store.sweeps import Due
@@ -123,8 +124,8 @@ async def a_door(url: str, **changes: Any) -> AsyncIterator[Door]:
     def count(operation: str, status: int) -> None:
         counted[operation, status] += 1
 
-    def part_of(settings: Settings, store: AsyncStore, refunds: Refunds) -> Api:
-        return api_part(settings, store, refunds, nudge, count)
+    def part_of(settings: Settings, store: AsyncStore, refunds: Refunds, uploads: Uploads) -> Api:
+        return api_part(settings, store, refunds, nudge, count, uploads)
 
     async with (
         served(url, part_of, **changes) as here,
@@ -147,3 +148,4 @@ async def a_door(url: str, **changes: Any) -> AsyncIterator[Door]:
             yield door
         finally:
             here.part.end()
+            here.uploads.end()

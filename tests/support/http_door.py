@@ -14,6 +14,7 @@ from tests.support.cli_runner import Records
 from worker.client import Refunds
 from worker.http import app
 from worker.http.app import Part, Readiness
+from worker.http.running import uploads_part
 from worker.model.callers import Scope
 from worker.settings import Settings
 from worker.store import tokens
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     import aiohttp
     from aiohttp import web
+
+    from worker.http.uploads import Uploads
 
 ALL = frozenset(Scope)
 P = TypeVar("P", bound=Part)
@@ -55,9 +58,10 @@ class HttpDoor:
 
 @dataclass(frozen=True, kw_only=True)
 class Served(Generic[P]):
-    """A part that listens, and the records that it serves."""
+    """A part that listens beside the uploads, and the records that they serve."""
 
     part: P
+    uploads: Uploads
     application: web.Application
     port: int
     refunds: Refunds
@@ -66,18 +70,31 @@ class Served(Generic[P]):
 
 @asynccontextmanager
 async def served(
-    url: str, part_of: Callable[[Settings, AsyncStore, Refunds], P], **changes: Any
+    url: str,
+    part_of: Callable[[Settings, AsyncStore, Refunds, Uploads], P],
+    *,
+    port: int = 0,
+    **changes: Any,
 ) -> AsyncIterator[Served[P]]:
     """Let a part listen; it is closed, with its records, at the end."""
     settings = Settings.load(redis_url=url, **changes)
     client = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=10)
     store = AsyncStore(client, durable=False)
     with Refunds(settings=settings) as refunds:
-        part = part_of(settings, store, refunds)
-        built = app.build([part], Readiness(lambda: store.meta("paused")))
+        uploads = uploads_part(settings, refunds)
+        part = part_of(settings, store, refunds, uploads)
+        built = app.build([part, uploads], Readiness(lambda: store.meta("paused")))
         try:
-            async with app.listening(built, host="127.0.0.1", port=0) as port:
-                yield Served(part=part, application=built, port=port, refunds=refunds, store=store)
+            async with app.listening(built, host="127.0.0.1", port=port) as bound:
+                yield Served(
+                    part=part,
+                    uploads=uploads,
+                    application=built,
+                    port=bound,
+                    refunds=refunds,
+                    store=store,
+                )
         finally:
             await part.close()
+            await uploads.close()
             await store.close()

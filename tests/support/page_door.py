@@ -15,12 +15,14 @@ from tests.support.http_door import HttpDoor, served
 from worker.http.running import page_part
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from worker.client import Refunds
     from worker.http.app import Part
+    from worker.http.uploads import Uploads
     from worker.settings import Settings
     from worker.store.async_store import AsyncStore
+    from worker.store.sweeps import Due
 
 _FORM_TOKEN = re.compile(
     r'action="([^"]+)"[^>]*>\s*<input type="hidden" name="form_token" value="(\w+)"'
@@ -55,13 +57,12 @@ class PageDoor(HttpDoor):
     """A browser without scripts, as far as the tests need one."""
 
     nudged: list[str]
+    uploads: Uploads
     cookies: dict[str, str] = field(default_factory=dict)
     views: tuple[str, ...] = ()
     """The addresses that answer a person with a page."""
 
-    async def ask(
-        self, method: str, path: str, data: Mapping[str, str] | None = None, /, **headers: str
-    ) -> Shown:
+    async def ask(self, method: str, path: str, data: Any = None, /, **headers: str) -> Shown:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.cookies:
             sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
@@ -78,7 +79,7 @@ class PageDoor(HttpDoor):
     async def get(self, path: str, **headers: str) -> Shown:
         return await self.ask("GET", path, **headers)
 
-    async def post(self, path: str, data: Mapping[str, str], **headers: str) -> Shown:
+    async def post(self, path: str, data: Any, **headers: str) -> Shown:
         """Send a form as a browser does from a page of this server."""
         return await self.ask("POST", path, data, **{"Sec_Fetch_Site": "same-origin", **headers})
 
@@ -90,20 +91,21 @@ class PageDoor(HttpDoor):
 
 
 @asynccontextmanager
-async def a_page(url: str, **changes: Any) -> AsyncIterator[PageDoor]:
+async def a_page(url: str, *, port: int = 0, **changes: Any) -> AsyncIterator[PageDoor]:
     nudged: list[str] = []
 
-    def part_of(settings: Settings, store: AsyncStore, refunds: Refunds) -> Part:
-        return page_part(
-            settings, store, refunds, lambda dues: nudged.extend(due.refund_id for due in dues)
-        )
+    def nudge(dues: Iterable[Due]) -> None:
+        nudged.extend(due.refund_id for due in dues)
+
+    def part_of(settings: Settings, store: AsyncStore, refunds: Refunds, uploads: Uploads) -> Part:
+        return page_part(settings, store, refunds, nudge, uploads)
 
     async with (
-        served(url, part_of, **changes) as here,
+        served(url, part_of, port=port, **changes) as here,
         aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
     ):
         views = _views(here.application)
-        yield PageDoor(here.port, here.refunds, session, nudged, views=views)
+        yield PageDoor(here.port, here.refunds, session, nudged, here.uploads, views=views)
 
 
 def _views(application: aiohttp.web.Application) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         "worker.cli.metrics", "metrics", "Serve Prometheus metrics, computed from Redis."
     ),
     "serve": Entry(
-        "worker.cli.serve", "serve", "Serve the HTTP API, and receive the provider's webhooks."
+        "worker.cli.serve", "serve", "Serve the HTTP API and the page, and receive webhooks."
     ),
     "tokens": Entry(
         "worker.cli.tokens", "tokens", "Create, list and revoke the tokens of the HTTP API."
@@ -117,6 +117,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         "callbacks",
         "Show, switch, test and replay callbacks to a shop's endpoints.",
     ),
+    "audit": Entry("worker.cli.audit", "audit", "Show who did what, and what came of it."),
     "events": Entry(
         "worker.cli.events", "events", "Print the moves of all refunds, and follow them."
     ),

@@ -6,7 +6,7 @@ import click
 
 from worker.batches import pause_batch, resume_batch
 from worker.cli.exits import DONE, NOTHING_TO_DO
-from worker.cli.session import ALL_PAUSED, note, opened, operator
+from worker.cli.session import ALL_PAUSED, act, note, opened, operator
 from worker.client import Refunds
 from worker.store import flags
 from worker.wording import values
@@ -31,11 +31,12 @@ def pause(*, batch: str | None) -> int:
     New refunds are still accepted, and wait.
     """
     with opened() as refunds:
+        store, by = refunds.store, operator(refunds.settings)
         if batch is not None:
-            changed = pause_batch(refunds.store, batch, operator(refunds.settings))
+            changed = act(refunds, "batch pause", batch, lambda: pause_batch(store, batch, by))
             note(f"batch {batch} is paused" if changed else f"batch {batch} was already paused")
             return DONE if changed else NOTHING_TO_DO
-        changed, state = flags.pause(refunds.store, operator(refunds.settings))
+        changed, state = act(refunds, "pause", "", lambda: flags.pause(store, by))
     since = f"since {values.moment(state.paused_at)} by {values.plain(state.paused_by)}"
     note(f"{'paused' if changed else 'already paused'} {since}: send again with 'refunds resume'")
     return DONE if changed else NOTHING_TO_DO
@@ -77,20 +78,25 @@ def resume(*, batch: str | None, account: bool, force: bool) -> int:
             if not force and (why := _needless(refunds)) is not None:
                 note(why)
                 return NOTHING_TO_DO
-            return _account_confirmed(flags.vouch_for_account(refunds.store))
+            before = act(
+                refunds, "resume --account", "", lambda: flags.vouch_for_account(refunds.store)
+            )
+            return _account_confirmed(before)
         if batch is not None:
-            changed = resume_batch(refunds.store, batch)
+            changed = act(
+                refunds, "batch resume", batch, lambda: resume_batch(refunds.store, batch)
+            )
             note(f"batch {batch} is resumed" if changed else f"batch {batch} was not paused")
             if flags.read(refunds.store).paused_at is not None:
                 note(ALL_PAUSED)
             return DONE if changed else NOTHING_TO_DO
-        before = flags.resume(refunds.store)
+        changed, before = act(refunds, "resume", "", lambda: flags.resume(refunds.store))
     if before.account_lost_at is not None:
         note(
             "still nothing is sent, because the API key may belong to another account: see 'refunds"
             " doctor'"
         )
-    if before.paused_at is None:
+    if not changed:
         note("nothing was paused")
         return NOTHING_TO_DO
     note(

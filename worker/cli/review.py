@@ -12,7 +12,7 @@ from rich.console import RenderableType
 
 from worker.cli import render
 from worker.cli.exits import DONE
-from worker.cli.session import note, opened, operator
+from worker.cli.session import act, note, opened, operator
 from worker.client import Decision, Refunds
 from worker.errors import NotInReview
 from worker.listing import Filter, matching
@@ -221,13 +221,15 @@ def resolve(
     decision, stated = _decision(succeeded, failed, resend=resend)
     with opened() as refunds:
         try:
-            refund = refunds.resolve(
+            by = operator(refunds.settings)
+            refund = act(
+                refunds,
+                f"resolve as {decision}",
                 refund_id,
-                decision,
-                note=reason,
-                by=operator(refunds.settings),
-                unverified=unverified,
-                **stated,
+                lambda: refunds.resolve(
+                    refund_id, decision, note=reason, by=by, unverified=unverified, **stated
+                ),
+                reason=reason,
             )
         except NotInReview:
             # Another person may have been faster, so the message states the current stage.

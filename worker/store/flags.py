@@ -122,8 +122,8 @@ def pause(store: Store, by: str) -> tuple[bool, Switches]:
     return begun, read(store)
 
 
-def resume(store: Store) -> Switches:
-    """Allow claims again; return the flags as they were before.
+def resume(store: Store) -> tuple[bool, Switches]:
+    """Allow claims again; return whether that changed anything, and the flags as they were before.
 
     Raises `NotDurable`, `StoreUnavailable`.
     """
@@ -134,7 +134,8 @@ def resume(store: Store) -> Switches:
         pipeline.hdel(key, "paused", "paused_by")
         before, _ = pipeline.execute()
     store.confirm()
-    return _switches(dict(zip(_FIELDS, before, strict=True)))
+    switches = _switches(dict(zip(_FIELDS, before, strict=True)))
+    return switches.paused_at is not None, switches
 
 
 def webhook_endpoints(store: Store) -> dict[str, str]:

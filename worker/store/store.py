@@ -307,6 +307,15 @@ class Store(_Scripts):
             names: Any = self.redis.hkeys(self.key(f"payment:{payment_intent}"))
         return [name.removeprefix("refund:") for name in names if name.startswith("refund:")]
 
+    def owner_of(self, provider_refund_id: str) -> str | None:
+        """Return the id of the refund that a refund of the provider belongs to, None without one.
+
+        The refund's record may have expired.
+        """
+        with redis_errors(self.address):
+            owner: Any = self.redis.get(self.key(f"owner:{provider_refund_id}"))
+        return None if owner is None else str(owner)
+
     def batch_state(self, batch_id: str) -> str | None:
         """Return a batch's state: `running`, `paused` or `canceled`.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,7 +30,9 @@ document.addEventListener("securitypolicyviolation", (event) => {
 });
 """
 
-_NOT_FOUND: Final = "Failed to load resource: the server responded with a status of 404"
+_NOT_DONE: Final = re.compile(
+    "Failed to load resource: the server responded with a status of (404|409|422)"
+)
 
 
 class BrowserMissingError(RuntimeError):
@@ -103,9 +106,9 @@ class Tab:
         self.page.on("request", self._look_at)
 
     def _hear(self, message: ConsoleMessage) -> None:
-        # The console names the answer 404 of a view that does not exist.
+        # The console names the answer of a view that does not exist, or of a form that is refused.
         is_view = message.location["url"] == self.page.url
-        if not (is_view and message.text.startswith(_NOT_FOUND)):
+        if not (is_view and _NOT_DONE.match(message.text)):
             self._note(message.text)
 
     def _look_at(self, request: Request) -> None:

@@ -321,6 +321,22 @@ def test_the_page_without_tokens_is_refused(cli: Cli) -> None:
     assert (ran.code, "REFUNDS_HTTP_AUTH is off: unset it" in ran.err) == (6, True)
 
 
+def test_a_header_that_no_proxy_may_send_is_warned_of(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(_: Settings, **__: Any) -> None:
+        return None
+
+    monkeypatch.setattr(running, "run", run)
+    monkeypatch.setattr("worker.process.logs.configure", lambda _: None)
+    monkeypatch.setattr("worker.process.logs.log_crashes", lambda: None)
+    header = {"REFUNDS_HTTP_USER_HEADER": "X-User"}
+    ran = cli("serve", "--parts", "page", **header)
+    assert (ran.code, "REFUNDS_HTTP_USER_HEADER is ignored" in ran.err) == (0, True)
+    ran = cli("serve", "--parts", "page", **header, REFUNDS_HTTP_PROXIES="10.0.0.7")
+    assert (ran.code, "is ignored" in ran.err) == (0, False)
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nx\n"])
 def test_a_certificate_that_is_none_is_one_sentence(
     cli: Cli, tmp_path: Path, content: bytes

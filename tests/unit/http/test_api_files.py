@@ -19,7 +19,7 @@ from worker.errors import StoreUnavailable
 from worker.http import spool, uploads
 from worker.http.uploads import Stopped, Uploads
 from worker.imports import submit
-from worker.store import tokens
+from worker.store import audit, tokens
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,25 @@ async def test_a_file_is_imported_in_row_order_and_its_copy_is_removed(
         f"order-{number}" for number in range(1200)
     ]
     assert names(folder) == []
+
+
+async def test_the_audit_names_who_imported_a_file_and_its_batch(api: Door) -> None:
+    await send(api, rows(2) + b"order-9,pi_9,wrong,usd\n")
+    await send(api, rows(2), "dry_run=true")
+    assert [*audit.entries(api.refunds.store)] == []
+    await send(api, rows(2), "name=season")
+    await imported(api, "season")
+    await send(api, rows(2), "name=season")
+    (entry,) = audit.entries(api.refunds.store)
+    assert entry.deed == audit.Deed(
+        by="shop",
+        via="api",
+        address="127.0.0.1",
+        action="import",
+        target="season",
+        note="season.csv",
+    )
+    assert entry.result == "done"
 
 
 async def test_the_same_file_is_known_and_names_its_batch(api: Door) -> None:

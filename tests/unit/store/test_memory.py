@@ -16,7 +16,17 @@ from tests.factories import a_request, done_as
 from tests.support.store_world import ID, World
 from worker.errors import StoreFull, StoreUnavailable
 from worker.model.refund import Lane
-from worker.store import account_facts, creations, flags, gate, meta, reads, record_time, sweeps
+from worker.store import (
+    account_facts,
+    audit,
+    creations,
+    flags,
+    gate,
+    meta,
+    reads,
+    record_time,
+    sweeps,
+)
 from worker.store.async_store import AsyncStore
 from worker.store.connection import is_away, redis_errors
 from worker.store.store import Store
@@ -164,7 +174,10 @@ def test_the_stop_button_works_on_a_full_server(
     assert (changed, state.paused_by, state.paused_at) == (True, "ann", full_world.now)
     changed, state = flags.pause(full_world.store, "bob")
     assert (changed, state.paused_by) == (False, "ann")
-    assert flags.resume(full_world.store).paused_by == "ann"
+    assert flags.resume(full_world.store)[1].paused_by == "ann"
+    deed = audit.Deed(by="ann", via="api", address="", action="pause")
+    assert audit.carry_out(full_world.store, deed, lambda: flags.pause(full_world.store, "ann"))[0]
+    assert [each.result for each in audit.entries(full_world.store)] == ["done"]
 
 
 def test_how_a_refund_ended_is_confirmed_on_a_full_server(
