@@ -31,7 +31,7 @@ from worker.sandbox.installation import environment, process, sandbox_process
 from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
-from worker.store import callback_state, callbacks, tokens
+from worker.store import audit, callback_state, callbacks, tokens
 from worker.store.pace import MINUTE_MS
 from worker.store.store import SETTLED
 
@@ -101,7 +101,7 @@ def running_season(folder: Path, *, port: int = 0) -> Iterator[Season]:
             redis_url=redis_url,
             sandbox=sandbox,
             refunds=refunds,
-            actor_token=_token(refunds, ACTOR, Scope.READ, Scope.OPERATE),
+            actor_token=_token(refunds, ACTOR, Scope.READ, Scope.OPERATE, Scope.SUBMIT),
             reader_token=_token(refunds, READER, Scope.READ),
         )
 
@@ -125,6 +125,7 @@ def _variables(
             "REFUNDS_REQUEST_TIMEOUT_SECONDS": "3",
             "REFUNDS_LEASE_SECONDS": "10",
             "REFUNDS_LOG_FORMAT": "json",
+            "REFUNDS_ACTOR": ACTOR,
             "REFUNDS_WEBHOOK_SECRETS": WEBHOOK_SECRET,
             "REFUNDS_CALLBACKS_FILE": str(folder / "callbacks.toml"),
             "REFUNDS_SECRETS_DIR": str(folder),
@@ -181,6 +182,12 @@ def until(found: Callable[[], Any], what: str) -> Any:
     return value
 
 
+def _do(refunds: Refunds, action: str, target: str, work: Callable[[], Any]) -> None:
+    """Do what a person does on the page."""
+    deed = audit.Deed(by=ACTOR, via="page", address="127.0.0.1", action=action, target=target)
+    audit.carry_out(refunds.store, deed, work)
+
+
 def _token(refunds: Refunds, name: str, *scopes: Scope) -> str:
     return tokens.create(
         refunds.store, name, scopes=frozenset(scopes), ids_prefix="", expires_at=None, by=ACTOR
@@ -209,7 +216,7 @@ def _before_the_worker(refunds: Refunds) -> None:
     ids = [f"order-2005-{number}" for number in (1, 2, 3)]
     for refund_id in ids:
         refunds.submit(request(refund_id, UNSENT))
-        refunds.cancel(refund_id, by=ACTOR)
+        _do(refunds, "cancel", refund_id, partial(refunds.cancel, refund_id, by=ACTOR))
     store.run(callbacks.outbox([callbacks.Wanted(name="books", ids="", most=0)]))
     for refund_id in ids:
         token = secrets.token_hex(8)
@@ -239,7 +246,8 @@ def _fill(refunds: Refunds, folder: Path, variables: Mapping[str, str]) -> None:
     reach("order-2008-1", lambda refund: refund.stage is Stage.IN_DOUBT)
     reach("order-3001-1", lambda refund: refund.stage is Stage.REVIEW)
     _import(folder, variables, "sale", 25, "--delay", "70m")
-    batches.pause_batch(refunds.store, "sale", ACTOR)
+    pause = partial(batches.pause_batch, refunds.store, "sale", ACTOR)
+    _do(refunds, "batch pause", "sale", pause)
     spread(refunds)
 
 

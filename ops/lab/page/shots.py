@@ -9,7 +9,7 @@ from typing import Final
 
 from playwright.async_api import Page
 
-from ops.lab.page.browser import HEIGHT, SCHEMES, Scheme, Tab, running_chromium, signed_in
+from ops.lab.page.browser import SCHEMES, Scheme, Tab, running_chromium, signed_in
 from ops.lab.page.season import Season
 
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -21,12 +21,28 @@ VIEWS: Final = {
     "review": "/page/review",
     "batches": "/page/batches",
     "batch": "/page/batches/season",
+    "import": "/page/import",
+    "checked": "",
     "reversed": "/page/reversed",
     "callbacks": "/page/callbacks",
+    "audit": "/page/audit",
     "sign_in": "/page/sign-in",
 }
-"""The address of each view by its template, with the refund or batch of the season to show."""
+"""The address of each view by its template, with the refund or batch of the season to show.
+
+That of a checked file is known once one was uploaded.
+"""
 QUALITY: Final = 55
+LONGEST: Final = {1200: 1500, 360: 1400}
+"""The height in pixels at which a picture of a window of this width ends."""
+FILE: Final = "spring.csv"
+ROWS: Final = b"""refund_id,payment_intent,amount,currency
+spring-1,pi_spring_1,1250,usd
+spring-2,pi_spring_2,12.50,usd
+spring-3,,990,usd
+spring-4,pi_spring_4,2500,us
+spring-5,pi_spring_5,1990,usd
+"""
 
 
 async def take(season: Season, folder: Path) -> AsyncIterator[Path]:
@@ -39,11 +55,21 @@ async def take(season: Season, folder: Path) -> AsyncIterator[Path]:
         running_chromium() as browser,
         signed_in(browser, origin, season.actor_token) as tab,
     ):
+        checked = await upload(tab)
         for name, address in VIEWS.items():
             for scheme, width in SCHEMES.items():
                 path = folder / f"{name}-{scheme}.webp"
-                path.write_bytes(await _picture(tab, address, scheme, width))
+                path.write_bytes(await _picture(tab, address or checked, scheme, width))
                 yield path
+
+
+async def upload(tab: Tab) -> str:
+    """Have the page check a file with invalid rows; return the address of what it found."""
+    await tab.open("/page/import")
+    await tab.page.set_input_files("#file", {"name": FILE, "mimeType": "text/csv", "buffer": ROWS})
+    await tab.page.get_by_role("button", name="Check the file").click()
+    await tab.page.get_by_role("heading", name=FILE).wait_for()
+    return tab.page.url.removeprefix(tab.origin)
 
 
 async def _picture(tab: Tab, address: str, scheme: Scheme, width: int) -> bytes:
@@ -53,10 +79,11 @@ async def _picture(tab: Tab, address: str, scheme: Scheme, width: int) -> bytes:
 
 
 async def webp(page: Page) -> bytes:
-    """Return a picture of the whole page; Playwright itself writes PNG and JPEG only."""
+    """Return a picture of the page from its top; Playwright itself writes PNG and JPEG only."""
     session = await page.context.new_cdp_session(page)
     size = (await session.send("Page.getLayoutMetrics"))["cssContentSize"]
-    clip = {"x": 0, "y": 0, "width": size["width"], "height": max(size["height"], HEIGHT / 4)}
+    height = min(size["height"], LONGEST[size["width"]])
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": height}
     shot = await session.send(
         "Page.captureScreenshot",
         {

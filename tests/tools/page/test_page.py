@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from worker.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 TEMPLATES = ROOT / "worker" / "http" / "page" / "templates"
+PAGE = ROOT / "ops" / "docs" / "page.md"
+MOST_BYTES = 1_000_000
 
 
 def test_every_view_has_its_pictures() -> None:
@@ -47,3 +50,10 @@ def test_command_shows_refunds_in_every_state_and_ends_what_it_started() -> None
     assert any(refund.contradicted_by for refund in found)
     with pytest.raises(redis.ConnectionError), redis.Redis.from_url(said["records"]) as client:
         client.ping()
+
+
+def test_document_shows_every_picture_and_they_are_small() -> None:
+    shown = re.findall(r"\]\(page/([^)]+)\)", PAGE.read_text("utf-8"))
+    pictures = list(shots.FOLDER.iterdir())
+    assert sorted(shown) == sorted(path.name for path in pictures)
+    assert sum(path.stat().st_size for path in pictures) < MOST_BYTES

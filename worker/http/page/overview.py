@@ -56,6 +56,7 @@ def read_overview(store: Store) -> dict[str, Any]:
         "paused": switches.paused_at is not None,
         "minutes": _rows(minutes),
         "minute_bars": charts.stacked(minutes),
+        "most_in_a_minute": max(sum(each.settled.values()) for each in minutes),
         "ages": {_words(bucket): lasting(age) for bucket, age in ages.items()},
         "age_bars": charts.lying({_words(bucket): float(age) for bucket, age in ages.items()}),
         "latencies": latencies,

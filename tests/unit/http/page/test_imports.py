@@ -230,7 +230,9 @@ async def test_every_invalid_row_is_shown_and_can_be_left_out(page: PageDoor) ->
     bad = "a-7,pi_7,wrong,usd\na-8,,5,usd\n,pi_9,5,usd\n"
     address, report = await checked(page, rows(2, bad))
     assert "3 of 5 rows are invalid." in report.text
-    assert re.findall(r'<th scope="row" class="number">(\d+)</th>', report.html) == ["4", "5", "6"]
+    assert re.findall(
+        r'<th scope="row" data-label="Line" class="number">(\d+)</th>', report.html
+    ) == ["4", "5", "6"]
     assert f"{address}/confirm" not in report.form_tokens
     saved = await page.get(f"{address}/errors")
     assert saved.headers["Content-Disposition"] == 'attachment; filename="invalid-rows.csv"'
