@@ -39,7 +39,7 @@ from tests.simulation.webhooks import Webhooks
 from worker.batches import opening, record
 from worker.model.refund import Lane
 from worker.sandbox.bank import Order
-from worker.store import rechecks, scripts
+from worker.store import creations, rechecks, record_time, scripts
 from worker.store.scripts import Command
 
 DRAIN_SECONDS: Final = 36 * 3600.0
@@ -434,7 +434,7 @@ class World:
         if self.mode == "effects":
             self.mail.nudge([request.refund_id], Lane.SINGLE)
             return
-        created = self.run_call(scripts.create(request, Lane.SINGLE))
+        created = self.run_call(creations.create(request, Lane.SINGLE))
         self.tell("caller", "submits", request.refund_id, created.result)
         self.judge.told(request.refund_id, 1)
         self.power.tempt()
@@ -461,7 +461,7 @@ class World:
 
     def _note_time(self) -> None:
         if not self.power.is_away:
-            self.run_call(scripts.clock())
+            self.run_call(record_time.clock())
 
     def _promote(self, behind: float) -> None:
         self.happens("clock_went_back", "redis")

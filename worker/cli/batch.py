@@ -13,12 +13,13 @@ import click
 
 from worker import batches
 from worker.broker import queues
+from worker.broker.names import BULK_IDS
 from worker.cli import batch_tables, render
 from worker.cli.exits import DONE, NOTHING_TO_DO
 from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
 from worker.cli.progress import detached, progress, verdict, watch_batch
 from worker.cli.session import ALL_PAUSED, act, note, opened, operator
-from worker.client import PUBLISH_ERRORS, Refunds
+from worker.client import Refunds
 from worker.errors import InputError
 from worker.importer import open_source, validate, write_result
 from worker.imports import reading_of
@@ -261,9 +262,9 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
 
 def _nudge(refunds: Refunds, refund_ids: Sequence[str]) -> None:
     try:
-        for start in range(0, len(refund_ids), queues.BULK_IDS):
-            queues.nudge(refunds.celery, refund_ids[start : start + queues.BULK_IDS], Lane.BULK)
-    except PUBLISH_ERRORS as error:
+        for start in range(0, len(refund_ids), BULK_IDS):
+            queues.nudge(refunds.celery, refund_ids[start : start + BULK_IDS], Lane.BULK)
+    except queues.PUBLISH_ERRORS as error:
         note(
             f"warning: a message to the workers was not sent ({type(error).__name__}): "
             "their next sweep finds the refunds"

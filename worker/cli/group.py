@@ -93,7 +93,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         "worker.cli.operate", "pause", "Stop sending: no refund is sent until 'refunds resume'."
     ),
     "resume": Entry("worker.cli.operate", "resume", "Start sending refunds again."),
-    "worker": Entry("worker.cli.operate", "worker", "Run a worker in the foreground."),
+    "worker": Entry("worker.cli.worker", "worker", "Run a worker in the foreground."),
     "doctor": Entry("worker.cli.doctor", "doctor", "Check settings, Redis, provider and workers."),
     "recover": Entry(
         "worker.cli.recover",
@@ -101,7 +101,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         "After restoring a Redis snapshot: put in doubt what may have been sent since.",
     ),
     "metrics": Entry(
-        "worker.cli.operate", "metrics", "Serve Prometheus metrics, computed from Redis."
+        "worker.cli.metrics", "metrics", "Serve Prometheus metrics, computed from Redis."
     ),
     "serve": Entry(
         "worker.cli.serve", "serve", "Serve the HTTP API and the page, and receive webhooks."

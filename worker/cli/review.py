@@ -18,7 +18,7 @@ from worker.errors import NotInReview
 from worker.listing import Filter, matching
 from worker.model.refund import Refund, Stage
 from worker.model.statements import checked_code, checked_note, checked_provider_id
-from worker.store import scripts
+from worker.store import reads
 from worker.store.records import history_as_json
 from worker.wording import history, reasons
 from worker.wording.decisions import evidence, resolutions
@@ -86,7 +86,7 @@ def show(*, refund_id: str, as_json: bool) -> int:
     with opened() as refunds:
         refund = refunds.get(refund_id)
         entries = refunds.history(refund_id)
-        siblings = refunds.store.run(scripts.siblings(refund.payment_intent, refund_id))
+        siblings = refunds.store.run(reads.siblings(refund.payment_intent, refund_id))
         refunds.store.confirm_final(
             sibling.updated_at for sibling in siblings or () if sibling.settled
         )

@@ -33,8 +33,9 @@ from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import RefundRequest, is_provider_id, is_refund_id, shown
 from worker.store import rechecks
 from worker.store.audit import Deed, carry_out, carry_out_async
+from worker.store.reads import Loaded
 from worker.store.records import history_as_json
-from worker.store.scripts import Due, Loaded
+from worker.store.sweeps import Due
 
 PATH: Final = "/v1/refunds"
 FIELDS: Final = ("refund_id", "payment_intent", "amount", "currency", "reason", "metadata")

@@ -29,12 +29,12 @@ from worker.http.waiters import Waiters
 from worker.http.webhooks import Webhooks
 from worker.model.hints import Hint
 from worker.settings import Settings
-from worker.store import moves, rechecks, scripts, tokens
+from worker.store import moves, rechecks, scripts, sweeps, tokens
 from worker.store.async_store import AsyncStore
 from worker.store.connection import address_of, connect_async
 from worker.store.counters import Counters
 from worker.store.rechecks import Hinted
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 log = structlog.get_logger(__name__)
 
@@ -79,7 +79,7 @@ async def run(
     counters, refunds = Counters(), Refunds(settings=settings)
     nudges = Nudges(
         lambda ids, lane: queues.nudge(refunds.celery, ids, lane),
-        lambda ids: store.run(scripts.give_back(ids)),
+        lambda ids: store.run(sweeps.give_back(ids)),
     )
     ended, ticking = asyncio.Event(), None
     try:

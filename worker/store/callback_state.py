@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from worker.model.times import from_ms, to_ms
-from worker.store import callbacks, scripts
+from worker.store import callbacks, meta
 from worker.store.connection import redis_errors
 from worker.store.store import PAGE, SETTLED, Store
 
@@ -174,7 +174,7 @@ def turn_on(store: Store, by: str) -> bool:
 
     Raises `NotDurable`, `StoreUnavailable`.
     """
-    changed = store.run(scripts.flag(_FLAG, once=True, by=by))
+    changed = store.run(meta.flag(_FLAG, once=True, by=by))
     store.confirm()
     return changed
 

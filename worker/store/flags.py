@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model.times import from_ms
-from worker.store import scripts
+from worker.store import account_facts, meta
 from worker.store.connection import redis_errors
 from worker.store.store import Store
 
@@ -111,7 +111,7 @@ def pause(store: Store, by: str) -> tuple[bool, Switches]:
     not be written to disk. It holds even then, because the switch must work on a server whose disk
     or memory is failing.
     """
-    begun = store.run(scripts.flag("paused", once=True, by=by))
+    begun = store.run(meta.flag("paused", once=True, by=by))
     try:
         store.confirm()
     except (NotDurable, SettingsError, StoreUnavailable) as error:
@@ -164,11 +164,11 @@ def vouch_for_account(store: Store) -> Switches:
     """
     before = read(store)
     if before.account_lost_payment is not None:
-        store.run(scripts.payment(before.account_lost_payment, "gone"))
+        store.run(account_facts.payment(before.account_lost_payment, "gone"))
     with redis_errors(store.address):
         store.redis.hdel(
             store.key("meta"), "account_lost_at", "account_lost_payment", "account", "key_prints"
         )
-    store.run(scripts.flag("account_vouched", once=False))
+    store.run(meta.flag("account_vouched", once=False))
     store.confirm()
     return before

@@ -33,7 +33,7 @@ from worker.model.signatures import HEADER, header
 from worker.model.steps import Step
 from worker.sandbox.redis_server import running_server
 from worker.settings import Settings
-from worker.store import scripts
+from worker.store import saves
 from worker.store.counters import WEBHOOK_RESULTS
 
 SECRET = "whsec_4f1c0a8be7d64c2f9b35"
@@ -129,7 +129,7 @@ def in_doubt(records: Records, refund_id: str) -> None:
     step = Step(
         to=Stage.IN_DOUBT, status=Status.PENDING, label="no_reply", delay=timedelta(hours=1)
     )
-    assert records.store.run(scripts.save(refund, step)).result == "saved"
+    assert records.store.run(saves.save(refund, step)).result == "saved"
 
 
 def everything(url: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.api_door import PAYMENT, Door
 from worker.model.refund import Lane
-from worker.store import audit, scripts
+from worker.store import audit, sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -417,7 +417,7 @@ async def test_a_recheck_makes_a_settled_refund_due_to_be_read_and_changes_no_re
         got = await api.post(f"/v1/refunds/order-1/{name}")
         assert (got.status, got.json) == (200, refund.as_dict())
     assert api.nudged == ["order-1"]
-    assert api.refunds.store.run(scripts.sweep(10, dry=frozenset(Lane)))[0].stage is None
+    assert api.refunds.store.run(sweeps.sweep(10, dry=frozenset(Lane)))[0].stage is None
 
 
 async def test_pause_and_resume_are_by_the_token_and_say_what_changed(api: Door) -> None:

@@ -27,7 +27,7 @@ from worker.model.refund import Retriable
 from worker.model.request import is_refund_id
 from worker.store import callback_state, flags, rechecks
 from worker.store.audit import Deed, carry_out
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 T = TypeVar("T")
 Form = Mapping[str, str]

@@ -36,7 +36,7 @@ from worker.http.uploads import Uploads
 from worker.model.callers import Scope
 from worker.settings import Settings
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from worker.http.page.refusals import Refusal, move_of
 from worker.listing import Filter, matching, page
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import is_provider_id, is_refund_id
-from worker.store import audit, callback_state, flags, scripts
+from worker.store import audit, callback_state, flags, reads
 from worker.wording import history, reasons
 from worker.wording.batches import facts_of_batch, state_of_batch
 from worker.wording.decisions import evidence, resolutions
@@ -88,7 +88,7 @@ def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dic
     """Return everything about one refund. Raises `NotFound`."""
     refund = refunds.get(refund_id)
     entries = refunds.history(refund_id)
-    siblings = refunds.store.run(scripts.siblings(refund.payment_intent, refund_id))
+    siblings = refunds.store.run(reads.siblings(refund.payment_intent, refund_id))
     refunds.store.confirm_final(each.updated_at for each in siblings or () if each.settled)
     batch_state = None if refund.batch_id is None else refunds.store.batch_state(refund.batch_id)
     paused = flags.read(refunds.store).paused_at is not None
