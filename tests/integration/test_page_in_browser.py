@@ -49,6 +49,8 @@ VIEWS = (
     "/page/audit",
     "/page/audit?by=ann",
 )
+TWICE = 600
+"""A window of 1,200 pixels at 200 percent is as wide as this."""
 CANARY = "<img src=x onerror=alert(1)>"
 
 
@@ -118,6 +120,7 @@ async def test_every_view_is_without_errors_and_accessible(page: PageDoor, tab: 
         await tab.open(view)
         for scheme, width in SCHEMES.items():
             found += await tab.look(scheme, width)
+        found += [f"{view} at twice the size {each}" for each in await tab.too_wide("light", TWICE)]
     assert found == []
     unseen = [
         address
@@ -248,20 +251,6 @@ async def test_a_form_that_was_opened_before_a_restart_is_sent_after_it(
         await opening.__aexit__(None, None, None)
     # The page may be renewed while no server answers.
     assert [each for each in tab.wrong if "ERR_CONNECTION_REFUSED" not in each] == []
-
-
-async def test_at_twice_the_size_no_view_is_wider_than_the_window(
-    page: PageDoor, browser: Browser
-) -> None:
-    # A window of 1,200 pixels at 200 percent.
-    size = {"width": 600, "height": 400}
-    async with a_tab(browser, page, "ann", viewport=size, device_scale_factor=2) as tab:
-        found: list[tuple[str, int]] = []
-        for view in VIEWS:
-            await tab.open(view)
-            wider = await tab.page.evaluate("document.documentElement.scrollWidth - innerWidth")
-            found += [(view, wider)] if wider > 0 else []
-    assert found == []
 
 
 async def test_an_exact_id_of_the_provider_is_found_by_keyboard(tab: Tab) -> None:

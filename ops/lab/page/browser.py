@@ -81,13 +81,14 @@ class Tab:
 
     async def look(self, scheme: Scheme, width: int) -> list[str]:
         """Return what is wrong with the view in one color scheme at one width in pixels."""
-        await self.show_in(scheme, width)
-        found = []
-        wider = await self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
-        if wider > 0:
-            found.append(f"is wider than the window by {wider}")
-        found += await self.inaccessible()
+        found = [*await self.too_wide(scheme, width), *await self.inaccessible()]
         return [f"{self._view} in {scheme} at {width}: {each}" for each in found]
+
+    async def too_wide(self, scheme: Scheme, width: int) -> list[str]:
+        """Return by how much the view is wider than a window of so many pixels, if it is."""
+        await self.show_in(scheme, width)
+        wider = await self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        return [f"is wider than the window by {wider}"] if wider > 0 else []
 
     async def inaccessible(self) -> list[str]:
         """Return each rule of axe that the view breaks, with the first element that does."""

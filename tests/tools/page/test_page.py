@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from ops.lab.page import shots
+from ops.lab.page.browser import SCHEMES
 from worker.client import Refunds
 from worker.listing import Filter, matching
 from worker.model.refund import Stage, Status
@@ -55,5 +56,7 @@ def test_command_shows_refunds_in_every_state_and_ends_what_it_started() -> None
 def test_document_shows_every_picture_and_they_are_small() -> None:
     shown = re.findall(r"\]\(page/([^)]+)\)", PAGE.read_text("utf-8"))
     pictures = list(shots.FOLDER.iterdir())
+    wanted = [f"{name}-{scheme}.webp" for name in shots.VIEWS for scheme in SCHEMES]
+    assert sorted(wanted) == sorted(path.name for path in pictures)
     assert sorted(shown) == sorted(path.name for path in pictures)
     assert sum(path.stat().st_size for path in pictures) < MOST_BYTES
