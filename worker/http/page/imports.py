@@ -300,7 +300,7 @@ def _confirmed(check: Check, form: Form) -> Report:
                     field=label,
                     code="typed",
                     value="",
-                    rule="must be what you expect and what the report shows",
+                    rule="must be the same as in the file",
                 )
                 for label in wrong.values()
             ]

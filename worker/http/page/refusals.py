@@ -49,10 +49,11 @@ def refusal_of(error: RefundError, form: Mapping[str, str]) -> Refusal | None:
     if problem.kind.status not in _SHOWN:
         return None
     rules = [f"{each.field.replace('_', ' ')} {each.rule}" for each in problem.errors]
+    broken = "; ".join(rules)
     return Refusal(
         status=problem.kind.status,
         title=problem.kind.title,
-        detail=f"{'; '.join(rules)}." if rules else problem.detail,
+        detail=f"{broken[0].upper()}{broken[1:]}." if broken else problem.detail,
         wrong=frozenset(each.field for each in problem.errors),
         form={name: " ".join(text.split()) for name, text in form.items()},
     )

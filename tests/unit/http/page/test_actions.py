@@ -271,7 +271,7 @@ async def test_a_form_that_is_refused_comes_back_with_what_was_typed(actor: Page
     note = 'it is <b>"mine"</b>'
     shown = await decide(actor, "order-1", "failed", code="Not a code", note=note, unverified="yes")
     assert (shown.status, actor.records.get("order-1").stage) == (422, Stage.REVIEW)
-    assert "code must be a code such as" in shown.text
+    assert "Code must be a code such as" in shown.text
     assert re.search(r'value="failed" required checked', shown.html)
     assert re.search(r'name="code" value="Not a code" aria-invalid="true"', shown.html)
     assert re.search(r'name="unverified" value="yes" checked', shown.html)
@@ -318,6 +318,15 @@ async def test_a_batch_that_was_not_canceled_is_shown_with_the_reason(
     assert "must be b-1" in shown.text
     assert 'data-view="/page/batches/b-1"' in shown.html
     assert "/page/batches/b-1/cancel" in shown.form_tokens
+
+
+async def test_actions_that_are_not_possible_any_more_are_renewed_away(actor: PageDoor) -> None:
+    actor.records.queued("order-1")
+    view, action = "/page/refunds/order-1", "/page/refunds/order-1/cancel"
+    assert action in (await actor.get(view)).form_tokens
+    actor.records.claimed("order-1")
+    shown = await actor.get(view)
+    assert (action in shown.form_tokens, 'id="actions" data-live' in shown.html) == (False, True)
 
 
 async def test_a_note_of_several_lines_is_kept_on_one(actor: PageDoor) -> None:

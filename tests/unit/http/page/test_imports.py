@@ -220,7 +220,10 @@ async def test_rows_of_all_that_is_left_are_confirmed_by_their_number(page: Page
     assert f"{address}/confirm" not in report.form_tokens
     assert (await act(page, report, address, "check", all_remaining="true")).status == 303
     short = await confirm(page, address, count="2", sum_unstated="500")
-    assert (short.status, "the refunds of all that is left" in short.text) == (422, True)
+    assert (
+        short.status,
+        "The refunds of all that is left must be the same as in the file." in short.text,
+    ) == (422, True)
     done = await confirm(page, address, count="2", open="1", sum_unstated="500")
     await imported(page, done.location)
     assert page.records.get("a-2").amount is None
@@ -240,6 +243,7 @@ async def test_every_invalid_row_is_shown_and_can_be_left_out(page: PageDoor) ->
         *("pi_7", "", "pi_9")
     ]
     assert (await act(page, report, address, "check", on_error="skip")).location == address
+    assert "Invalid rows, which are left out" in (await page.get(address)).text
     done = await confirm(page, address, count="2", sum_usd="1001")
     batch = await imported(page, done.location)
     assert (batch.accepted, batch.invalid) == (2, 3)
