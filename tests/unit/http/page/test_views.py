@@ -142,6 +142,14 @@ async def test_a_settled_refund_offers_no_decision(reader: PageDoor) -> None:
     assert "What can be decided" not in text
 
 
+async def test_a_form_of_a_decision_is_renewed_only_until_it_is_there(reader: PageDoor) -> None:
+    reader.records.queued("order-1")
+    reader.records.in_review("order-2", payment_intent="pi_2")
+    html = [(await reader.get(f"/page/refunds/order-{number}")).html for number in (1, 2)]
+    assert ['id="decisions" data-live' in each for each in html] == [True, False]
+    assert ["What can be decided" in each for each in html] == [False, True]
+
+
 @pytest.mark.parametrize("path", ["/page/refunds/no-such", "/page/batches/no-such", "/page/no"])
 async def test_what_does_not_exist_is_answered_with_404(reader: PageDoor, path: str) -> None:
     shown = await reader.get(path)
