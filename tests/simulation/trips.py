@@ -33,15 +33,13 @@ class Trips:
         flags: Sequence[str | None],
     ) -> None:
         """Let the judge hear what a worker was answered, with the flags that stood before it."""
-        judge = self._world.judge
+        judge, forgetting = self._world.judge, self._world.forgetting
         for command, result in zip(commands, results, strict=True):
+            forgetting.answered(machine, command, result)
             if command[1] == scripts.GATE.sha and isinstance(result, list):
                 judge.brakes.given(machine.name, result, judge.now_ms())
             elif _asks_about_a_claim(command):
                 continue
-            elif command[1] == scripts.CLAIM.sha and str(result).startswith("['behind'"):
-                fact = "the server forgot nothing that was confirmed, and claims were stopped"
-                judge.broken("behind", str(command[_ID]), fact)
             elif command[1] in may_send() and (
                 result == "" or (isinstance(result, list) and result[0] == "claimed")
             ):

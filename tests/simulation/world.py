@@ -18,6 +18,7 @@ from tests.simulation.brakes_judge import FLAGS
 from tests.simulation.chance import Chance
 from tests.simulation.clock import OUTSIDE, Machine, VirtualLoop
 from tests.simulation.files import Files
+from tests.simulation.forgetting import Forgetting
 from tests.simulation.judge import Judge
 from tests.simulation.mail import VISIBILITY, Mail
 from tests.simulation.odd_replies import OddReplies
@@ -48,7 +49,9 @@ _READERS: Final = frozenset(
     {scripts.LOAD.sha, scripts.STANDS.sha, scripts.SIBLINGS.sha, scripts.GATE.sha}
 )
 _SNAPSHOT_SHA: Final = hashlib.sha1(SNAPSHOT.encode(), usedforsecurity=False).hexdigest()
-_NOT_A_WRITE: Final = frozenset({"PING", "HEXISTS", "SCRIPT", "HMGET", "HGETALL", "LRANGE"})
+_NOT_A_WRITE: Final = frozenset(
+    {"PING", "HEXISTS", "HGET", "HGETALL", "HMGET", "LRANGE", "SCRIPT", "TIME", "ZRANGE"}
+)
 RETENTION_MS: Final = 400 * 86_400_000
 
 
@@ -112,6 +115,7 @@ class World:
         self.seam.limit = plan.rules.request_timeout.total_seconds()
         self.seam.odd, self.seam.others = OddReplies(self), Others(self)
         self.power = Power(self)
+        self.forgetting = Forgetting(self)
         self.people = People(self)
         self.webhooks, self.reversals = Webhooks(self), Reversals(self)
         self.files = Files(self)
@@ -169,7 +173,7 @@ class World:
             self._trips.tell(commands, results, machine)
         if not reads_only:
             self._trips.wrote(commands, results)
-            if self.power.is_drawn:
+            if self.power.keeps_file:
                 self.power.wrote(sent, results)
         if len(asked) > len(commands):
             self.power.sync()
@@ -280,6 +284,7 @@ class World:
             self.files.begin()
             self.seam.others.begin()
             self.power.begin()
+            self.forgetting.begin()
             self.webhooks.begin()
             self.reversals.begin()
         await self._until_over()
@@ -314,6 +319,7 @@ class World:
             return self.loop.time() > self.plan.faults_end + 4 * VISIBILITY
         return (
             self.files.done
+            and self.forgetting.over
             and self.webhooks.over
             and not self.judge.rechecks
             and self.judge.refunds.keys() >= {asked.request.refund_id for asked in self.plan.asked}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
+from tests.simulation.bugs.planted_forgetting import OF_FORGETTING
 from tests.simulation.bugs.planted_limits import OF_LIMITS
 from tests.simulation.bugs.planted_money import OF_MONEY
 from tests.simulation.bugs.planted_rechecks import OF_RECHECKS
@@ -343,6 +344,7 @@ BUGS: Final[dict[str, Bug]] = {
         person_believed_unread,
         person_believed_unproven,
         *AT_THE_RIM,
+        *OF_FORGETTING,
         *OF_LIMITS,
         *OF_MONEY,
         *OF_RECHECKS,

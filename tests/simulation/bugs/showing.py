@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from tests.simulation.bugs.planted_forgetting import OF_FORGETTING
 from tests.simulation.drawing import plan_for
 from tests.simulation.plan import Plan
 from tests.simulation.provider_seam import WRONG
@@ -38,6 +39,7 @@ _SHOWS_ONLY: Final[dict[str, Callable[[Plan], bool]]] = {
         ("body_believed", "older_event_wins", "early_event_recorded_twice", "hint_sent_again"),
         lambda plan: "webhooks" in plan.odd,
     ),
+    **dict.fromkeys((bug.__name__ for bug in OF_FORGETTING), lambda plan: "forgets" in plan.odd),
     "guard_removed": lambda plan: "reversals" in plan.odd,
     "tie_at_the_cursor_lost": lambda plan: plan.watch.lockstep and bool(plan.watch.rungs),
     **dict.fromkeys(
