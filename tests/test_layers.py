@@ -318,6 +318,11 @@ def test_the_producers_door_loads_no_provider_client() -> None:
     }
 
 
+def test_what_reads_records_or_supervises_a_worker_loads_no_celery() -> None:
+    loaded = loaded_after_importing("worker.client", "worker.cli.refunds", "worker.cli.worker")
+    assert not loaded & {"celery", "kombu", "structlog", "worker.importer"}
+
+
 def test_the_http_server_loads_no_provider_client_and_no_worker() -> None:
     loaded = loaded_after_importing("worker.http.running", "worker.cli.serve")
     assert not loaded & {"httpx", "httpx_aiohttp", "tenacity"}

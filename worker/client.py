@@ -14,14 +14,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-import kombu.exceptions
-import redis.exceptions
-from celery import Celery
-
-from worker.broker import forks, queues, rejected
+from worker.broker import forks, rejected
 from worker.broker.backlog import BacklogWatch
+from worker.broker.names import BULK_IDS
 from worker.errors import (
     Changed,
     GuardRefused,
@@ -37,11 +34,14 @@ from worker.model.steps import Step
 from worker.model.times import rfc3339
 from worker.rules import decisions
 from worker.settings import Settings
-from worker.store import scripts
+from worker.store import creations, saves, scripts, sweeps
 from worker.store.connection import address_of, connect
+from worker.store.creations import Created
 from worker.store.records import new_record
-from worker.store.scripts import Created
 from worker.store.store import Store
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,6 @@ _TAKEN: Final = {
         " was left as it is, since both would be paid; see the other with 'refunds status {other}'"
     ),
 }
-PUBLISH_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
 
 
 @dataclass(kw_only=True)
@@ -113,42 +112,50 @@ class Refunds:
         """Return a client configured by the `REFUNDS_…` environment variables."""
         return cls()
 
-    def _own(self) -> tuple[Store, Celery]:
+    @property
+    def store(self) -> Store:
+        """The records, for reading."""
         # Sockets and locks do not survive a fork: a child process creates its own.
         if self._process != forks.process():
             with forks.building():
                 if self._process != forks.process() and not self._closed:
-                    self._store, self._celery = (
-                        open_store(self.settings),
-                        queues.make_celery(self.settings),
-                    )
-                    queues.prepare(self._celery)
+                    self._store, self._celery = open_store(self.settings), None
                     self._process = forks.process()
-        store, celery = self._store, self._celery
-        if self._closed or store is None or celery is None:
-            raise StoreUnavailable("this Refunds object is closed: create a new one")
-        return store, celery
-
-    @property
-    def store(self) -> Store:
-        """The records, for reading."""
-        return self._own()[0]
+        store = self._store
+        if self._closed or store is None:
+            raise _closed_error()
+        return store
 
     @property
     def celery(self) -> Celery:
         """The Celery app that sends the nudges."""
-        return self._own()[1]
+        return self._ready_to_nudge()
+
+    def _ready_to_nudge(self) -> Celery:
+        """Return the Celery app; call it before a write, because its settings may be wrong."""
+        store = self.store
+        if self._celery is None:
+            with forks.building():
+                # Celery is a third of all that is imported, and reading needs none of it.
+                from worker.broker import queues  # noqa: PLC0415 - see above
+
+                if self._celery is None and self._store is store:
+                    made = queues.make_celery(self.settings)
+                    queues.prepare(made)
+                    self._celery = made
+        celery = self._celery
+        if self._closed or celery is None:
+            raise _closed_error()
+        return celery
 
     def close(self) -> None:
         """Close the connections; the client cannot be used afterwards."""
         self._closed = True
-        if (
-            self._process == forks.process()
-            and self._store is not None
-            and self._celery is not None
-        ):
-            self._store.redis.close()
-            self._celery.close()
+        if self._process == forks.process():
+            if self._store is not None:
+                self._store.redis.close()
+            if self._celery is not None:
+                self._celery.close()
         self._store = self._celery = None
 
     def __enter__(self) -> Self:
@@ -166,7 +173,8 @@ class Refunds:
         finds the record. No failure after the record is written raises. Raises
         `IdempotencyConflict` if the id exists with other contents.
         """
-        created = self.store.run(scripts.create(_checked(request), lane))
+        self._ready_to_nudge()
+        created = self.store.run(creations.create(_checked(request), lane))
         refund = record_of(request, lane, created)
         if created.result == "created":
             self._nudge([request.refund_id], lane)
@@ -203,11 +211,12 @@ class Refunds:
 
         Each chunk is recorded before its nudges are sent.
         """
+        self._ready_to_nudge()
         iterator = map(_checked, requests)
-        per_message = queues.BULK_IDS if lane is Lane.BULK else 1
+        per_message = BULK_IDS if lane is Lane.BULK else 1
         while chunk := list(islice(iterator, CHUNK)):
             parts = [
-                scripts.create_several(
+                creations.create_several(
                     chunk[start : start + scripts.CREATED_AT_ONCE], lane, batch_id
                 )
                 for start in range(0, len(chunk), scripts.CREATED_AT_ONCE)
@@ -227,9 +236,12 @@ class Refunds:
         self._backlog.look(lane, lambda: self.store.backlog(lane))
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
+        celery = self.celery
+        from worker.broker import queues  # noqa: PLC0415 - imported when the app was made
+
         try:
-            queues.nudge(self.celery, refund_ids, lane)
-        except PUBLISH_ERRORS as error:
+            queues.nudge(celery, refund_ids, lane)
+        except queues.PUBLISH_ERRORS as error:
             log.warning(
                 "nudge_not_sent",
                 extra={
@@ -241,7 +253,7 @@ class Refunds:
             # The message is known to be lost, so the next sweep can act at once; without this mark
             # it acts later.
             with suppress(StoreUnavailable):
-                self.store.run(scripts.give_back(refund_ids))
+                self.store.run(sweeps.give_back(refund_ids))
 
     def get(self, refund_id: str) -> Refund:
         """Return a refund's record.
@@ -357,6 +369,7 @@ class Refunds:
         self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]
     ) -> Refund:
         """Decide a step on the current record and save it; repeat if another writer was faster."""
+        self._ready_to_nudge()
         for _ in range(_SAVE_TRIES):
             refund = self.get(refund_id)
             if refund.status is Status.CANCELED and decide is decisions.cancel:
@@ -364,7 +377,7 @@ class Refunds:
                 self.store.confirm()
                 return refund
             step = decide(refund)
-            saved = self.store.run(scripts.save(refund, step, detail))
+            saved = self.store.run(saves.save(refund, step, detail))
             if saved.result == "saved":
                 after = self.get(refund_id)
                 if not after.settled and (step.delay or timedelta(0)) == timedelta(0):
@@ -389,7 +402,7 @@ def record_of(request: RefundRequest, lane: Lane, created: Created) -> Refund:
     if created.result == "conflict":
         raise IdempotencyConflict(request.refund_id)
     return created.refund or new_record(
-        request, lane, created.now, created.now + scripts.NUDGE_GRACE
+        request, lane, created.now, created.now + sweeps.NUDGE_GRACE
     )
 
 
@@ -406,6 +419,10 @@ def _checked_id(refund_id: str) -> str:
     if not isinstance(refund_id, str):
         raise TypeError(f"a refund id must be a text, not {type(refund_id).__name__}")
     return refund_id
+
+
+def _closed_error() -> StoreUnavailable:
+    return StoreUnavailable("this Refunds object is closed: create a new one")
 
 
 _doors: Final[weakref.WeakSet[Refunds]] = weakref.WeakSet()

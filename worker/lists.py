@@ -1,15 +1,19 @@
 """Reads the settings that are lists, and says which entry of a wrong list is wrong.
 
-They are the times of the watch and the secrets of webhooks.
+They are the times of the watch, the secrets of webhooks, and the proxies and operators of the page.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from datetime import timedelta
 from typing import Final
 
+from worker.model.callers import is_token_name
 from worker.model.request import shown
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 MOST_SECRETS: Final = 4
 """The most secrets that one webhook is compared with: each costs a hash of its body."""
@@ -91,3 +95,32 @@ def _entries(text: str) -> list[str]:
     """Return the entries of a list that are separated by commas or line breaks, without spaces."""
     entries = (entry.strip() for entry in re.split(r"[,\n]", text))
     return [entry for entry in entries if entry]
+
+
+def wrong_networks(text: str) -> str | None:
+    """Return what is wrong with a list of networks, and which one; None if nothing is."""
+    for entry in _entries(text):
+        try:
+            network = ipaddress.ip_network(entry)
+        except ValueError:
+            return f"{shown(entry)} is not an address or a network such as 10.0.0.0/24"
+        if network.prefixlen == 0:
+            return f"{shown(entry)} holds every address, so that everyone could send a name"
+    return None
+
+
+def networks_in(text: str) -> tuple[Network, ...]:
+    """Return the networks of a list that has nothing wrong."""
+    return tuple(ipaddress.ip_network(entry) for entry in _entries(text))
+
+
+def wrong_names(text: str) -> str | None:
+    """Return what is wrong with a list of people's names, and which one; None if nothing is."""
+    wrong = (entry for entry in _entries(text) if not is_token_name(entry))
+    name = next(wrong, None)
+    return None if name is None else f"{shown(name)} is not 1 to 100 of A-Z a-z 0-9 . _ : @ -"
+
+
+def names_in(text: str) -> frozenset[str]:
+    """Return the names of a list."""
+    return frozenset(_entries(text))

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     webhook_max_age_hours: float = Field(default=96, ge=0, le=24 * 365)
     http_rate: float = Field(default=200, ge=0, le=100_000)
     http_auth: Literal["on", "off"] = "on"
+    http_user_header: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9-]{0,99}$")
+    http_proxies: str | None = None
+    http_operators: str | None = None
     spool_dir: Path | None = None
 
     def model_post_init(self, _context: Any) -> None:
@@ -142,6 +145,16 @@ class Settings(BaseSettings):
                 " such as 1d,7d,30d,60d, or off for no watch"
             )
             raise PydanticCustomError("rungs", rule, {"problem": problem, "most": lists.MOST_RUNGS})
+        return value
+
+    @field_validator("http_proxies", "http_operators")
+    @classmethod
+    def _known_entries(cls, value: str | None, info: Any) -> str | None:
+        are_networks = info.field_name == "http_proxies"
+        problem = (lists.wrong_networks if are_networks else lists.wrong_names)(value or "")
+        if problem is not None:
+            rule = "{problem}: list them separated by commas"
+            raise PydanticCustomError("entries", rule, {"problem": problem})
         return value
 
     @field_validator("rate_limit")

@@ -13,7 +13,7 @@ from celery.exceptions import Reject
 
 from worker.app import app, runtime
 from worker.broker import inbox
-from worker.broker.queues import CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
+from worker.broker.names import CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
 from worker.engine import endings
 from worker.engine.records_guard import REFUSALS
 from worker.errors import GuardRefused, InvalidRequest, SettingsError, StoreUnavailable

@@ -18,7 +18,7 @@ import redis
 from tests.support import monitoring
 from tests.support.compose import ROOT, Stack, until, variables_of
 from worker import RefundRequest, Refunds
-from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
+from worker.broker.names import PROCESS_TASK, SUBMIT_TASK
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 

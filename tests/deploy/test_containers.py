@@ -19,6 +19,8 @@ from worker.settings import Settings
 
 SERVICES: dict[str, dict[str, Any]] = composed()["services"]
 OURS = ["worker", "metrics", "flower", "webhooks", "api", "sandbox"]
+SERVERS = ("redis", "redis-2")
+SENTINELS = ("sentinel-1", "sentinel-2", "sentinel-3")
 WAITING = ("worker", "metrics", "flower", "webhooks", "api")
 DOCKERFILE = (ROOT / "ops" / "docker" / "Dockerfile").read_text()
 
@@ -100,6 +102,9 @@ def test_the_server_has_no_known_hole_in_its_scripts() -> None:
     major, minor, patch = version(SERVICES["redis"]["image"])
     assert SERVICES["redis"]["image"].startswith("redis:")
     assert patch >= SAFE_REDIS[major, minor]
+    assert {SERVICES[name]["image"] for name in (*SERVERS, *SENTINELS)} == {
+        SERVICES["redis"]["image"]
+    }
 
 
 @pytest.mark.parametrize(("image", "oldest"), OLDEST.items())
@@ -121,8 +126,10 @@ def test_the_image_of_ours_stands_on_the_newest_known_python_of_its_line() -> No
     assert version(bases[0]) >= (3, 11, 16)
 
 
-def test_the_server_keeps_every_write_and_is_reached_from_inside_only() -> None:
-    server = SERVICES["redis"]
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_keeps_every_write_and_is_reached_from_inside_only(name: str) -> None:
+    server = SERVICES[name]
+    assert server["command"][0] == "/etc/refunds/serve"
     told = dict(zip(server["command"][1::2], server["command"][2::2], strict=True))
     assert told["--appendonly"] == "yes"
     assert told["--appendfsync"] == "always"
@@ -130,10 +137,27 @@ def test_the_server_keeps_every_write_and_is_reached_from_inside_only() -> None:
     assert told["--maxmemory-policy"] == "noeviction"
     assert told["--auto-aof-rewrite-min-size"] == DIRECTIVES["auto-aof-rewrite-min-size"]
     assert int(told["--maxmemory"].removesuffix("mb")) * 1024**2 < 2 * 1024**3
-    assert server["volumes"] == ["redis:/data"]
+    assert server["volumes"] == [f"{name}:/data", "./ops/redis:/etc/refunds:ro"]
     assert "ports" not in server
     assert server["networks"] == ["records"]
     assert composed()["networks"]["records"] == {"internal": True}
+
+
+@pytest.mark.parametrize("name", [*SERVERS, *SENTINELS])
+def test_each_server_and_sentinel_keeps_its_own_role_and_is_named_as_itself(name: str) -> None:
+    service, port = SERVICES[name], 6379 if name in SERVERS else 26379
+    assert service["environment"] == {
+        "REDIS_DATA": "/data",
+        "REDIS_SECRETS": "/run/secrets",
+        "REDIS_FIRST": "redis:6379",
+        "REDIS_SELF": f"{name}:{port}",
+    }
+    assert service["volumes"] == [f"{name}:/data", "./ops/redis:/etc/refunds:ro"]
+    assert name in composed()["volumes"]
+    assert service["networks"] == ["records"]
+    assert "ports" not in service
+    # A role on the command line would be taken up again after each promotion.
+    assert not {"--replicaof", "--slaveof"} & set(service["command"])
 
 
 def test_a_worker_can_be_there_any_number_of_times() -> None:
@@ -189,7 +213,9 @@ def test_secrets_are_files_and_each_goes_only_to_whom_it_concerns() -> None:
     assert {
         name: service["secrets"] for name, service in SERVICES.items() if "secrets" in service
     } == {
-        "redis": ["redis_users"],
+        "redis": ["redis_users", "redis_replication"],
+        "redis-2": ["redis_users", "redis_replication"],
+        **{name: ["sentinel_users", "sentinel_login"] for name in SENTINELS},
         "worker": [
             "refunds_api_key",
             {"source": "worker_redis_url", "target": "refunds_redis_url"},
@@ -231,11 +257,13 @@ def test_the_demo_never_reaches_a_real_provider() -> None:
     assert services["worker"]["environment"]["REFUNDS_LIVE"] == "false"
 
 
-def test_servers_demo_and_monitoring_run_only_when_asked_for() -> None:
+def test_replicas_servers_demo_and_monitoring_run_only_when_asked_for() -> None:
     profiles = {
         name: service["profiles"] for name, service in SERVICES.items() if "profiles" in service
     }
     assert profiles == {
+        "redis-2": ["ha"],
+        **{name: ["ha"] for name in SENTINELS},
         "webhooks": ["webhooks"],
         "api": ["api"],
         "sandbox": ["demo"],

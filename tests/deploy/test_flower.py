@@ -18,7 +18,7 @@ from tests.deploy.asking import ask, ask_json
 from tests.deploy.conftest import CANARIES, EMAIL, PASSWORD, Installation
 from tests.support.compose import ROOT, until
 from tests.unit.engine.test_endings import every_kind
-from worker.broker.queues import PROCESS_TASK, SUBMIT_TASK
+from worker.broker.names import PROCESS_TASK, SUBMIT_TASK
 from worker.engine import endings
 
 USER = f"operator:{PASSWORD}"

@@ -4,6 +4,7 @@ else.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -35,6 +36,7 @@ from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import running_sandbox
 from worker.settings import Settings
 from worker.store import tokens
+from worker.store.sentinels import SentinelAddress
 
 RULES = ROOT / "ops" / "redis" / "users.acl"
 MAKE = ROOT / "ops" / "redis" / "make-users"
@@ -304,10 +306,9 @@ def test_whoever_keeps_records_is_granted_every_command_that_they_need(role: str
     assert not {word for word in rule.split() if word.startswith("+@")}
 
 
-def made(folder: Path) -> dict[str, str]:
-    subprocess.run(
-        [MAKE, folder], check=True, env={**os.environ, "REDIS_ADDRESS": "redis.example:6380"}
-    )
+def made(folder: Path, sentinels: str = "") -> dict[str, str]:
+    addresses = {"REDIS_ADDRESS": "redis.example:6380", "REDIS_SENTINELS": sentinels}
+    subprocess.run([MAKE, folder], check=True, env={**os.environ, **addresses})
     return {file.name: file.read_text() for file in folder.iterdir()}
 
 
@@ -315,6 +316,10 @@ def test_each_role_has_an_address_and_the_server_knows_no_password(tmp_path: Pat
     files = made(tmp_path / "one")
     assert set(files) == {
         "redis_users",
+        "redis_replication",
+        "sentinel_users",
+        "sentinel_login",
+        "sentinel_operator_url",
         "operator_redis_url",
         *(f"{role}_redis_url" for role in ROLES),
     }
@@ -330,6 +335,42 @@ def test_each_role_has_an_address_and_the_server_knows_no_password(tmp_path: Pat
     assert "PASSWORD" not in files["redis_users"]
     assert passwords & set(made(tmp_path / "two").values()) == set()
     assert stat.S_IMODE((tmp_path / "one").stat().st_mode) == 0o711
+
+
+def test_servers_and_sentinels_know_each_other_by_users_of_their_own(tmp_path: Path) -> None:
+    files = made(tmp_path, "one.example:26379,two.example:26380")
+    login = re.fullmatch(
+        r"sentinel sentinel-user peer\nsentinel sentinel-pass ([0-9a-f]{48})\n"
+        r"sentinel auth-user refunds sentinel\nsentinel auth-pass refunds ([0-9a-f]{48})\n",
+        files["sentinel_login"],
+    )
+    replication = re.fullmatch(
+        r"masteruser replica\nmasterauth ([0-9a-f]{48})\n", files["redis_replication"]
+    )
+    assert login is not None
+    assert replication is not None
+    for user, password, file in (
+        ("peer", login[1], "sentinel_users"),
+        ("sentinel", login[2], "redis_users"),
+        ("replica", replication[1], "redis_users"),
+    ):
+        digest = hashlib.sha256(password.encode()).hexdigest()
+        assert f"user {user} on #{digest} " in files[file]
+        assert password not in files[file]
+
+
+def test_with_sentinels_each_role_asks_them_for_the_server(tmp_path: Path) -> None:
+    files = made(tmp_path, "one.example:26379,two.example:26380")
+    for role in ROLES:
+        address = SentinelAddress.parse(files[f"{role}_redis_url"].strip())
+        assert address.hosts == (("one.example", 26379), ("two.example", 26380))
+        assert (address.master, address.username) == ("refunds", role)
+        assert address.sentinel_username == "client"
+        digest = hashlib.sha256(str(address.sentinel_password).encode()).hexdigest()
+        assert f"user client on #{digest} " in files["sentinel_users"]
+    # redis-cli reads no address of Sentinels.
+    assert "@redis.example:6380/0" in files["operator_redis_url"]
+    assert "@one.example:26379" in files["sentinel_operator_url"]
 
 
 def test_users_that_are_there_are_not_replaced(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from tests.support.installation import Installation, Worker, until
-from worker.broker.queues import SUBMIT_TASK
+from worker.broker.names import SUBMIT_TASK
 from worker.model.refund import Lane
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.redis_server import ThrowawayServer, running_server

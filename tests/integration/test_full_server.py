@@ -19,7 +19,7 @@ import redis
 
 from tests.support.installation import Installation, until
 from worker import Refunds
-from worker.broker.queues import SUBMIT_TASK
+from worker.broker.names import SUBMIT_TASK
 from worker.errors import StoreFull
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest

@@ -47,8 +47,12 @@ class Door(Refunds):
     def _watch_backlog(self, lane: Lane) -> None:
         """A backlog is warned of by the machine's own clock, which this world does not have."""
 
-    def _own(self) -> tuple[Store, Any]:
-        return self._given, SimpleNamespace()
+    @property
+    def store(self) -> Store:
+        return self._given
+
+    def _ready_to_nudge(self) -> Any:
+        return SimpleNamespace()
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
         self.given_to.nudge(refund_ids, lane)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from tests.simulation.odd import Takeover
     from tests.simulation.records_seam import RawCommand
     from tests.simulation.world import World
-    from worker.store.scripts import Claim, Command
+    from worker.store.claims import Claim
+    from worker.store.scripts import Command
 
 SPARE: Final = timedelta(minutes=2)
 """How much earlier a person says that the loss began."""

@@ -14,7 +14,7 @@ from worker.model.refund import Lane, Refund, Stage
 from worker.model.steps import Step
 from worker.rules import decisions
 from worker.sandbox.ledger import STANDING
-from worker.store import scripts
+from worker.store import reads, saves
 
 if TYPE_CHECKING:
     from tests.simulation.plan import Asked
@@ -154,7 +154,7 @@ class People:
         if world.power.is_away:
             self._later(5.0, self._apply, refund_id, decide, event)
             return
-        refund = world.run_call(scripts.load(refund_id)).refund
+        refund = world.run_call(reads.load(refund_id)).refund
         if refund is None:
             return
         try:
@@ -163,7 +163,7 @@ class People:
             return
         if step is None:
             return
-        saved = world.run_call(scripts.save(refund, step, {"by": PERSON}))
+        saved = world.run_call(saves.save(refund, step, {"by": PERSON}))
         world.tell("person", event, refund_id, saved.result)
         if saved.result != "saved":
             return

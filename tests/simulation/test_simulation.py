@@ -17,7 +17,9 @@ from tests.simulation.bugs.planted import BUGS, may_try_again_unasked
 from tests.simulation.bugs.sources import CAUGHT_AT, CAUGHT_BY, SEEN_IN
 from tests.simulation.runner import Arena, Report, arena, play, rule_of, wire_to_server
 from tests.simulation.secrets import log_taken
+from worker.engine.attempt_runner import AttemptRunner
 from worker.engine.breaker import Breaker
+from worker.engine.poller import Poller
 from worker.engine.service import Service
 from worker.model.answers import PaymentView
 from worker.model.refund import Refund
@@ -63,9 +65,9 @@ def _stop_tells_waits_that_are_over(self: Service) -> None:
 
 ONCE_BROKEN = [
     # A worker told to end in the moment in which a wait was over went on waiting for the others.
-    pytest.param(2469, "stop", _stop_tells_waits_that_are_over, "forgotten", id="2469"),
+    pytest.param(2469, Service, "stop", _stop_tells_waits_that_are_over, "forgotten", id="2469"),
     # A worker's further try left although another, frozen until then, had saved its late proof.
-    pytest.param(8679, "_may_try_again", may_try_again_unasked, "claim", id="8679"),
+    pytest.param(8679, AttemptRunner, "_may_try_again", may_try_again_unasked, "claim", id="8679"),
 ]
 
 
@@ -73,13 +75,13 @@ def _trial_is_spent(self: Breaker) -> None:
     del self
 
 
-@pytest.mark.parametrize(("seed", "place", "without_mend", "rule"), ONCE_BROKEN)
+@pytest.mark.parametrize(("seed", "owner", "place", "without_mend", "rule"), ONCE_BROKEN)
 def test_seed_that_once_broke_a_promise_breaks_none_and_does_without_its_mend(
-    seed: int, place: str, without_mend: Any, rule: str
+    seed: int, owner: type, place: str, without_mend: Any, rule: str
 ) -> None:
     with log_taken(), wire_to_server() as wire:
         assert play(seed, wire, families=PLAIN).violations == []
-        with mock.patch.object(Service, place, without_mend):
+        with mock.patch.object(owner, place, without_mend):
             assert {*map(rule_of, play(seed, wire, families=PLAIN).violations)} == {rule}
 
 
@@ -103,8 +105,8 @@ def test_seed_in_which_trials_were_spent_on_nothing_forgets_nobody_and_does_with
             assert {*map(rule_of, play(18465, wire, families=PLAIN).violations)} == {"forgotten"}
 
 
-async def _asks_beside_the_schedule(self: Service, refund: Refund, _: object) -> bool:
-    payment = await self.gateway.get_payment_intent(refund.payment_intent, about=refund)
+async def _asks_beside_the_schedule(self: Poller, refund: Refund, _: object) -> bool:
+    payment = await self._gateway.get_payment_intent(refund.payment_intent, about=refund)
     return is_missing(payment)
 
 
@@ -115,7 +117,7 @@ def test_seed_with_reads_of_a_missing_refund_keeps_the_rate_and_does_not_without
     odd = frozenset({"lag", "people", "words"})
     with log_taken(), wire_to_server() as wire:
         assert play(400, wire, families=odd).violations == []
-        with mock.patch.object(Service, "_account_is_lost", _asks_beside_the_schedule):
+        with mock.patch.object(Poller, "_account_is_lost", _asks_beside_the_schedule):
             assert {*map(rule_of, play(400, wire, families=odd).violations)} == {"rate"}
 
 

@@ -10,7 +10,7 @@ from tests.simulation.records_seam import PREFIX
 from tests.simulation.snapshot import SNAPSHOT
 from worker.model.refund import Lane
 from worker.sandbox.bank import Order
-from worker.store import scripts
+from worker.store import creations, record_time
 
 if TYPE_CHECKING:
     from tests.simulation.plan import Asked
@@ -71,7 +71,7 @@ class Timetable:
         if world.mode == "effects":
             world.mail.nudge([request.refund_id], Lane.SINGLE)
             return
-        created = world.run_call(scripts.create(request, Lane.SINGLE))
+        created = world.run_call(creations.create(request, Lane.SINGLE))
         world.tell("caller", "submits", request.refund_id, created.result)
         world.judge.told(request.refund_id, 1)
         world.power.tempt()
@@ -93,7 +93,7 @@ class Timetable:
 
     def _note_time(self) -> None:
         if not self._world.power.is_away:
-            self._world.run_call(scripts.clock())
+            self._world.run_call(record_time.clock())
 
     def _promote(self, behind: float) -> None:
         self._world.happens("clock_went_back", "redis")

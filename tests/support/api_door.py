@@ -12,27 +12,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import redis.asyncio
 
 from tests.support import described_api
-from tests.support.cli_runner import Records
-from worker.client import Refunds
-from worker.http import app
-from worker.http.app import Readiness
+from tests.support.http_door import HttpDoor, served
 from worker.http.running import api_part
-from worker.model.callers import Scope
-from worker.settings import Settings
-from worker.store import tokens
-from worker.store.async_store import AsyncStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
+    from worker.client import Refunds
     from worker.http.api import Api
-    from worker.store.scripts import Due
+    from worker.http.uploads import Uploads
+    from worker.settings import Settings
+    from worker.store.async_store import AsyncStore
+    from worker.store.sweeps import Due
 
 PAYMENT = "pi_1787730829493927936"
-ALL = frozenset(Scope)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,29 +52,12 @@ class Answer:
 
 
 @dataclass
-class Door:
-    port: int
+class Door(HttpDoor):
     part: Api
-    refunds: Refunds
     store: AsyncStore
-    client: aiohttp.ClientSession
-    token: str
+    token: str = ""
     nudged: list[str] = field(default_factory=list)
     counted: Counter[tuple[str, int]] = field(default_factory=Counter)
-
-    @property
-    def records(self) -> Records:
-        return Records(store=self.refunds.store)
-
-    def a_token(self, name: str, *scopes: str, ids: str = "") -> str:
-        return tokens.create(
-            self.refunds.store,
-            name,
-            scopes=frozenset(map(Scope, scopes)) if scopes else ALL,
-            ids_prefix=ids,
-            expires_at=None,
-            by="the test",
-        )
 
     async def ask(
         self,
@@ -137,36 +115,37 @@ class Door:
 
 @asynccontextmanager
 async def a_door(url: str, **changes: Any) -> AsyncIterator[Door]:
-    settings = Settings.load(redis_url=url, **changes)
-    client = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=10)
-    store = AsyncStore(client, durable=False)
     nudged: list[str] = []
+    counted: Counter[tuple[str, int]] = Counter()
 
     def nudge(dues: Iterable[Due]) -> None:
         nudged.extend(due.refund_id for due in dues)
 
-    with Refunds(settings=settings) as refunds:
-        counted: Counter[tuple[str, int]] = Counter()
+    def count(operation: str, status: int) -> None:
+        counted[operation, status] += 1
 
-        def count(operation: str, status: int) -> None:
-            counted[operation, status] += 1
+    def part_of(settings: Settings, store: AsyncStore, refunds: Refunds, uploads: Uploads) -> Api:
+        return api_part(settings, store, refunds, nudge, count, uploads)
 
-        part = api_part(settings, store, refunds, nudge, count)
-        built = app.build([part], Readiness(lambda: store.meta("paused")))
+    async with (
+        served(url, part_of, **changes) as here,
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=60),
+        ) as session,
+    ):
+        door = Door(
+            here.port,
+            here.refunds,
+            session,
+            part=here.part,
+            store=here.store,
+            nudged=nudged,
+            counted=counted,
+        )
+        door.token = door.a_token("shop")
         try:
-            async with (
-                app.listening(built, host="127.0.0.1", port=0) as port,
-                aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(limit=0),
-                    timeout=aiohttp.ClientTimeout(total=60),
-                ) as session,
-            ):
-                door = Door(port, part, refunds, store, session, "", nudged, counted)
-                door.token = door.a_token("shop")
-                try:
-                    yield door
-                finally:
-                    part.end()
+            yield door
         finally:
-            await part.close()
-            await store.close()
+            here.part.end()
+            here.uploads.end()

@@ -21,7 +21,7 @@ from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import RefundRequest
 from worker.model.steps import Step
 from worker.rules import attempts
-from worker.store import scripts
+from worker.store import claims, creations, reads, saves
 from worker.store.store import Store
 
 PAYMENT = "pi_1787730829493927936"
@@ -98,7 +98,9 @@ class Records:
         """A refund that was accepted."""
         values: dict[str, Any] = {"payment_intent": PAYMENT, "amount": 500, **fields}
         lane = Lane.BULK if batch_id else Lane.SINGLE
-        self.store.run(scripts.create(RefundRequest(refund_id=refund_id, **values), lane, batch_id))
+        self.store.run(
+            creations.create(RefundRequest(refund_id=refund_id, **values), lane, batch_id)
+        )
         return self.get(refund_id)
 
     def sending(self, refund_id: str, **fields: Any) -> Refund:
@@ -108,12 +110,12 @@ class Records:
 
     def claimed(self, refund_id: str) -> Refund:
         """An accepted refund, claimed by a worker that has just read its payment."""
-        loaded = self.store.run(scripts.load(refund_id))
+        loaded = self.store.run(reads.load(refund_id))
         seen: dict[str, Any] = {"seq": loaded.seq}
         if loaded.refund is not None and loaded.refund.asked_currency is not None:
             seen["currency_checked"] = True
         claim = self.store.run(
-            scripts.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45), **seen)
+            claims.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45), **seen)
         )
         assert claim.claimed, claim.result
         return self.get(refund_id)
@@ -152,7 +154,7 @@ class Records:
     def _saved(self, refund: Refund, step: Step) -> Refund:
         # As a worker's recorder does.
         detail = {"seen": "done"} | ({"alarm": step.alarm} if step.alarm else {})
-        assert self.store.run(scripts.save(refund, step, detail)).result == "saved"
+        assert self.store.run(saves.save(refund, step, detail)).result == "saved"
         return self.get(refund.refund_id)
 
     def get(self, refund_id: str) -> Refund:

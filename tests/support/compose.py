@@ -27,6 +27,10 @@ PATIENCE = 60.0
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _INSIDE: Mapping[str, int] = {
     "redis": 6379,
+    "redis-2": 6379,
+    "sentinel-1": 26379,
+    "sentinel-2": 26379,
+    "sentinel-3": 26379,
     "metrics": 9464,
     "sandbox": 4010,
     "webhooks": 8080,
@@ -115,16 +119,26 @@ class Stack:
     extra: dict[str, str] = field(default_factory=dict)
     running: dict[str, Service] = field(default_factory=dict)
     usual_ports: bool = False
+    sentinels: tuple[str, ...] = ()
+    """The services that are asked for the server of the records, if there are any."""
 
     def __post_init__(self) -> None:
         self.services: dict[str, dict[str, Any]] = composed(self.variables)["services"]
-        wished = _INSIDE if self.usual_ports else {}
+        # Where several listen on the same port of their containers, only the first gets it.
+        firsts = {port: name for name, port in reversed([*_INSIDE.items()])}
+        wished = {name: port for port, name in firsts.items()} if self.usual_ports else {}
         self.ports = {name: free_port(wished.get(name, 0)) for name in self.services}
-        for name in ("secrets", "data", "flower", "tsdb", "alerts", "etc"):
+        for name in ("secrets", "flower", "tsdb", "alerts", "etc", "programs"):
             (self.folder / name).mkdir()
+        (self.folder / "programs" / "redis-server").symlink_to(find_server())
+        sentinels = ",".join(f"127.0.0.1:{self.ports[name]}" for name in self.sentinels)
         subprocess.run(
             [ROOT / "ops" / "redis" / "make-users", self.folder / "secrets"],
-            env=os.environ | {"REDIS_ADDRESS": f"127.0.0.1:{self.ports['redis']}"},
+            env=os.environ
+            | {
+                "REDIS_ADDRESS": f"127.0.0.1:{self.ports['redis']}",
+                "REDIS_SENTINELS": sentinels,
+            },
             check=True,
         )
 
@@ -180,7 +194,6 @@ class Stack:
             "/opt/refunds/flowerconfig.py", str(ROOT / "ops" / "docker" / "flowerconfig.py")
         )
         for path, ours in {
-            "/data": "data",
             "=/prometheus": "tsdb",
             "=/alertmanager": "alerts",
         }.items():
@@ -198,24 +211,35 @@ class Stack:
             "refunds": [sys.executable, "-m", "worker"],
             "python": [sys.executable],
             "celery": [sys.executable, "-m", "celery"],
-            "redis-server": [str(find_server())],
         }
         first, *rest = self.services[name]["command"]
+        if first.startswith("/etc/refunds/"):
+            return self._server(name, ROOT / "ops" / "redis" / Path(first).name, rest)
         if first in programs:
-            beside = (
-                ["--bind", "127.0.0.1", "--port", str(self.ports["redis"])]
-                if first == "redis-server"
-                else []
-            )
-            return [*programs[first], *map(self.here, rest), *beside]
+            return [*programs[first], *map(self.here, rest)]
         # The image's own entrypoint; inside a container it listens on every address.
         address = f"--web.listen-address=127.0.0.1:{self.ports[name]}"
         return [str(self.tools[name]), *map(self.here, [first, *rest]), address]
+
+    def _server(self, name: str, program: Path, options: list[str]) -> list[str]:
+        """Return the command of a Redis server or Sentinel, with a port and folder of its own."""
+        (self.folder / f"data-{name}").mkdir(exist_ok=True)
+        here = [self.data_of(name) if each == "/data" else self.here(each) for each in options]
+        return [str(program), *here, "--bind", "127.0.0.1", "--port", str(self.ports[name])]
+
+    def data_of(self, name: str) -> str:
+        """Return the folder that a service sees as /data."""
+        return str(self.folder / f"data-{name}")
 
     def environment(self, name: str) -> dict[str, str]:
         """Return the service's variables: the file's, and none of the caller's own settings."""
         given = self.services[name].get("environment", {})
         there = {key: self.here(str(value)) for key, value in given.items()}
+        if "REDIS_DATA" in there:
+            there["REDIS_DATA"] = self.data_of(name)
+            there["REDIS_SECRETS"] = str(self.secrets_of(name))
+            programs = self.folder / "programs"
+            there["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
         if "REFUNDS_SECRETS_DIR" in there:
             there["REFUNDS_SECRETS_DIR"] = str(self.secrets_of(name))
         return environment(there | self.extra, without=("REFUNDS_", "FLOWER_"))

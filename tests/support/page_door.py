@@ -9,20 +9,20 @@ from html import unescape
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import redis.asyncio
+import aiohttp.web
 
-from tests.support.cli_runner import Records
-from worker.client import Refunds
-from worker.http import app
-from worker.http.app import Readiness
+from tests.support.http_door import HttpDoor, served
 from worker.http.running import page_part
-from worker.model.callers import Scope
-from worker.settings import Settings
-from worker.store import tokens
-from worker.store.async_store import AsyncStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from worker.client import Refunds
+    from worker.http.app import Part
+    from worker.http.uploads import Uploads
+    from worker.settings import Settings
+    from worker.store.async_store import AsyncStore
+    from worker.store.sweeps import Due
 
 _FORM_TOKEN = re.compile(
     r'action="([^"]+)"[^>]*>\s*<input type="hidden" name="form_token" value="(\w+)"'
@@ -53,32 +53,16 @@ class Shown:
 
 
 @dataclass
-class PageDoor:
+class PageDoor(HttpDoor):
     """A browser without scripts, as far as the tests need one."""
 
-    port: int
-    refunds: Refunds
-    client: aiohttp.ClientSession
     nudged: list[str]
+    uploads: Uploads
     cookies: dict[str, str] = field(default_factory=dict)
+    views: tuple[str, ...] = ()
+    """The addresses that answer a person with a page."""
 
-    @property
-    def records(self) -> Records:
-        return Records(store=self.refunds.store)
-
-    def a_token(self, name: str, *scopes: str, ids: str = "") -> str:
-        return tokens.create(
-            self.refunds.store,
-            name,
-            scopes=frozenset(map(Scope, scopes)),
-            ids_prefix=ids,
-            expires_at=None,
-            by="the test",
-        )
-
-    async def ask(
-        self, method: str, path: str, data: Mapping[str, str] | None = None, /, **headers: str
-    ) -> Shown:
+    async def ask(self, method: str, path: str, data: Any = None, /, **headers: str) -> Shown:
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.cookies:
             sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
@@ -95,7 +79,7 @@ class PageDoor:
     async def get(self, path: str, **headers: str) -> Shown:
         return await self.ask("GET", path, **headers)
 
-    async def post(self, path: str, data: Mapping[str, str], **headers: str) -> Shown:
+    async def post(self, path: str, data: Any, **headers: str) -> Shown:
         """Send a form as a browser does from a page of this server."""
         return await self.ask("POST", path, data, **{"Sec_Fetch_Site": "same-origin", **headers})
 
@@ -107,22 +91,33 @@ class PageDoor:
 
 
 @asynccontextmanager
-async def a_page(url: str, **changes: Any) -> AsyncIterator[PageDoor]:
-    settings = Settings.load(redis_url=url, **changes)
-    client = redis.asyncio.Redis.from_url(url, decode_responses=True, socket_timeout=10)
-    store = AsyncStore(client, durable=False)
+async def a_page(url: str, *, port: int = 0, **changes: Any) -> AsyncIterator[PageDoor]:
     nudged: list[str] = []
-    with Refunds(settings=settings) as refunds:
-        part = page_part(
-            settings, store, refunds, lambda dues: nudged.extend(due.refund_id for due in dues)
+
+    def nudge(dues: Iterable[Due]) -> None:
+        nudged.extend(due.refund_id for due in dues)
+
+    def part_of(settings: Settings, store: AsyncStore, refunds: Refunds, uploads: Uploads) -> Part:
+        return page_part(settings, store, refunds, nudge, uploads)
+
+    async with (
+        served(url, part_of, port=port, **changes) as here,
+        aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
+    ):
+        views = _views(here.application)
+        yield PageDoor(here.port, here.refunds, session, nudged, here.uploads, views=views)
+
+
+def _views(application: aiohttp.web.Application) -> tuple[str, ...]:
+    addresses = {
+        route.resource.canonical
+        for route in application.router.routes()
+        if route.method == "GET" and route.resource is not None
+    }
+    return tuple(
+        sorted(
+            address
+            for address in addresses
+            if address.startswith("/page") and not address.startswith("/page/static/")
         )
-        built = app.build([part], Readiness(lambda: store.meta("paused")))
-        try:
-            async with (
-                app.listening(built, host="127.0.0.1", port=0) as port,
-                aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session,
-            ):
-                yield PageDoor(port, refunds, session, nudged)
-        finally:
-            await part.close()
-            await store.close()
+    )

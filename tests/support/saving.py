@@ -10,7 +10,7 @@ from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Refund, Status
 from worker.model.steps import Step
 from worker.rules import attempts, readback
-from worker.store.scripts import Claim
+from worker.store.claims import Claim
 
 
 def held(world: World, refund_id: str = ID) -> Claim:

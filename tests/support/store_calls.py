@@ -10,14 +10,14 @@ import redis.asyncio
 
 from tests.factories import a_request
 from worker.model.refund import Lane
-from worker.store import scripts
+from worker.store import creations, reads
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command, Script
 from worker.store.store import Store
 
 
 def accept(refund_id: str = "a", **fields: Any) -> Command[Any]:
-    return scripts.create(
+    return creations.create(
         a_request(refund_id, **({"payment_intent": f"pi_{refund_id}"} | fields)), Lane.SINGLE
     )
 
@@ -57,4 +57,4 @@ class _Broken(Script):
 BROKEN: Command[Any] = Command(script=_Broken(), arguments=[], read=lambda reply: reply)
 
 
-LOAD: Command[Any] = scripts.load("a")
+LOAD: Command[Any] = reads.load("a")

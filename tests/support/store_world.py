@@ -20,10 +20,13 @@ from worker.model.steps import Step
 from worker.model.times import from_ms, to_ms
 from worker.rules import attempts, transitions
 from worker.rules.attempts import Rules
-from worker.store import scripts
+from worker.store import claims, creations, reads, saves, sweeps
+from worker.store.claims import Claim, ClaimKind
+from worker.store.creations import Created
 from worker.store.records import Moves, decode
-from worker.store.scripts import Claim, ClaimKind, Created, Due, Saved
+from worker.store.saves import Saved
 from worker.store.store import Store
+from worker.store.sweeps import Due
 
 LEASE = timedelta(seconds=45)
 ID = "order-1001-1"
@@ -61,7 +64,7 @@ class World:
         **fields: Any,
     ) -> Created:
         request = a_request(request, **fields) if isinstance(request, str) else request
-        return self.store.run(scripts.create(request, lane, batch))
+        return self.store.run(creations.create(request, lane, batch))
 
     def claim(self, refund_id: str = ID, kind: ClaimKind = "send", **options: Any) -> Claim:
         self._tokens += 1
@@ -70,7 +73,7 @@ class World:
             "lease": LEASE,
             "replay_window": timedelta(hours=23),
         }
-        loaded = self.store.run(scripts.load(refund_id))
+        loaded = self.store.run(reads.load(refund_id))
         # As a worker does that has just read the payment.
         if kind == "send":
             usual["seq"] = loaded.seq
@@ -78,10 +81,10 @@ class World:
             usual["currency_checked"] = True
         if loaded.refund is not None and loaded.refund.prior_ids:
             usual["prior_read_at"] = loaded.now
-        return self.store.run(scripts.claim(refund_id, kind, **(usual | options)))
+        return self.store.run(claims.claim(refund_id, kind, **(usual | options)))
 
     def save(self, refund: Refund, step: Step, detail: Mapping[str, Any] | None = None) -> Saved:
-        return self.store.run(scripts.save(refund, step, detail))
+        return self.store.run(saves.save(refund, step, detail))
 
     def attempt(
         self, outcome: Outcome, refund_id: str = ID, rules: Rules = VERIFY, **options: Any
@@ -110,7 +113,7 @@ class World:
         return self.get(refund_id)
 
     def sweep(self, limit: int = 100, *, dry: frozenset[Lane] = frozenset()) -> tuple[Due, ...]:
-        return self.store.run(scripts.sweep(limit, dry=dry))
+        return self.store.run(sweeps.sweep(limit, dry=dry))
 
     def swept(self, limit: int = 100, *, dry: frozenset[Lane] = frozenset()) -> list[str]:
         return [due.refund_id for due in self.sweep(limit, dry=dry)]

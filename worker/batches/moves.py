@@ -16,7 +16,7 @@ from worker.errors import GuardRefused, NotCancelable
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules import decisions
-from worker.store import scripts
+from worker.store import saves
 from worker.store.connection import redis_errors
 from worker.store.store import PAGE, Store
 
@@ -201,7 +201,7 @@ def _apply(
         # Pages are not durable one by one: the caller confirms all of them before it reports
         # anything.
         results = store.run_many(
-            [scripts.save(refund, step, detail, durable=False) for refund, step in steps]
+            [saves.save(refund, step, detail, durable=False) for refund, step in steps]
         )
         left = []
         for (refund, _), result in zip(steps, results, strict=True):

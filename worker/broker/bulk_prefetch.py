@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from celery import Celery
 
-from worker.broker.queues import BULK_IDS, VISIBILITY_SECONDS
+from worker.broker.names import BULK_IDS
+from worker.broker.queues import VISIBILITY_SECONDS
 from worker.model.refund import Lane
 
 MESSAGES_BEYOND_SLOTS: Final = 6

@@ -23,7 +23,7 @@ from celery.worker.consumer import Consumer
 
 from worker.broker import envelope, inbox
 from worker.broker.envelope import Unreadable
-from worker.broker.queues import CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
+from worker.broker.names import CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
 
 TASKS: Final = frozenset({PROCESS_TASK, SUBMIT_TASK, CALLBACK_TASK})
 """The tasks served. Celery's own tasks (chords, maps, chunks) are not.

@@ -30,7 +30,7 @@ from redis.exceptions import NoScriptError
 from worker.broker import envelope
 from worker.broker.envelope import Unreadable
 from worker.broker.inbox import rejected
-from worker.broker.queues import CALLBACK_QUEUE
+from worker.broker.names import CALLBACK_QUEUE
 from worker.model.refund import Lane
 
 AT_ONCE: Final = 32

@@ -9,26 +9,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+import redis.exceptions
 from celery import Celery
 from kombu.entity import Queue
+from kombu.exceptions import KombuError
 
 from worker.broker import wire
+from worker.broker.names import CALLBACK_QUEUE, CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
 from worker.model.refund import Lane
 from worker.settings import Settings
 from worker.store.sentinels import SentinelAddress, is_sentinel
 
-PROCESS_TASK: Final = "refunds.process"
-SUBMIT_TASK: Final = "refunds.submit"
-CALLBACK_TASK: Final = "refunds.callback"
-CALLBACK_QUEUE: Final = "refunds.callbacks"
-"""The queue of callbacks; used if `REFUNDS_CALLBACKS_FILE` is set."""
-BULK_IDS: Final = 100
-"""Refund ids in one bulk message: a message costs about 2.5 ms, so the rows of a file share one."""
 VISIBILITY_SECONDS: Final = 300
 """Redelivery timeout for an unacknowledged nudge.
 
 It exceeds a task's lifetime; a redelivery is harmless.
 """
+PUBLISH_ERRORS: Final = (KombuError, redis.exceptions.RedisError, OSError)
+"""The errors of a broker that is unavailable."""
 _DEFAULT_PREFIX: Final = "refunds:"
 _IDS_SHOWN: Final = 5
 

@@ -13,12 +13,13 @@ import click
 
 from worker import batches
 from worker.broker import queues
+from worker.broker.names import BULK_IDS
 from worker.cli import batch_tables, render
 from worker.cli.exits import DONE, NOTHING_TO_DO
 from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
 from worker.cli.progress import detached, progress, verdict, watch_batch
-from worker.cli.session import ALL_PAUSED, note, opened, operator
-from worker.client import PUBLISH_ERRORS, Refunds
+from worker.cli.session import ALL_PAUSED, act, note, opened, operator
+from worker.client import Refunds
 from worker.errors import InputError
 from worker.importer import open_source, validate, write_result
 from worker.imports import reading_of
@@ -126,9 +127,13 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
     """
     with opened() as refunds:
         total = batches.batch_size(refunds.store, batch_id)
+        store, by = refunds.store, operator(refunds.settings)
         with progress("checked", total) as show_done:
-            done = batches.cancel_batch(
-                refunds.store, batch_id, operator(refunds.settings), show_done
+            done = act(
+                refunds,
+                "batch cancel",
+                batch_id,
+                lambda: batches.cancel_batch(store, batch_id, by, show_done),
             )
     after, facts = done.batch, done.as_dict()
     sent, unsent = facts["sent"], facts["to_be_canceled"]
@@ -161,7 +166,10 @@ def pause(*, batch_id: str) -> int:
     Exit code: 9 if the batch was already paused.
     """
     with opened() as refunds:
-        changed = batches.pause_batch(refunds.store, batch_id, operator(refunds.settings))
+        store, by = refunds.store, operator(refunds.settings)
+        changed = act(
+            refunds, "batch pause", batch_id, lambda: batches.pause_batch(store, batch_id, by)
+        )
     note(f"batch {batch_id} is paused" if changed else f"batch {batch_id} was already paused")
     return DONE if changed else NOTHING_TO_DO
 
@@ -174,7 +182,9 @@ def resume(*, batch_id: str) -> int:
     Exit code: 9 if the batch was not paused.
     """
     with opened() as refunds:
-        changed = batches.resume_batch(refunds.store, batch_id)
+        changed = act(
+            refunds, "batch resume", batch_id, lambda: batches.resume_batch(refunds.store, batch_id)
+        )
         all_paused = flags.read(refunds.store).paused_at is not None
     note(f"batch {batch_id} is resumed" if changed else f"batch {batch_id} was not paused")
     if all_paused:
@@ -202,14 +212,20 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
     kinds = frozenset({Retriable.YES, Retriable.UNKNOWN} if unknown else {Retriable.YES})
     with opened() as refunds:
         total = batches.batch_size(refunds.store, batch_id)
+        store, by = refunds.store, operator(refunds.settings)
         with progress("checked", total) as show_done:
-            done = batches.retry_batch(
-                refunds.store,
+            done = act(
+                refunds,
+                "batch retry",
                 batch_id,
-                operator(refunds.settings),
-                kinds=kinds,
-                nudge=lambda ids: _nudge(refunds, ids),
-                on_progress=show_done,
+                lambda: batches.retry_batch(
+                    store,
+                    batch_id,
+                    by,
+                    kinds=kinds,
+                    nudge=lambda ids: _nudge(refunds, ids),
+                    on_progress=show_done,
+                ),
             )
         paused = batches.state_of_batch(refunds.store, batch_id) == "paused"
     if as_json:
@@ -246,9 +262,9 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
 
 def _nudge(refunds: Refunds, refund_ids: Sequence[str]) -> None:
     try:
-        for start in range(0, len(refund_ids), queues.BULK_IDS):
-            queues.nudge(refunds.celery, refund_ids[start : start + queues.BULK_IDS], Lane.BULK)
-    except PUBLISH_ERRORS as error:
+        for start in range(0, len(refund_ids), BULK_IDS):
+            queues.nudge(refunds.celery, refund_ids[start : start + BULK_IDS], Lane.BULK)
+    except queues.PUBLISH_ERRORS as error:
         note(
             f"warning: a message to the workers was not sent ({type(error).__name__}): "
             "their next sweep finds the refunds"

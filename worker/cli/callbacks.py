@@ -13,7 +13,7 @@ from worker.callbacks import endpoints
 from worker.callbacks.endpoints import Endpoint
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, SOME_FAILED
-from worker.cli.session import note, opened, operator
+from worker.cli.session import act, note, opened, operator
 from worker.cli.values import checked_moment
 from worker.client import Refunds
 from worker.errors import FieldError, InvalidRequest, NotFound
@@ -146,7 +146,10 @@ def turn_on() -> int:
     with opened() as refunds:
         if not endpoints.load(refunds.settings):
             note(f"warning: {_NOT_SET} a callback")
-        changed = callback_state.turn_on(refunds.store, operator(refunds.settings))
+        by = operator(refunds.settings)
+        changed = act(
+            refunds, "callbacks on", "", lambda: callback_state.turn_on(refunds.store, by)
+        )
     note("callbacks are on" if changed else "callbacks were on already")
     return DONE if changed else NOTHING_TO_DO
 
@@ -158,7 +161,7 @@ def turn_on() -> int:
 def turn_off() -> int:
     """Switch callbacks off: nothing more is noted for them. What waits is still sent."""
     with opened() as refunds:
-        changed = callback_state.turn_off(refunds.store)
+        changed = act(refunds, "callbacks off", "", lambda: callback_state.turn_off(refunds.store))
     note("callbacks are off" if changed else "callbacks were off already")
     return DONE if changed else NOTHING_TO_DO
 
@@ -171,7 +174,10 @@ def pause(*, name: str) -> int:
     """Send nothing to an endpoint until 'refunds callbacks resume'. Everything is kept."""
     with opened() as refunds:
         _endpoint(refunds.settings, name)
-        changed = callback_state.pause(refunds.store, name, operator(refunds.settings))
+        store, by = refunds.store, operator(refunds.settings)
+        changed = act(
+            refunds, "callbacks pause", name, lambda: callback_state.pause(store, name, by)
+        )
     note(
         f"{name} is paused: send again with 'refunds callbacks resume {name}'"
         if changed
@@ -188,7 +194,9 @@ def resume(*, name: str) -> int:
     """Send to an endpoint again, at once also if it kept failing."""
     with opened() as refunds:
         _endpoint(refunds.settings, name)
-        changed = callback_state.resume(refunds.store, name)
+        changed = act(
+            refunds, "callbacks resume", name, lambda: callback_state.resume(refunds.store, name)
+        )
     note(f"{name} is resumed" if changed else f"{name} was not paused; it is tried at once")
     return DONE if changed else NOTHING_TO_DO
 
@@ -314,7 +322,13 @@ def replay(*, name: str, refund_ids: tuple[str, ...], only_dead: bool, since: st
     with opened() as refunds:
         endpoint = _endpoint(refunds.settings, name)
         members = _members(refunds, endpoint, refund_ids, moment)
-        count = callback_state.replay(refunds.store, name, members, only_dead=only_dead)
+        store = refunds.store
+        count = act(
+            refunds,
+            "callbacks replay",
+            name,
+            lambda: callback_state.replay(store, name, members, only_dead=only_dead),
+        )
     note(
         f"{counted(count, 'callback')} to {name} will be sent" if count else "nothing is to be sent"
     )

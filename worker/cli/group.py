@@ -93,7 +93,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         "worker.cli.operate", "pause", "Stop sending: no refund is sent until 'refunds resume'."
     ),
     "resume": Entry("worker.cli.operate", "resume", "Start sending refunds again."),
-    "worker": Entry("worker.cli.operate", "worker", "Run a worker in the foreground."),
+    "worker": Entry("worker.cli.worker", "worker", "Run a worker in the foreground."),
     "doctor": Entry("worker.cli.doctor", "doctor", "Check settings, Redis, provider and workers."),
     "recover": Entry(
         "worker.cli.recover",
@@ -101,10 +101,10 @@ COMMANDS: Final[dict[str, Entry]] = {
         "After restoring a Redis snapshot: put in doubt what may have been sent since.",
     ),
     "metrics": Entry(
-        "worker.cli.operate", "metrics", "Serve Prometheus metrics, computed from Redis."
+        "worker.cli.metrics", "metrics", "Serve Prometheus metrics, computed from Redis."
     ),
     "serve": Entry(
-        "worker.cli.serve", "serve", "Serve the HTTP API, and receive the provider's webhooks."
+        "worker.cli.serve", "serve", "Serve the HTTP API and the page, and receive webhooks."
     ),
     "tokens": Entry(
         "worker.cli.tokens", "tokens", "Create, list and revoke the tokens of the HTTP API."
@@ -117,6 +117,7 @@ COMMANDS: Final[dict[str, Entry]] = {
         "callbacks",
         "Show, switch, test and replay callbacks to a shop's endpoints.",
     ),
+    "audit": Entry("worker.cli.audit", "audit", "Show who did what, and what came of it."),
     "events": Entry(
         "worker.cli.events", "events", "Print the moves of all refunds, and follow them."
     ),

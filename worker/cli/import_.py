@@ -14,8 +14,9 @@ import click
 
 from worker import batches
 from worker.cli.import_guards import parsed
-from worker.cli.import_options import reading, reading_options, require_fitting
+from worker.cli.import_options import READING, reading
 from worker.cli.import_run import ImportCommand, process
+from worker.cli.options import require_fitting, with_options
 from worker.cli.outputs import forget, named, output
 from worker.cli.progress import progress
 from worker.importer import open_source, validate
@@ -135,7 +136,7 @@ stopped, and no refund is made twice.""",
     help="Send nothing for this long: 70m, 1h30m.",
 )
 @click.option("--batch", metavar="NAME", help="Name of the batch; generated if omitted.")
-@reading_options
+@with_options(READING)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def import_file(
     *,

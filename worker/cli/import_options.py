@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import click
 
 from worker.cli.import_guards import parsed
-from worker.importer import FORMATS, MOST_ATTEMPTS, ImportOptions, Source
-from worker.imports import DELIMITER_OF, columns_of, unfitting
+from worker.cli.options import CURRENCY, FORM, delimiter_of, require_major
+from worker.importer import MOST_ATTEMPTS, ImportOptions
+from worker.imports import columns_of
 from worker.ranges import Whole
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-_OPTIONS: Final = (
-    click.option(
-        "--format",
-        "format_",
-        type=click.Choice(FORMATS),
-        help="Format of the file; detected if omitted.",
-    ),
-    click.option(
-        "--delimiter",
-        type=click.Choice([*DELIMITER_OF]),
-        help="Delimiter of a CSV file; detected if omitted.",
-    ),
-    click.option("--sheet", metavar="NAME", help="Sheet to read, if a workbook has several."),
+READING: Final = (
+    *FORM,
     click.option(
         "--column",
         "columns",
@@ -66,16 +52,10 @@ _OPTIONS: Final = (
         show_default=True,
         help="Decimal mark of amounts in major units: comma for 1.234,50.",
     ),
-    click.option("--currency", metavar="ISO", help="Currency of rows that state none."),
+    CURRENCY,
     click.option("--ignore-extra", is_flag=True, help="Ignore columns with unknown names."),
 )
-
-
-def reading_options(command: F) -> F:
-    """Add to a command the options that `reading` takes."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+"""The options that `reading` takes."""
 
 
 def reading(
@@ -97,13 +77,10 @@ def reading(
             f"--attempt {attempt} needs --id-from: in a file with its own ids, give a corrected row"
             " a new id"
         )
-    if decimal != "point" and amount_unit != "major":
-        raise click.UsageError(
-            "--decimal comma needs amounts in major units: add --amount-unit major"
-        )
+    require_major(decimal, amount_unit)
     return ImportOptions(
         format=format_,
-        delimiter=None if delimiter is None else DELIMITER_OF[delimiter],
+        delimiter=delimiter_of(delimiter),
         sheet=sheet,
         columns=columns,
         id_from=tuple(name.strip() for name in id_from.split(",")) if id_from is not None else (),
@@ -113,9 +90,3 @@ def reading(
         default_currency=currency,
         ignore_extra=ignore_extra,
     )
-
-
-def require_fitting(source: Source) -> None:
-    """Refuse an option that does not apply to the file's format."""
-    if (sentence := unfitting(source)) is not None:
-        raise click.UsageError(sentence)

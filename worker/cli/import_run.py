@@ -28,7 +28,7 @@ from worker.cli.import_messages import (
 from worker.cli.import_report import put_facts
 from worker.cli.outputs import RESULT_ROWS, Write
 from worker.cli.progress import counts_of, detached, progress, verdict, watch_batch
-from worker.cli.session import note, opened
+from worker.cli.session import act, note, opened
 from worker.client import Refunds
 from worker.errors import GuardRefused, InputError, StoreUnavailable
 from worker.importer import Source, Summary, Validation, accepted, write_failed_rows, write_result
@@ -252,7 +252,14 @@ def _import(
         note(_NOTHING_NEW)
         say_known(compared, source.options)
         return NOTHING_TO_DO
-    batch = begin(refunds.store, source, summary, options)
+    batch = act(
+        refunds,
+        "import",
+        "",
+        lambda: begin(refunds.store, source, summary, options),
+        reason=source.name,
+        named=lambda begun: begun.batch_id,
+    )
     if not batch.fresh:
         note(f"this file is already batch {batch.batch_id}: its import continues")
         if options.delay:

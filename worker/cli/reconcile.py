@@ -7,19 +7,27 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import click
 
 from worker.cli import reconcile_report as report
 from worker.cli.exits import DONE, INTERNAL, NOTHING_TO_DO, SOME_FAILED
+from worker.cli.options import (
+    CURRENCY,
+    FORM,
+    days,
+    delimiter_of,
+    require_fitting,
+    require_major,
+    with_options,
+)
 from worker.cli.outputs import named, output
 from worker.cli.session import note, opened
 from worker.cli.windows import window_of
 from worker.errors import GuardRefused, InputError
-from worker.importer import FORMATS, AmountUnit, ImportOptions, open_source
+from worker.importer import AmountUnit, ImportOptions, open_source
 from worker.importer.options import DecimalMark
-from worker.imports import DELIMITER_OF, unfitting
 from worker.model.times import rfc3339
 from worker.reconcile import comparing, mapping
 from worker.reconcile.books import Books, books
@@ -30,7 +38,6 @@ from worker.store import rechecks
 from worker.store.store import Store
 from worker.words import counted
 
-F = TypeVar("F", bound=Callable[..., Any])
 MOST_LOOKED_AT: Final = 5_000
 """Refunds that one run has read again: more of them come from a wrong file, window or unit."""
 _AT_ONCE: Final = 100
@@ -51,13 +58,7 @@ def _pairs(
 
 
 _OPTIONS: Final = (
-    click.option("--from", "start", metavar="DATE", help="First day, or a time."),
-    click.option(
-        "--to",
-        "end",
-        metavar="DATE",
-        help="Last day, which counts as a whole; or a time, which does not count.",
-    ),
+    *days(required=False),
     click.option(
         "--tz",
         metavar="ZONE",
@@ -100,20 +101,9 @@ _OPTIONS: Final = (
         type=click.Choice(CHOICES["sign"]),
         help="Sign of refunds in the file; positive if omitted.",
     ),
-    click.option("--currency", metavar="ISO", help="Currency of rows that state none."),
+    CURRENCY,
     click.option("--status", type=click.Choice(STATUSES), help="Status of rows that state none."),
-    click.option(
-        "--format",
-        "format_",
-        type=click.Choice(FORMATS),
-        help="Format of the file; detected if omitted.",
-    ),
-    click.option(
-        "--delimiter",
-        type=click.Choice([*DELIMITER_OF]),
-        help="Delimiter of a CSV file; detected if omitted.",
-    ),
-    click.option("--sheet", metavar="NAME", help="Sheet to read, if a workbook has several."),
+    *FORM,
     click.option(
         "--output",
         "target",
@@ -130,12 +120,6 @@ _OPTIONS: Final = (
     ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 )
-
-
-def _options(command: F) -> F:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +149,7 @@ cannot be read; 4 if something differs; 5 if Redis is unavailable; 6 if
 --look would read too much; 9 if neither side has a refund in the window."""
 )
 @click.argument("file", metavar="FILE|-")
-@_options
+@with_options(_OPTIONS)
 def reconcile(
     *,
     file: str,
@@ -204,13 +188,10 @@ def _asked(
     )
     stated = whole.file
     unit, decimal = stated.get("amount_unit", "minor"), stated.get("decimal", "point")
-    if decimal != "point" and unit != "major":
-        raise click.UsageError(
-            "--decimal comma needs amounts in major units: add --amount-unit major"
-        )
+    require_major(decimal, unit)
     options = ImportOptions(
         format=how["format_"],
-        delimiter=None if how["delimiter"] is None else DELIMITER_OF[how["delimiter"]],
+        delimiter=delimiter_of(how["delimiter"]),
         sheet=how["sheet"],
         amount_unit=cast("AmountUnit", unit),
         decimal=cast("DecimalMark", decimal),
@@ -281,8 +262,7 @@ def _run(asked: _Asked, target: Path | None, *, look: bool, as_json: bool) -> in
 def _load(asked: _Asked, sides: Books, window: Window | None) -> tuple[Export, Window]:
     """Read the file into the books; return it, and the window. Raises `InputError`."""
     with open_source(asked.file, asked.options, sys.stdin.buffer) as source:
-        if (sentence := unfitting(source)) is not None:
-            raise click.UsageError(sentence)
+        require_fitting(source)
         export = Export(source=source, reading=asked.reading)
         for row in export.rows():
             if (line := sides.add_theirs(row)) is not None:

@@ -9,7 +9,7 @@ from datetime import timedelta
 import click
 
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
-from worker.cli.session import note, opened, operator
+from worker.cli.session import act, note, opened, operator
 from worker.cli.values import checked_moment
 from worker.model.times import rfc3339
 from worker.ranges import Whole
@@ -81,11 +81,12 @@ def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> in
         if not yes and not _agreed(refunds.store.address):
             note("nothing was changed")
             return NOTHING_TO_DO
-        done = recover_records(
-            refunds.store,
-            moment,
-            resubmitted_for=timedelta(hours=resubmitted_for),
-            by=operator(refunds.settings),
+        by, suspected = operator(refunds.settings), timedelta(hours=resubmitted_for)
+        done = act(
+            refunds,
+            "recover",
+            "",
+            lambda: recover_records(refunds.store, moment, resubmitted_for=suspected, by=by),
         )
     if as_json:
         found = {

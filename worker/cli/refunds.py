@@ -10,14 +10,13 @@ import click
 from worker.broker import rejected
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, REJECTED
-from worker.cli.session import note, opened, operator
+from worker.cli.session import act, note, opened, operator
 from worker.cli.values import request_of
 from worker.cli.waiting import verdict, wait_for
 from worker.errors import IdempotencyConflict
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import REASONS
 from worker.ranges import SECONDS
-from worker.rules import decisions
 from worker.store.records import history_as_json
 from worker.wording import values
 
@@ -165,7 +164,8 @@ def cancel(*, refund_id: str, as_json: bool) -> int:
     """
     with opened() as refunds:
         before = refunds.get(refund_id)
-        refund = refunds.apply(refund_id, decisions.cancel, {"by": operator(refunds.settings)})
+        by = operator(refunds.settings)
+        refund = act(refunds, "cancel", refund_id, lambda: refunds.cancel(refund_id, by=by))
     _write(refund, as_json=as_json)
     if before.status is Status.CANCELED:
         note(f"refund {refund_id} was already canceled: nothing was changed")
@@ -197,7 +197,13 @@ def retry(*, refund_id: str, unknown: bool, wait: float | None, as_json: bool) -
     """
     with opened() as refunds:
         before = refunds.get(refund_id)
-        refund = refunds.retry(refund_id, unknown=unknown, by=operator(refunds.settings))
+        by = operator(refunds.settings)
+        refund = act(
+            refunds,
+            "retry",
+            refund_id,
+            lambda: refunds.retry(refund_id, unknown=unknown, by=by),
+        )
         again = refund.generation > before.generation
         if not again:
             note(f"refund {refund_id} is already being sent again: nothing was changed")

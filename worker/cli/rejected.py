@@ -12,7 +12,7 @@ from worker.broker import rejected as rejections
 from worker.broker.rejected import Rejection
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
-from worker.cli.session import note, opened
+from worker.cli.session import act, note, opened
 from worker.ranges import Whole
 from worker.wording import values
 
@@ -134,13 +134,18 @@ def drop(*, entry_id: str | None, every: bool, yes: bool) -> int:
         raise click.UsageError("give the ID of one message, or --all, but not both")
     with opened() as refunds:
         if entry_id is not None:
-            rejections.drop(refunds.store, entry_id)
+            act(
+                refunds,
+                "rejected drop",
+                entry_id,
+                lambda: rejections.drop(refunds.store, entry_id),
+            )
             note(f"message {values.plain(entry_id)} is dropped")
             return DONE
         if not yes and not _agreed(refunds.store.address):
             note("nothing was dropped")
             return NOTHING_TO_DO
-        count = rejections.drop_all(refunds.store)
+        count = act(refunds, "rejected drop", "all", lambda: rejections.drop_all(refunds.store))
     note(
         f"{count:,} {'message is' if count == 1 else 'messages are'} dropped"
         if count

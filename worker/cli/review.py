@@ -12,13 +12,13 @@ from rich.console import RenderableType
 
 from worker.cli import render
 from worker.cli.exits import DONE
-from worker.cli.session import note, opened, operator
+from worker.cli.session import act, note, opened, operator
 from worker.client import Decision, Refunds
 from worker.errors import NotInReview
 from worker.listing import Filter, matching
 from worker.model.refund import Refund, Stage
 from worker.model.statements import checked_code, checked_note, checked_provider_id
-from worker.store import scripts
+from worker.store import reads
 from worker.store.records import history_as_json
 from worker.wording import history, reasons
 from worker.wording.decisions import evidence, resolutions
@@ -86,7 +86,7 @@ def show(*, refund_id: str, as_json: bool) -> int:
     with opened() as refunds:
         refund = refunds.get(refund_id)
         entries = refunds.history(refund_id)
-        siblings = refunds.store.run(scripts.siblings(refund.payment_intent, refund_id))
+        siblings = refunds.store.run(reads.siblings(refund.payment_intent, refund_id))
         refunds.store.confirm_final(
             sibling.updated_at for sibling in siblings or () if sibling.settled
         )
@@ -221,13 +221,15 @@ def resolve(
     decision, stated = _decision(succeeded, failed, resend=resend)
     with opened() as refunds:
         try:
-            refund = refunds.resolve(
+            by = operator(refunds.settings)
+            refund = act(
+                refunds,
+                f"resolve as {decision}",
                 refund_id,
-                decision,
-                note=reason,
-                by=operator(refunds.settings),
-                unverified=unverified,
-                **stated,
+                lambda: refunds.resolve(
+                    refund_id, decision, note=reason, by=by, unverified=unverified, **stated
+                ),
+                reason=reason,
             )
         except NotInReview:
             # Another person may have been faster, so the message states the current stage.

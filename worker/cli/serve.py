@@ -104,6 +104,11 @@ def serve(
             "the page asks each person for a token, and REFUNDS_HTTP_AUTH is off: unset it, or"
             " leave the part page out"
         )
+    if "page" in parts and settings.http_user_header and not settings.http_proxies:
+        note(
+            "warning: REFUNDS_HTTP_USER_HEADER is ignored, because REFUNDS_HTTP_PROXIES names no"
+            " proxy that may send it"
+        )
     from worker.http.running import run  # noqa: PLC0415 - no other command needs aiohttp
 
     logs.configure(settings)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import getpass
 import logging
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import click
 
@@ -18,6 +19,9 @@ from worker.client import Refunds
 from worker.model.redaction import without_secrets
 from worker.model.request import scrubbed
 from worker.settings import Settings
+from worker.store.audit import Deed, carry_out
+
+T = TypeVar("T")
 
 ALL_PAUSED: Final = "all sending is still paused: start it with 'refunds resume'"
 _EVENTS: Final = {
@@ -73,6 +77,30 @@ def operator(settings: Settings) -> str:
     except (OSError, KeyError):
         # A container may run under a user id that has no name.
         return f"uid {os.getuid()}"
+
+
+def act(
+    refunds: Refunds,
+    action: str,
+    target: str,
+    work: Callable[[], T],
+    *,
+    reason: str = "",
+    named: Callable[[T], str] | None = None,
+) -> T:
+    """Do something that the audit notes. Raises what the work does.
+
+    `named` returns the target of what has none before it is done.
+    """
+    deed = Deed(
+        by=operator(refunds.settings),
+        via="command line",
+        address=socket.gethostname(),
+        action=action,
+        target=target,
+        note=reason,
+    )
+    return carry_out(refunds.store, deed, work, named)
 
 
 def note(sentence: str) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO
-from worker.cli.session import note, opened, operator
+from worker.cli.session import act, note, opened, operator
 from worker.errors import FieldError, InvalidRequest
 from worker.model.callers import Scope, is_token_name
 from worker.model.request import is_refund_id, shown
@@ -100,13 +100,15 @@ def create(
     _check(name, ids)
     expires_at = None if life is None else datetime.now(UTC) + life
     with opened() as refunds:
-        token = stored.create(
-            refunds.store,
+        by = operator(refunds.settings)
+        token = act(
+            refunds,
+            "tokens create",
             name,
-            scopes=scopes,
-            ids_prefix=ids,
-            expires_at=expires_at,
-            by=operator(refunds.settings),
+            lambda: stored.create(
+                refunds.store, name, scopes=scopes, ids_prefix=ids, expires_at=expires_at, by=by
+            ),
+            reason=f"scopes {','.join(sorted(scopes))}",
         )
     ends = None if expires_at is None else rfc3339(expires_at)
     if as_json:
@@ -205,7 +207,7 @@ Exit code: 3 if no token has this name; 9 if it was revoked before."""
 def revoke(*, name: str) -> int:
     """Revoke a token; every server refuses it within five seconds."""
     with opened() as refunds:
-        changed = stored.revoke(refunds.store, name)
+        changed = act(refunds, "tokens revoke", name, lambda: stored.revoke(refunds.store, name))
     if not changed:
         note(f"token {name} was already revoked")
         return NOTHING_TO_DO

@@ -12,7 +12,7 @@ import click
 
 from worker.cli import render
 from worker.cli.exits import DONE
-from worker.cli.session import note, opened
+from worker.cli.session import act, note, opened
 from worker.errors import GuardRefused, ProviderMismatch, SettingsError
 from worker.lists import MOST_SECRETS
 from worker.model.redaction import remember_key
@@ -75,7 +75,12 @@ def setup(*, url: str, write: bool, again: bool, as_json: bool) -> int:
         # Only commands that call the provider need its client, so that the others start without it.
         from worker.provider import webhook_endpoints  # noqa: PLC0415 - see above
 
-        made = asyncio.run(webhook_endpoints.register(settings, url))
+        made = act(
+            refunds,
+            "webhooks setup",
+            url,
+            lambda: asyncio.run(webhook_endpoints.register(settings, url)),
+        )
         if made.secret is not None:
             remember_key(made.secret)
         shown: dict[str, Any] = {"url": url, "endpoint_id": made.endpoint_id}

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from worker.cli.options import days, with_options
 from worker.cli.session import note
 from worker.model.times import rfc3339
 from worker.reconcile.window import Window, WindowError, end_of, start_of, zone_of
@@ -17,39 +18,16 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def window_options(*, required: bool) -> Callable[[F], F]:
     """Return a decorator that adds --from, --to and --tz."""
-
-    def add(command: F) -> F:
-        for option in reversed(
-            (
-                click.option(
-                    "--from",
-                    "start",
-                    required=required,
-                    metavar="DATE",
-                    help="First day, or a time.",
-                ),
-                click.option(
-                    "--to",
-                    "end",
-                    required=required,
-                    metavar="DATE",
-                    help="Last day, which counts as a whole; or a time, which does not count.",
-                ),
-                click.option(
-                    "--tz",
-                    "zone",
-                    default="UTC",
-                    show_default=True,
-                    metavar="ZONE",
-                    callback=_zone,
-                    help="Zone of times without one, such as Europe/Berlin or +02:00.",
-                ),
-            )
-        ):
-            command = option(command)
-        return command
-
-    return add
+    zone = click.option(
+        "--tz",
+        "zone",
+        default="UTC",
+        show_default=True,
+        metavar="ZONE",
+        callback=_zone,
+        help="Zone of times without one, such as Europe/Berlin or +02:00.",
+    )
+    return with_options((*days(required=required), zone))
 
 
 def _zone(_ctx: click.Context, param: click.Parameter, text: str) -> tzinfo:

@@ -17,7 +17,7 @@ import structlog
 from worker.errors import ProviderMismatch, ProviderUnavailable
 from worker.model.answers import Answer, Reply
 from worker.provider.gateway import Gateway, Permit, is_missing, shows
-from worker.store import scripts
+from worker.store import account_facts
 from worker.store.async_store import AsyncStore
 from worker.store.flags import key_print
 
@@ -58,17 +58,17 @@ class Account:
         Raises `ProviderMismatch` if it belongs to another account, `ProviderUnavailable` if that is
         not known now.
         """
-        facts = await self._store.run(scripts.account(secrets.token_hex(16)))
+        facts = await self._store.run(account_facts.account(secrets.token_hex(16)))
         known = key_print(key, facts.salt)
         if known in facts.prints:
             return
         account = await self._gateway.account()
         if not facts.vouched:
             await self._compare(facts, account)
-        await self._store.run(scripts.account(facts.salt, known=known, account=account or ""))
+        await self._store.run(account_facts.account(facts.salt, known=known, account=account or ""))
         log.info("key_confirmed", account=account, first=not facts.prints)
 
-    async def _compare(self, facts: scripts.AccountFacts, account: str | None) -> None:
+    async def _compare(self, facts: account_facts.AccountFacts, account: str | None) -> None:
         if facts.account is None or account is None:
             await self._ask_witnesses(rotated=bool(facts.prints))
         elif account != facts.account:
@@ -79,7 +79,7 @@ class Account:
             )
 
     async def _ask_witnesses(self, *, rotated: bool) -> None:
-        witnesses = await self._store.run(scripts.witnesses(WITNESSES))
+        witnesses = await self._store.run(account_facts.witnesses(WITNESSES))
         answers = [
             (name, await self._gateway.get_refund(name, about=None)) for name in witnesses.refunds
         ]
@@ -120,7 +120,7 @@ class Account:
 
     async def shown(self, payment_intent: str) -> None:
         """Record that the provider shows a payment."""
-        await self._store.run(scripts.payment(payment_intent, "shown"))
+        await self._store.run(account_facts.payment(payment_intent, "shown"))
 
     async def is_lost(self, payment_intent: str, permit: Permit) -> bool:
         """Return whether a payment that is missing now was shown once.
@@ -130,11 +130,11 @@ class Account:
         First the payment is read once more, after `permit`, so that one lagging replica of the
         provider stops nothing.
         """
-        result = await self._store.run(scripts.payment(payment_intent, "missing"))
+        result = await self._store.run(account_facts.payment(payment_intent, "missing"))
         if result == "suspect" and is_missing(
             await self._gateway.get_payment_intent(payment_intent, permit, about=None)
         ):
-            result = await self._store.run(scripts.payment(payment_intent, "certain"))
+            result = await self._store.run(account_facts.payment(payment_intent, "certain"))
         if result == "raised":
             log.critical("account_lost", alarm=True, payment_intent=payment_intent)
         return result in {"raised", "lost"}

@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from worker.model.refund import Status
-from worker.store import erasure, scripts
+from worker.store import erasure, reads
 from worker.store.async_store import AsyncStore
 
 log = structlog.get_logger(__name__)
@@ -55,7 +55,7 @@ async def _erase_settled(store: AsyncStore, status: Status, age: timedelta) -> i
 
 async def _erase(store: AsyncStore, refund_id: str, now: datetime) -> bool:
     try:
-        refund = (await store.run(scripts.load(refund_id))).refund
+        refund = (await store.run(reads.load(refund_id))).refund
     except ValueError as error:
         # The record cannot be read, so its fingerprint is not known. The other refunds go on.
         log.error(  # noqa: TRY400 - the error of this record, not of the worker

@@ -11,7 +11,7 @@ from datetime import datetime
 import structlog
 
 from worker.model.times import rfc3339
-from worker.store import scripts
+from worker.store import claims
 from worker.store.async_store import AsyncStore
 
 log = structlog.get_logger(__name__)
@@ -43,7 +43,7 @@ class Positions:
 
         Raises `StoreUnavailable`.
         """
-        since = await self._store.run(scripts.position(self.latest))
+        since = await self._store.run(claims.position(self.latest))
         if since is not None and since != self._behind_since:
             log.critical(
                 "records_behind",

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from worker.model.refund import Lane
-from worker.store import scripts
+from worker.store import gate
 from worker.store.async_store import AsyncStore
 
 AHEAD: Final = timedelta(milliseconds=100)
@@ -118,12 +118,10 @@ class Schedule:
                 loop.call_later(seconds, self._come, lane, now + seconds)
         return permits.wait.total_seconds() or AHEAD.total_seconds()
 
-    async def ask(self, wanted: Mapping[Lane, int]) -> scripts.Permits:
-        """Reserve up to this many send times, by lane, as `scripts.permits` does."""
+    async def ask(self, wanted: Mapping[Lane, int]) -> gate.Permits:
+        """Reserve up to this many send times, by lane, as `gate.permits` does."""
         return await self._store.run(
-            scripts.permits(
-                wanted, rate=self._rate * USED, ahead=AHEAD, bulk_share=self._bulk_share
-            )
+            gate.permits(wanted, rate=self._rate * USED, ahead=AHEAD, bulk_share=self._bulk_share)
         )
 
     def is_late(self, moment: float) -> bool:
@@ -223,7 +221,7 @@ class RateGate:
 
     async def block(self, wait: timedelta) -> None:
         """Close the gate for all workers, as a 429 demands."""
-        self.learn(await self._store.run(scripts.block_gate(wait)))
+        self.learn(await self._store.run(gate.block_gate(wait)))
 
     def learn(self, left: timedelta) -> None:
         """Record how long the gate stays closed.

@@ -29,7 +29,7 @@ from worker.rules import rechecks
 from worker.rules.attempts import Rules
 from worker.rules.evidence import judge_absence, judge_list, judge_totals
 from worker.rules.outcomes import classify
-from worker.store import scripts
+from worker.store import reads
 from worker.store.async_store import AsyncStore
 
 MOST_REREAD: Final = 50
@@ -135,7 +135,7 @@ class ReadbackRunner:
             )
         self._note_answer()
         entries, complete = listed
-        siblings = await self._store.run(scripts.siblings(refund.payment_intent, refund.refund_id))
+        siblings = await self._store.run(reads.siblings(refund.payment_intent, refund.refund_id))
         by_id = {entry.id: entry for entry in entries}
         for sibling in siblings or ():
             if sibling.provider_refund_id in by_id:
@@ -190,7 +190,7 @@ class ReadbackRunner:
         # Read the siblings first: if one changes after that, the totals change too, and the result
         # is inconclusive.
         siblings = await self._store.run(
-            scripts.siblings(refund.payment_intent, refund.refund_id, most=MOST_REREAD)
+            reads.siblings(refund.payment_intent, refund.refund_id, most=MOST_REREAD)
         )
         reread: dict[str, ProviderRefund | None] = {}
         for sibling in siblings or ():

@@ -16,9 +16,10 @@ from worker.model.answers import TryVerdict
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.steps import Step
 from worker.rules import contradictions, readback, transitions
-from worker.store import scripts
+from worker.store import claims, reads, saves
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Command, Saved
+from worker.store.saves import Saved
+from worker.store.scripts import Command
 
 T = TypeVar("T")
 
@@ -39,14 +40,14 @@ _KEEP_TRIES: Final = 20
 _PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 2.0
 
-LookAgain = Callable[[str, Lane, timedelta], None]
+HandleAgain = Callable[[str, Lane, timedelta], None]
 
 
 class Recorder:
     """Saves one worker's steps; passes `handle_again` each refund due soon, its lane and delay."""
 
     def __init__(
-        self, store: AsyncStore, *, clock: Callable[[], float], handle_again: LookAgain
+        self, store: AsyncStore, *, clock: Callable[[], float], handle_again: HandleAgain
     ) -> None:
         self.stopping = False
         self._store = store
@@ -68,7 +69,7 @@ class Recorder:
         # lease lapses into doubt, or before the read-back or poll, which is repeated. The next send
         # needs a claim on disk, and everything saved before that claim is then on disk too.
         saved = await self._run(
-            scripts.save(refund, step, full, durable=False), refund, step, insist=insist
+            saves.save(refund, step, full, durable=False), refund, step, insist=insist
         )
         ending = await self._after_save(refund, step, saved, full)
         return saved, ending or endings.saved(step, saved.result)
@@ -83,7 +84,7 @@ class Recorder:
         """
         for pause in (*_LET_GO_PAUSES, None):
             try:
-                claim = await self._store.run(scripts.claimed(refund_id, token))
+                claim = await self._store.run(claims.claimed(refund_id, token))
             except StoreUnavailable:
                 if pause is None or self.stopping:
                     return
@@ -180,7 +181,7 @@ class Recorder:
         """Store a proof that contradicts the record, on the current record."""
         detail = {"provider_refund_id": proof.changes.get("provider_refund_id")}
         for _ in range(_KEEP_TRIES):
-            loaded = await self._run(scripts.load(refund.refund_id), refund, proof, insist=True)
+            loaded = await self._run(reads.load(refund.refund_id), refund, proof, insist=True)
             if loaded.refund is None:
                 return
             step = contradictions.contradicted(loaded.refund, proof, loaded.now)

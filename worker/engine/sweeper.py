@@ -12,9 +12,9 @@ from typing import Final
 import structlog
 
 from worker.model.refund import Lane, Stage
-from worker.store import scripts
+from worker.store import sweeps
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ async def sweep(store: AsyncStore, *, nudge: Nudge, depth: Depth) -> int:
     for _ in range(ROUNDS):
         depths = await asyncio.to_thread(lambda: {lane: depth(lane) for lane in Lane})
         dry = frozenset(lane for lane, waiting in depths.items() if waiting == 0)
-        taken = await store.run(scripts.sweep(LIMIT, dry=dry))
+        taken = await store.run(sweeps.sweep(LIMIT, dry=dry))
         reminders = [due.refund_id for due in taken if due.stage is Stage.REVIEW]
         for refund_id in reminders:
             log.error("refund_still_in_review", refund_id=refund_id, alarm=True)

@@ -42,12 +42,10 @@ class Api:
     def end(self) -> None:
         """Answer every wait as it is now."""
         self.context.waiters.end()
-        self.uploads.end()
 
     async def close(self) -> None:
         """End the reader of the moves and the threads."""
         await self.context.waiters.close()
-        await self.uploads.close()
         self.context.threads.close()
 
     def _middleware(self) -> Middleware:

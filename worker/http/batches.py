@@ -16,12 +16,15 @@ from worker.batches import is_batch_id
 from worker.client import Refunds
 from worker.http import bodies, problems
 from worker.http.context import Context
+from worker.http.deeds import deed_of
 from worker.http.nudges import from_thread
 from worker.http.problems import Problem
 from worker.http.queries import Query
 from worker.http.streams import streamed
 from worker.model.callers import Caller, Scope
 from worker.model.refund import Retriable
+from worker.store.audit import Deed, carry_out
+from worker.store.store import Store
 
 T = TypeVar("T")
 
@@ -92,8 +95,9 @@ class BatchRoutes:
         """Cancel the refunds of a batch that were not sent, for good."""
         await self._context.json(request, ())
         batch_id = await self._changeable(request, caller)
-        done = await self._in_thread(
-            lambda client: batches.cancel_batch(client.store, batch_id, caller.name)
+        done = await self._act(
+            deed_of(request, caller, "batch cancel", batch_id),
+            lambda store: batches.cancel_batch(store, batch_id, caller.name),
         )
         return web.json_response({"changed": done.canceled > 0} | done.as_dict())
 
@@ -101,8 +105,9 @@ class BatchRoutes:
         """Send no more refunds of a batch until it is resumed."""
         await self._context.json(request, ())
         batch_id = await self._changeable(request, caller)
-        changed = await self._in_thread(
-            lambda client: batches.pause_batch(client.store, batch_id, caller.name)
+        changed = await self._act(
+            deed_of(request, caller, "batch pause", batch_id),
+            lambda store: batches.pause_batch(store, batch_id, caller.name),
         )
         return web.json_response({"batch_id": batch_id, "changed": changed})
 
@@ -110,7 +115,10 @@ class BatchRoutes:
         """Send the refunds of a paused batch again."""
         await self._context.json(request, ())
         batch_id = await self._changeable(request, caller)
-        changed = await self._in_thread(lambda client: batches.resume_batch(client.store, batch_id))
+        changed = await self._act(
+            deed_of(request, caller, "batch resume", batch_id),
+            lambda store: batches.resume_batch(store, batch_id),
+        )
         return web.json_response({"batch_id": batch_id, "changed": changed})
 
     async def retry(self, request: web.Request, caller: Caller) -> web.Response:
@@ -120,10 +128,11 @@ class BatchRoutes:
         also = {Retriable.UNKNOWN} if bodies.flag(body, "unknown") else set()
         kinds = frozenset({Retriable.YES} | also)
         nudge = from_thread(self._context.nudge, asyncio.get_running_loop())
-        done = await self._in_thread(
-            lambda client: batches.retry_batch(
-                client.store, batch_id, caller.name, kinds=kinds, nudge=nudge
-            )
+        done = await self._act(
+            deed_of(request, caller, "batch retry", batch_id),
+            lambda store: batches.retry_batch(
+                store, batch_id, caller.name, kinds=kinds, nudge=nudge
+            ),
         )
         counts = {"batch_id": batch_id, "changed": done.retried > 0}
         return web.json_response(counts | done.as_dict())
@@ -137,6 +146,11 @@ class BatchRoutes:
         ):
             raise unknown(batch_id)
         return batch_id
+
+    async def _act(self, deed: Deed, work: Callable[[Store], T]) -> T:
+        """Do something to a batch, which the audit notes."""
+        store = self._context.refunds.store
+        return await self._context.threads.run(lambda: carry_out(store, deed, lambda: work(store)))
 
     async def _in_thread(self, work: Callable[[Refunds], T]) -> T:
         return await self._context.threads.run(partial(work, self._context.refunds))

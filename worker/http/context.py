@@ -24,7 +24,7 @@ from worker.http.waiters import Waiters
 from worker.model.callers import Caller, Scope
 from worker.model.request import is_refund_id
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

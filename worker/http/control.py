@@ -7,10 +7,11 @@ from typing import Final
 from aiohttp import web
 
 from worker.http.context import Context, everyones
+from worker.http.deeds import deed_of
 from worker.http.queries import Query, has_gone
 from worker.model.callers import Caller, Scope
 from worker.model.times import rfc3339
-from worker.store import flags, moves
+from worker.store import audit, flags, moves
 
 NOW: Final = "now"
 
@@ -32,7 +33,10 @@ class ControlRoutes:
         """Stop sending; refunds in flight finish, and new ones are still accepted."""
         await self._nothing_in(request, caller)
         store = self._context.refunds.store
-        changed, state = await self._context.threads.run(lambda: flags.pause(store, caller.name))
+        deed = deed_of(request, caller, "pause")
+        changed, state = await self._context.threads.run(
+            lambda: audit.carry_out(store, deed, lambda: flags.pause(store, caller.name))
+        )
         since = None if state.paused_at is None else rfc3339(state.paused_at)
         return web.json_response(
             {"changed": changed, "paused_at": since, "paused_by": state.paused_by}
@@ -42,10 +46,11 @@ class ControlRoutes:
         """Start sending again."""
         await self._nothing_in(request, caller)
         store = self._context.refunds.store
-        before = await self._context.threads.run(lambda: flags.resume(store))
-        return web.json_response(
-            {"changed": before.paused_at is not None, "paused_at": None, "paused_by": None}
+        deed = deed_of(request, caller, "resume")
+        changed, _ = await self._context.threads.run(
+            lambda: audit.carry_out(store, deed, lambda: flags.resume(store))
         )
+        return web.json_response({"changed": changed, "paused_at": None, "paused_by": None})
 
     async def events(self, request: web.Request, caller: Caller) -> web.Response:
         """Return the moves after a position, and wait for one if there is none."""

@@ -12,8 +12,9 @@ from typing import Final
 from worker.errors import NotStorable, StoreFull
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
-from worker.store import scripts
-from worker.store.scripts import Command, Created
+from worker.store import creations, scripts
+from worker.store.creations import Created
+from worker.store.scripts import Command
 
 SCRIPTS_AT_ONCE: Final = 2
 """Scripts under way; requests that come meanwhile share the next one."""
@@ -70,7 +71,7 @@ class Creations:
 
     async def _created(self, group: Sequence[RefundRequest], by: str) -> Sequence[Result]:
         try:
-            return await self._run(scripts.create_several(group, Lane.SINGLE, by=by))
+            return await self._run(creations.create_several(group, Lane.SINGLE, by=by))
         except (NotStorable, StoreFull) as error:
             if len(group) == 1:
                 return [error]

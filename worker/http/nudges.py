@@ -11,16 +11,16 @@ from typing import Final
 
 import structlog
 
-from worker.broker import queues
-from worker.client import PUBLISH_ERRORS
+from worker.broker.names import BULK_IDS
+from worker.broker.queues import PUBLISH_ERRORS
 from worker.errors import RefundError
 from worker.model.refund import Lane, Stage
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 log = structlog.get_logger(__name__)
 
 GATHER_SECONDS: Final = 0.005
-_AT_ONCE: Final = {Lane.SINGLE: 20, Lane.BULK: queues.BULK_IDS}
+_AT_ONCE: Final = {Lane.SINGLE: 20, Lane.BULK: BULK_IDS}
 """The most ids in a message: a worker handles those of one message together."""
 _BEHIND: Final = 200
 """From so many ids in a lane on, messages are as large as in the lane of files.
@@ -65,7 +65,7 @@ class Nudges:
                 for lane, size in _AT_ONCE.items():
                     ids = [*self._waiting[lane]]
                     self._waiting[lane].clear()
-                    together = size if len(ids) < _BEHIND else queues.BULK_IDS
+                    together = size if len(ids) < _BEHIND else BULK_IDS
                     for start in range(0, len(ids), together):
                         await self._message(ids[start : start + together], lane)
         finally:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Final
 
 from aiohttp import web
+from multidict import MultiMapping
 
 from worker.errors import FieldError, InvalidRequest
 from worker.http import problems
@@ -25,13 +26,17 @@ _DOTS: Final = frozenset({".", ".."})
 class Query:
     """The query parameters of a request; no unknown ones, and only `repeatable` ones repeatedly.
 
-    `wrong` gathers what breaks a rule, and `check` raises it.
+    The fields of a form can be given instead. `wrong` gathers what breaks a rule, and `check`
+    raises it.
     """
 
     def __init__(
-        self, request: web.Request, allowed: Collection[str], repeatable: Collection[str] = ()
+        self,
+        request: web.Request | MultiMapping[str],
+        allowed: Collection[str],
+        repeatable: Collection[str] = (),
     ) -> None:
-        self._values = request.query
+        self._values = request.query if isinstance(request, web.Request) else request
         rule = f"is not a parameter here; allowed are {', '.join(allowed) or 'none'}"
         self.wrong: list[FieldError] = []
         for name in dict.fromkeys(self._values):

@@ -24,6 +24,7 @@ from worker.errors import (
 from worker.http import bodies
 from worker.http.context import Context, not_its_own, unknown
 from worker.http.creations import Creations
+from worker.http.deeds import deed_of
 from worker.http.queries import Query, etag, has, has_gone, refund_id_of
 from worker.listing import Filter, page
 from worker.model.callers import Caller, Scope
@@ -31,8 +32,10 @@ from worker.model.hints import Hint
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import RefundRequest, is_provider_id, is_refund_id, shown
 from worker.store import rechecks
+from worker.store.audit import Deed, carry_out, carry_out_async
+from worker.store.reads import Loaded
 from worker.store.records import history_as_json
-from worker.store.scripts import Due, Loaded
+from worker.store.sweeps import Due
 
 PATH: Final = "/v1/refunds"
 FIELDS: Final = ("refund_id", "payment_intent", "amount", "currency", "reason", "metadata")
@@ -154,7 +157,8 @@ class RefundRoutes:
         await self._context.json(request, ())
         refund_id = _id_of(request, caller)
         return await self._decided(
-            refund_id, lambda client: client.cancel(refund_id, by=caller.name)
+            deed_of(request, caller, "cancel", refund_id),
+            lambda client: client.cancel(refund_id, by=caller.name),
         )
 
     async def retry(self, request: web.Request, caller: Caller) -> web.Response:
@@ -163,15 +167,18 @@ class RefundRoutes:
         refund_id = _id_of(request, caller)
         anyway = bodies.flag(body, "unknown")
         return await self._decided(
-            refund_id, lambda client: client.retry(refund_id, unknown=anyway, by=caller.name)
+            deed_of(request, caller, "retry", refund_id),
+            lambda client: client.retry(refund_id, unknown=anyway, by=caller.name),
         )
 
     async def resolve(self, request: web.Request, caller: Caller) -> web.Response:
         """Resolve a refund in review by a person's decision on the version that they read."""
         decision = _decision_in(await self._context.json(request, RESOLVING, optional=False))
         refund_id = _id_of(request, caller)
+        action, note = f"resolve as {decision['decision']}", decision["note"]
         return await self._decided(
-            refund_id, lambda client: client.resolve(refund_id, by=caller.name, **decision)
+            deed_of(request, caller, action, refund_id, note=note),
+            lambda client: client.resolve(refund_id, by=caller.name, **decision),
         )
 
     async def recheck(self, request: web.Request, caller: Caller) -> web.Response:
@@ -182,7 +189,9 @@ class RefundRoutes:
         if loaded.refund is None:
             raise unknown(refund_id)
         hint = Hint(provider_refund_id=loaded.refund.provider_refund_id, refund_id=refund_id)
-        hinted = await self._context.store.run(rechecks.hint(hint))
+        store = self._context.store
+        deed = deed_of(request, caller, "recheck", refund_id)
+        hinted = await carry_out_async(store, deed, lambda: store.run(rechecks.hint(hint)))
         self._context.nudge(hinted.due)
         return _answer(loaded.refund, loaded.now)
 
@@ -202,8 +211,11 @@ class RefundRoutes:
         await self._context.waiters.until(is_over, refund_id=refund.refund_id, seconds=seconds)
         return latest
 
-    async def _decided(self, refund_id: str, decide: Callable[[Refunds], Refund]) -> web.Response:
-        refund = await self._in_thread(refund_id, decide)
+    async def _decided(self, deed: Deed, decide: Callable[[Refunds], Refund]) -> web.Response:
+        refund = await self._in_thread(
+            deed.target,
+            lambda client: carry_out(client.store, deed, lambda: decide(client)),
+        )
         return _answer(refund, refund.updated_at)
 
     async def _in_thread(self, refund_id: str, work: Callable[[Refunds], Any]) -> Any:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import structlog
 
+from worker import lists
 from worker.broker import queues
 from worker.client import Refunds
 from worker.errors import NotDurable, RefundError, SettingsError, StoreUnavailable
@@ -28,12 +29,12 @@ from worker.http.waiters import Waiters
 from worker.http.webhooks import Webhooks
 from worker.model.hints import Hint
 from worker.settings import Settings
-from worker.store import moves, rechecks, scripts, tokens
+from worker.store import moves, rechecks, scripts, sweeps, tokens
 from worker.store.async_store import AsyncStore
 from worker.store.connection import address_of, connect_async
 from worker.store.counters import Counters
 from worker.store.rechecks import Hinted
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 log = structlog.get_logger(__name__)
 
@@ -78,7 +79,7 @@ async def run(
     counters, refunds = Counters(), Refunds(settings=settings)
     nudges = Nudges(
         lambda ids, lane: queues.nudge(refunds.celery, ids, lane),
-        lambda ids: store.run(scripts.give_back(ids)),
+        lambda ids: store.run(sweeps.give_back(ids)),
     )
     ended, ticking = asyncio.Event(), None
     try:
@@ -86,12 +87,16 @@ async def run(
         await store.load_scripts(SCRIPTS)
         ticking = asyncio.create_task(_repeat(partial(_tick, store, counters), ended))
         chosen: list[Part] = []
+        uploads: Uploads | None = None
         if "webhooks" in parts:
             chosen.append(_webhooks(settings, store, counters, nudges))
         if "api" in parts:
-            chosen.append(api_part(settings, store, refunds, nudges.add, counters.request))
+            uploads = uploads or uploads_part(settings, refunds)
+            chosen.append(api_part(settings, store, refunds, nudges.add, counters.request, uploads))
         if "page" in parts:
-            chosen.append(page_part(settings, store, refunds, nudges.add))
+            uploads = uploads or uploads_part(settings, refunds)
+            chosen.append(page_part(settings, store, refunds, nudges.add, uploads))
+        chosen += [uploads] if uploads else []
         needs_tokens = settings.http_auth == "on" and not {"api", "page"}.isdisjoint(parts)
         if needs_tokens and not await tokens.exist(store):
             say("no token exists: create one with 'refunds tokens create NAME --scope submit'")
@@ -133,13 +138,9 @@ def api_part(
     refunds: Refunds,
     nudge: Callable[[Iterable[Due]], None],
     count: Callable[[str, int], None],
+    uploads: Uploads,
 ) -> Api:
-    """Return the API over these records, with tokens unless REFUNDS_HTTP_AUTH is off.
-
-    Raises `SettingsError` if REFUNDS_SPOOL_DIR cannot be used.
-    """
-    spool = Spool(settings.spool_dir)
-    spool.require_usable()
+    """Return the API over these records, with tokens unless REFUNDS_HTTP_AUTH is off."""
     auth: Auth = NoTokens() if settings.http_auth == "off" else _tokens(store)
     return Api(
         Context(
@@ -153,9 +154,19 @@ def api_part(
                 partial(moves.latest, store), partial(moves.follow, store, block_ms=BLOCK_MS)
             ),
         ),
-        Uploads(refunds, spool),
+        uploads,
         settings,
     )
+
+
+def uploads_part(settings: Settings, refunds: Refunds) -> Uploads:
+    """Return what reads the files that are received.
+
+    Raises `SettingsError` if REFUNDS_SPOOL_DIR cannot be used.
+    """
+    spool = Spool(settings.spool_dir)
+    spool.require_usable()
+    return Uploads(refunds, spool)
 
 
 def _tokens(store: AsyncStore) -> Tokens:
@@ -172,6 +183,7 @@ def page_part(
     store: AsyncStore,
     refunds: Refunds,
     nudge: Callable[[Iterable[Due]], None],
+    uploads: Uploads,
 ) -> Part:
     """Return the operator's page over these records. Raises `SettingsError`."""
     if find_spec("jinja2") is None:
@@ -179,8 +191,23 @@ def page_part(
             "the part page needs Jinja2, which is not installed: pip install 'refund-worker[page]'"
         )
     from worker.http.page.part import Page  # noqa: PLC0415 - Jinja2 is needed by this part only
+    from worker.http.page.proxies import TrustedProxy  # noqa: PLC0415 - see above
 
-    return Page(store, refunds, _tokens(store), Rates(settings.http_rate), nudge)
+    proxy = TrustedProxy(
+        settings.http_user_header,
+        lists.networks_in(settings.http_proxies or ""),
+        lists.names_in(settings.http_operators or ""),
+    )
+    return Page(
+        store,
+        refunds,
+        _tokens(store),
+        Rates(settings.http_rate),
+        nudge,
+        uploads=uploads,
+        settings=settings,
+        proxy=proxy,
+    )
 
 
 async def _until_signalled(parts: list[Part], **how: Any) -> None:

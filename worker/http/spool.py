@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import hashlib
+import math
 import os
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,11 +34,15 @@ IDLE_SECONDS: Final = 30.0
 WHOLE_SECONDS: Final = 3600.0
 MOST_UPLOADS: Final = 8
 KEPT_SECONDS: Final = 7 * 86_400.0
+CHECKED_SECONDS: Final = 8 * 3600.0
+"""How long a file that was checked waits for its confirmation: as long as a session of the page."""
 _STALE_SECONDS: Final = 60.0
 _BLOCK: Final = 2**20
 _CHECK_EVERY: Final = 16 * 2**20
 _PART: Final = "upload-"
 _BATCH: Final = "batch-"
+CHECKED: Final = "checked-"
+"""How the name of a file begins that waits for its confirmation, and of what is known about it."""
 _GZIP: Final = b"\x1f\x8b"
 
 
@@ -83,7 +88,19 @@ class Spool:
 
     async def receive(self, request: web.Request) -> Kept:
         """Write the body of a request to a new file. Raises `Problem`."""
-        announced = request.content_length
+        kept = await self.write(request.content.readany, request.content_length)
+        is_packed = os.pread(kept.file.fileno(), len(_GZIP), 0) == _GZIP
+        if is_packed != ("Content-Encoding" in request.headers):
+            kept.remove()
+            said = "says gzip, but the body is not" if not is_packed else "must say gzip"
+            raise Problem(problems.BAD_REQUEST, f"The header Content-Encoding {said}.")
+        return kept
+
+    async def write(self, read: Callable[[], Awaitable[bytes]], announced: int | None) -> Kept:
+        """Write what `read` returns, until it returns nothing, to a new file. Raises `Problem`.
+
+        `announced` is its length, None if it is not known.
+        """
         if self._uploads >= MOST_UPLOADS:
             raise Problem(problems.BUSY, ends=True)
         if (announced or 0) > self._limit:
@@ -94,7 +111,7 @@ class Spool:
             self._require_room(announced or _BLOCK)
             kept = await asyncio.to_thread(self._new)
             async with asyncio.timeout(WHOLE_SECONDS):
-                await self._fill(kept, request)
+                await self._fill(kept, read)
             done, kept = kept, None
         except (OSError, TimeoutError, aiohttp.ClientError, web.RequestPayloadError) as error:
             raise _answer(error) from None
@@ -104,7 +121,7 @@ class Spool:
                 kept.remove()
         return done
 
-    async def _fill(self, kept: Kept, request: web.Request) -> None:
+    async def _fill(self, kept: Kept, read: Callable[[], Awaitable[bytes]]) -> None:
         digest, size, checked, block = hashlib.sha256(), 0, 0, bytearray()
 
         def write(part: bytes) -> None:
@@ -113,7 +130,7 @@ class Spool:
 
         while True:
             async with asyncio.timeout(IDLE_SECONDS):
-                chunk = await request.content.readany()
+                chunk = await read()
             block += chunk
             size += len(chunk)
             if size > self._limit:
@@ -127,23 +144,19 @@ class Spool:
             if not chunk:
                 break
         await asyncio.to_thread(kept.file.flush)
-        is_packed = os.pread(kept.file.fileno(), len(_GZIP), 0) == _GZIP
-        if is_packed != ("Content-Encoding" in request.headers):
-            said = "says gzip, but the body is not" if not is_packed else "must say gzip"
-            raise Problem(problems.BAD_REQUEST, f"The header Content-Encoding {said}.")
         kept.digest = digest.hexdigest()
 
     def waiting(self) -> Iterator[tuple[str, Kept]]:
         """Yield the files of batches that no process uses, each with its batch; drop leftovers."""
-        for path in sorted(self._place().iterdir()):
+        for path in sorted(self.place().iterdir()):
             try:
                 age = time.time() - path.stat().st_mtime
             except FileNotFoundError:
                 continue
             is_batch = path.name.startswith(_BATCH)
-            if not is_batch and (not path.name.startswith(_PART) or age < _STALE_SECONDS):
+            if not is_batch and age < _longest(path):
                 continue
-            kept = _locked(path)
+            kept = locked(path)
             if kept is None:
                 continue
             if not is_batch or age > KEPT_SECONDS:
@@ -154,13 +167,13 @@ class Spool:
     def of_batch(self, batch_id: str) -> IO[bytes] | None:
         """Return the file of a batch, None if it is not kept here."""
         with suppress(OSError):
-            return (self._place() / f"{_BATCH}{batch_id}").open("rb")
+            return (self.place() / f"{_BATCH}{batch_id}").open("rb")
         return None
 
     def sync(self) -> None:
         """Return once the names of the files are on disk, where the disk can tell. Blocks."""
         with suppress(OSError):
-            descriptor = os.open(self._place(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            descriptor = os.open(self.place(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(descriptor)
             finally:
@@ -168,7 +181,7 @@ class Spool:
 
     def scratch(self) -> IO[bytes]:
         """Return a new file without a name."""
-        return tempfile.TemporaryFile(dir=self._place())
+        return tempfile.TemporaryFile(dir=self.place())
 
     def close(self) -> None:
         """Remove a temporary folder."""
@@ -177,13 +190,14 @@ class Spool:
             self._temporary = None
 
     def _new(self) -> Kept:
-        path = self._place() / f"{_PART}{secrets.token_hex(8)}"
+        path = self.place() / f"{_PART}{secrets.token_hex(8)}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         file = os.fdopen(descriptor, "r+b")
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return Kept(path=path, file=file)
 
-    def _place(self) -> Path:
+    def place(self) -> Path:
+        """Return the folder, which is made if it does not exist."""
         if self._folder is not None:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             return self._folder
@@ -192,11 +206,19 @@ class Spool:
         return Path(self._temporary.name)
 
     def _require_room(self, size: int) -> None:
-        if size > shutil.disk_usage(self._place()).free // 2:
+        if size > shutil.disk_usage(self.place()).free // 2:
             raise Problem(problems.NO_SPACE, ends=True)
 
 
-def _locked(path: Path) -> Kept | None:
+def _longest(path: Path) -> float:
+    """Return for how many seconds a file that is not a batch's may be left, if it is not in use."""
+    if path.name.startswith(CHECKED):
+        return CHECKED_SECONDS
+    return _STALE_SECONDS if path.name.startswith(_PART) else math.inf
+
+
+def locked(path: Path) -> Kept | None:
+    """Return a file of the folder, None if it does not exist or another one uses it."""
     try:
         file = path.open("r+b")
     except OSError:

@@ -20,9 +20,15 @@ SLOW_SECONDS: Final = 60.0
 
 
 async def streamed(
-    request: web.Request, content_type: str, read: Callable[[], Awaitable[bytes | None]]
+    request: web.Request,
+    content_type: str,
+    read: Callable[[], Awaitable[bytes | None]],
+    *,
+    saved: str | None = None,
 ) -> web.StreamResponse:
     """Answer with all that `read` returns until it returns None.
+
+    With `saved`, a plain name, a browser keeps it as a file of this name.
 
     If the first part cannot be read, its error is raised. After that the connection is cut, so that
     the client sees that the answer is not complete.
@@ -30,6 +36,8 @@ async def streamed(
     part = await read()
     response = web.StreamResponse(headers={"Content-Type": content_type})
     dress(request, response)
+    if saved is not None:
+        response.headers["Content-Disposition"] = f'attachment; filename="{saved}"'
     await response.prepare(request)
     try:
         while part is not None:

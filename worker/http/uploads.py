@@ -8,20 +8,30 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import IO, Any, Final, TypeVar
 
 import structlog
+from aiohttp import web
 
 from worker import batches
 from worker.client import Refunds
-from worker.errors import GuardRefused, NotFound, RefundError, StoreUnavailable
+from worker.errors import GuardRefused, InputError, NotFound, RefundError, StoreUnavailable
 from worker.http import problems
 from worker.http.problems import Problem, wrong_field
 from worker.http.spool import Kept, Spool
-from worker.importer import Accepted, Source, Validation, accepted, refused, validate
+from worker.importer import (
+    Accepted,
+    ImportOptions,
+    Source,
+    Validation,
+    accepted,
+    refused,
+    validate,
+)
 from worker.imports import (
     ImportSettings,
     Refusal,
@@ -36,8 +46,10 @@ from worker.imports import (
     reading_of,
     records_of,
     submit,
+    unfitting,
 )
 from worker.model.callers import Caller
+from worker.store.audit import Deed, carry_out
 from worker.words import counted
 
 log = structlog.get_logger(__name__)
@@ -56,18 +68,33 @@ class Stopped(Exception):
     """The process ends; the file is kept and its import goes on at the next start."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opening:
+    """How the batch of a file is opened: `sync` has the file on disk, and `deed` is noted."""
+
+    sync: Callable[[], None]
+    deed: Deed
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """What a file and the records say. `begun` is its batch if its rows are to be submitted."""
+    """What a file and the records say. `begun` is its batch if its rows are to be submitted.
+
+    `no_batch` is why no batch can be opened, if only that was asked.
+    """
 
     report: dict[str, Any]
     refusals: list[Refusal]
     begun: str | None = None
     validation: Validation | None = None
+    no_batch: str = ""
 
 
 class Uploads:
-    """Reads and imports the files. For one event loop."""
+    """Reads and imports the files: a part of the server, shared by those that receive files.
+
+    For one event loop.
+    """
 
     def __init__(self, refunds: Refunds, spool: Spool) -> None:
         self._refunds, self.spool = refunds, spool
@@ -76,6 +103,12 @@ class Uploads:
         self._active: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = threading.Event()
+        self._taking_up: asyncio.Task[None] | None = None
+
+    def add(self, application: web.Application) -> None:
+        """Go on with files of earlier servers while the application runs; it adds no route."""
+        application.on_startup.append(self._start)
+        application.on_cleanup.append(self._stop)
 
     def require_room(self) -> None:
         """Raise `Problem` if as many files are read as may be at once."""
@@ -115,12 +148,12 @@ class Uploads:
         source: Source,
         options: ImportSettings,
         caller: Caller,
-        sync: Callable[[], None] | None,
+        opening: Opening | None,
     ) -> Judged:
         """Check a file, and open its batch if nothing is refused and it has something new.
 
-        The batch is opened once `sync` has the file on disk; without it nothing is opened. Blocks.
-        Raises `InputError`, `GuardRefused`, `InvalidRequest`.
+        Without an `opening` nothing is opened. Blocks. Raises `InputError`, `GuardRefused`,
+        `InvalidRequest`.
         """
         validation = validate(source, self.progress)
         summary, store = validation.summary, self._refunds.store
@@ -128,32 +161,39 @@ class Uploads:
         if summary.refused:
             report["error_rows"] = _errors(source, validation)
         refusals = of_file(summary, options)
-        if refusals and sync is not None:
+        if refusals and opening is not None:
             return _judged(report, refusals)
 
         def compare() -> batches.Comparison:
             rows = _seen(accepted(source, validation), caller)
             return batches.compare(store, rows, self.progress)
 
-        if sync is None:
+        if opening is None:
             compared = compare()
-            refusals = refusals + of_rows(source, summary, compared, options)
+            refusals, no_batch = refusals + of_rows(source, summary, compared, options), ""
             try:
-                opening = draft(source, summary, options)
-                batches.foresee_batch(store, options.batch, source.digest, opening)
-            except GuardRefused:
+                drafted = draft(source, summary, options)
+                batches.foresee_batch(store, options.batch, source.digest, drafted)
+            except GuardRefused as error:
                 refusals.append(Refusal("batch"))
+                no_batch = str(error)
             earlier = batches.earlier_batch(store, source.digest)
             if earlier is not None and caller.sees(earlier.batch_id):
                 report["earlier_batch"] = earlier.batch_id
-            return _judged(report | records_of(compared) | _lines(compared), refusals)
+            judged = _judged(report | records_of(compared) | _lines(compared), refusals)
+            return replace(judged, no_batch=no_batch)
         prepared = prepare(store, source, summary, options, compare)
         compared = prepared.compared
         report |= records_of(compared) | _lines(compared)
         if prepared.refusals or prepared.has_nothing_new:
             return _judged(report, prepared.refusals)
-        sync()
-        batch = begin(store, source, summary, options)
+        opening.sync()
+        batch = carry_out(
+            store,
+            opening.deed,
+            lambda: begin(store, source, summary, options),
+            lambda begun: begun.batch_id,
+        )
         return replace(_judged(report, []), begun=batch.batch_id, validation=validation)
 
     def follow(self, batch_id: str, kept: Kept, source: Source, validation: Validation) -> None:
@@ -208,6 +248,15 @@ class Uploads:
         text.detach()
         out.seek(0)
         return out
+
+    async def _start(self, _application: web.Application) -> None:
+        self._taking_up = asyncio.create_task(self.keep_taking_up())
+
+    async def _stop(self, _application: web.Application) -> None:
+        if self._taking_up is not None:
+            self._taking_up.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._taking_up
 
     def _begin(
         self, batch_id: str, kept: Kept, work: Callable[[], bool], source: Source | None = None
@@ -283,6 +332,15 @@ class Uploads:
             return self._submit(batch_id, source, validate(source, self.progress))
 
 
+def opened(kept: Kept, name: str, reading: ImportOptions) -> Source:
+    """Return a received file as one to import. Blocks; raises `InputError`."""
+    source = Source(name=name, file=kept.path.open("rb"), options=reading, digest=kept.digest)
+    if (sentence := unfitting(source)) is not None:
+        source.close()
+        raise InputError(sentence)
+    return source
+
+
 def in_parameters(sentence: str) -> str:
     """Return a sentence of the importer with the names of parameters instead of options."""
     return _OPTION.sub(lambda found: found[1].replace("-", "_"), sentence)
@@ -321,19 +379,8 @@ def _lines(compared: batches.Comparison) -> dict[str, Any]:
     }
 
 
-def refusal_of(judged: Judged) -> Problem:
-    """Return the answer to a file that is refused."""
-    report, more = judged.report, {"report": judged.report}
-    if judged.refusals[0].reason == "invalid_rows":
-        rows = f"{report['invalid']:,} of {counted(report['rows'], 'row')}"
-        return Problem(
-            problems.INVALID_ROWS, f"{rows} are invalid: nothing was imported.", more=more
-        )
-    sentences = [_sentence(refusal, report) for refusal in judged.refusals]
-    return Problem(problems.REFUSED, f"{'; '.join(sentences)}: nothing was imported.", more=more)
-
-
-def _sentence(refusal: Refusal, report: dict[str, Any]) -> str:
+def sentence_of(refusal: Refusal, report: dict[str, Any]) -> str:
+    """Return why a file is refused that has no invalid rows, in the words of the API."""
     repeats = report["repeats"] + report.get("repeats_of_records", 0)
     return {
         "all_remaining": f"{refusal.limit}; add all_remaining=true if that is meant",

@@ -22,7 +22,7 @@ from worker.errors import NotDurable, RefundError, StoreUnavailable
 from worker.http.bodies import BODY_SECONDS, Reader, Unreadable
 from worker.model import hints, signatures
 from worker.model.hints import Hint
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 log = structlog.get_logger(__name__)
 

@@ -24,7 +24,6 @@ from worker.broker.kept import RejectedMessage
 from worker.callbacks import endpoints
 from worker.callbacks.delivery import Sender
 from worker.callbacks.pace import Pace
-from worker.client import PUBLISH_ERRORS
 from worker.engine import endings
 from worker.engine.endings import Ending
 from worker.engine.eraser import erase_metadata
@@ -40,7 +39,7 @@ from worker.process.heartbeat import Heartbeat
 from worker.provider.gateway import Gateway
 from worker.provider.transport import build_client
 from worker.settings import Settings
-from worker.store import callbacks, erasure, rechecks, scripts
+from worker.store import callbacks, creations, erasure, meta, rechecks, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.connection import address_of, connect_async
 from worker.store.counters import Counters
@@ -176,7 +175,7 @@ class Runtime:
 
     async def _pin(self) -> None:
         host, mode, schema = await self.store.run(
-            scripts.pin(self.settings.provider_host, self.settings.mode)
+            meta.pin(self.settings.provider_host, self.settings.mode)
         )
         if (host, mode) != (self.settings.provider_host, self.settings.mode):
             raise ProviderMismatch(
@@ -263,7 +262,7 @@ class Runtime:
         """
         try:
             yield
-        except PUBLISH_ERRORS as error:
+        except queues.PUBLISH_ERRORS as error:
             where = address_of(self.settings.broker)
             raise StoreUnavailable(
                 f"the broker at {where} cannot be reached ({type(error).__name__}): start it or set"
@@ -341,7 +340,7 @@ class Runtime:
         self.pause()
         try:
             queues.submit_again(self.celery, request.refund_id, fields, lane)
-        except PUBLISH_ERRORS:
+        except queues.PUBLISH_ERRORS:
             return False
         return True
 
@@ -362,7 +361,7 @@ class Runtime:
         while True:
             self.service.guard.require()
             try:
-                return (await self.store.run(scripts.create(request, lane))).result
+                return (await self.store.run(creations.create(request, lane))).result
             except REFUSALS as error:
                 self.service.guard.refused(error)
                 raise

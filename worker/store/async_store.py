@@ -13,10 +13,11 @@ from redis import exceptions
 
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model.refund import Lane
-from worker.store import durability, scripts
+from worker.store import durability, meta, reads, record_time
 from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts
 from worker.store.connection import ours, redis_errors
-from worker.store.scripts import Command, Loaded, Script
+from worker.store.reads import Loaded
+from worker.store.scripts import Command, Script
 
 TRIPS: Final = 3
 """Maximum concurrent pipelines.
@@ -172,7 +173,7 @@ class AsyncStore(_Scripts):
             with redis_errors(self.address):
                 self.wait_for_disk = await self._probe_disk()
         if self.replicas:
-            await self.run(scripts.confirm())
+            await self.run(record_time.confirm())
 
     async def load_scripts(self, scripts: Sequence[Script]) -> None:
         """Load the scripts into the server before the first refund needs them."""
@@ -190,7 +191,7 @@ class AsyncStore(_Scripts):
 
         With `once`, return whether it was not set before.
         """
-        return await self.run(scripts.flag(name, once=once))
+        return await self.run(meta.flag(name, once=once))
 
     async def unflag(self, *names: str) -> None:
         """Clear flags in `meta`."""
@@ -208,7 +209,7 @@ class AsyncStore(_Scripts):
 
         Raises `StoreUnavailable`, and `NotDurable` for a settled record that may be lost.
         """
-        loaded = await self.run(scripts.load(refund_id))
+        loaded = await self.run(reads.load(refund_id))
         if loaded.refund is not None and loaded.refund.settled:
             await self.confirm_final(loaded.refund.updated_at)
         return loaded
@@ -221,7 +222,7 @@ class AsyncStore(_Scripts):
         is_known = self._on_disk is not None and moment <= self._on_disk
         if is_known or not self.waits():
             return
-        self._on_disk = await self.run(scripts.confirm())
+        self._on_disk = await self.run(record_time.confirm())
 
     async def backlog(self, lane: Lane) -> int:
         """Return how many refunds of a lane are accepted and not yet taken by a worker."""
@@ -231,7 +232,7 @@ class AsyncStore(_Scripts):
     async def beat(self, worker: str) -> None:
         """Record a worker's heartbeat, and remove workers without one for a day."""
         with redis_errors(self.address):
-            now = await self.run(scripts.clock())
+            now = await self.run(record_time.clock())
             await self.redis.zadd(self.key("workers"), {worker: now})
             await self.redis.zremrangebyscore(self.key("workers"), "-inf", now - 86_400_000)
 

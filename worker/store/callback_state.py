@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from worker.model.times import from_ms, to_ms
-from worker.store import callbacks, scripts
+from worker.store import callbacks, meta
 from worker.store.connection import redis_errors
 from worker.store.store import PAGE, SETTLED, Store
 
@@ -58,6 +58,53 @@ class DeadLetter:
     member: str
     died_at: datetime
     last: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RefundCallback:
+    """An endpoint that does not hold a refund in its present version; None: not shared out yet."""
+
+    name: str | None
+    waiting_since: datetime | None = None
+    tries: int = 0
+    died_at: datetime | None = None
+
+
+def of_refund(store: Store, refund_id: str) -> list[RefundCallback]:
+    """Return what is still to be sent for a refund, and what is not sent any more, by endpoint.
+
+    Raises `StoreUnavailable`.
+    """
+    with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
+        pipeline.zscore(store.key("callbacks"), refund_id)
+        pipeline.zrange(store.key("callback-endpoints"), 0, -1)
+        unshared, served = pipeline.execute()
+    names = sorted(served)
+    with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
+        for name in names:
+            pipeline.zscore(store.key(f"callback-since:{name}"), refund_id)
+            pipeline.zscore(store.key(f"callback-dead:{name}"), refund_id)
+            pipeline.hget(store.key(f"callback-tries:{name}"), refund_id)
+        replies: Any = pipeline.execute() if names else []
+    found = [] if unshared is None else [RefundCallback(name=None)]
+    for name, start in zip(names, range(0, len(replies), 3), strict=True):
+        since, died, tries = replies[start : start + 3]
+        if since is not None or died is not None:
+            found.append(
+                RefundCallback(
+                    name=name,
+                    waiting_since=None if since is None else from_ms(int(since)),
+                    tries=_tries_in(tries),
+                    died_at=None if died is None else from_ms(int(died)),
+                )
+            )
+    return found
+
+
+def _tries_in(text: str | None) -> int:
+    """Return the failed tries that a field of `callback-tries` counts; the first of its words."""
+    first = (text or "").partition(" ")[0]
+    return int(first) if first.isdigit() else 0
 
 
 def read_callbacks(store: Store, names: Iterable[str] = ()) -> CallbackState:
@@ -127,7 +174,7 @@ def turn_on(store: Store, by: str) -> bool:
 
     Raises `NotDurable`, `StoreUnavailable`.
     """
-    changed = store.run(scripts.flag(_FLAG, once=True, by=by))
+    changed = store.run(meta.flag(_FLAG, once=True, by=by))
     store.confirm()
     return changed
 

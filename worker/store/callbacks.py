@@ -1,6 +1,6 @@
 """The atomic operations for callbacks: which endpoint is to learn what, and what became of it.
 
-As `scripts`, data that a store runs. A member is a refund id, or `batch/` and a batch id. The
+Commands that a store runs. A member is a refund id, or `batch/` and a batch id. The
 endpoints learn the present state of a member, not its moves: so several moves may make one
 callback, and a later one is never overtaken by an earlier one.
 """

@@ -32,7 +32,7 @@ from redis.asyncio.client import Pipeline
 
 from worker.model.answers import Outcome
 from worker.rules import codes
-from worker.store import scripts
+from worker.store import record_time
 from worker.store.async_store import AsyncStore
 from worker.store.connection import redis_errors
 
@@ -103,7 +103,7 @@ class Counters:
         lost, the same counts are added twice, which is acceptable because they are metrics and not
         accounts.
         """
-        now = await store.run(scripts.clock())
+        now = await store.run(record_time.clock())
 
         def outage(pipeline: Pipeline) -> None:
             if provider_away:

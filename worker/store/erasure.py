@@ -14,7 +14,8 @@ from typing import Any, Final
 from worker.model.refund import Refund, Status
 from worker.model.times import from_ms
 from worker.rules import decisions
-from worker.store.scripts import Argument, Command, Saved, Script, save
+from worker.store.saves import Saved, save
+from worker.store.scripts import Argument, Command, Script
 
 ERASE: Final = Script("erase")
 FINAL: Final = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from worker.errors import NotDurable, SettingsError, StoreUnavailable
 from worker.model.times import from_ms
-from worker.store import scripts
+from worker.store import account_facts, meta
 from worker.store.connection import redis_errors
 from worker.store.store import Store
 
@@ -111,7 +111,7 @@ def pause(store: Store, by: str) -> tuple[bool, Switches]:
     not be written to disk. It holds even then, because the switch must work on a server whose disk
     or memory is failing.
     """
-    begun = store.run(scripts.flag("paused", once=True, by=by))
+    begun = store.run(meta.flag("paused", once=True, by=by))
     try:
         store.confirm()
     except (NotDurable, SettingsError, StoreUnavailable) as error:
@@ -122,8 +122,8 @@ def pause(store: Store, by: str) -> tuple[bool, Switches]:
     return begun, read(store)
 
 
-def resume(store: Store) -> Switches:
-    """Allow claims again; return the flags as they were before.
+def resume(store: Store) -> tuple[bool, Switches]:
+    """Allow claims again; return whether that changed anything, and the flags as they were before.
 
     Raises `NotDurable`, `StoreUnavailable`.
     """
@@ -134,7 +134,8 @@ def resume(store: Store) -> Switches:
         pipeline.hdel(key, "paused", "paused_by")
         before, _ = pipeline.execute()
     store.confirm()
-    return _switches(dict(zip(_FIELDS, before, strict=True)))
+    switches = _switches(dict(zip(_FIELDS, before, strict=True)))
+    return switches.paused_at is not None, switches
 
 
 def webhook_endpoints(store: Store) -> dict[str, str]:
@@ -163,11 +164,11 @@ def vouch_for_account(store: Store) -> Switches:
     """
     before = read(store)
     if before.account_lost_payment is not None:
-        store.run(scripts.payment(before.account_lost_payment, "gone"))
+        store.run(account_facts.payment(before.account_lost_payment, "gone"))
     with redis_errors(store.address):
         store.redis.hdel(
             store.key("meta"), "account_lost_at", "account_lost_payment", "account", "key_prints"
         )
-    store.run(scripts.flag("account_vouched", once=False))
+    store.run(meta.flag("account_vouched", once=False))
     store.confirm()
     return before

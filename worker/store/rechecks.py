@@ -1,6 +1,6 @@
 """The atomic operations for rechecks: a refund is read again outside its own schedule.
 
-As `scripts`, data that a store runs. Webhooks and the watch of settled refunds cause rechecks.
+Commands that a store runs. Webhooks and the watch of settled refunds cause rechecks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, Final, Literal
 from worker.model.hints import Hint
 from worker.model.refund import Lane, Stage
 from worker.rules.rechecks import WAITS
-from worker.store.scripts import Argument, Command, Due, Script
+from worker.store.scripts import Argument, Command, Script
+from worker.store.sweeps import Due
 
 MOST_CANDIDATES: Final = 3
 """Maximum provider refunds that webhooks may name for one generation of a refund.

@@ -60,6 +60,9 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
                                    revoked_at, used_at (the hour)
     tokens                 hash    name of a token to its id
     events                 stream  every move, trimmed to about a million
+    audit                  stream  what people do, and what came of it, trimmed to about 100,000
+    session:<sha256>       string  a session of the page: the token that opened it, and when
+    person:<sha256>        string  what ties the page's forms to a person whom a proxy signs in
     rejected               list    messages that could not be understood, newest first, the latest
                                    10,000
     rejected-ids           hash    refund id to the latest rejected message that names it, without

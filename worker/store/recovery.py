@@ -12,7 +12,7 @@ from typing import Any, Final
 from worker.model.refund import Stage
 from worker.model.times import to_ms
 from worker.rules import decisions
-from worker.store import flags, scripts
+from worker.store import flags, saves
 from worker.store.connection import redis_errors
 from worker.store.store import PAGE, Store
 
@@ -64,7 +64,7 @@ def recover(
         # reported.
         saved = store.run_many(
             [
-                scripts.save(refund, step, {"since": to_ms(since), "by": by}, durable=False)
+                saves.save(refund, step, {"since": to_ms(since), "by": by}, durable=False)
                 for refund, step in steps
             ]
         )

@@ -55,5 +55,27 @@ async def end_session(store: AsyncStore, sha256: str) -> None:
             await store.redis.delete(_key(store, sha256))
 
 
+async def secret_of_person(
+    store: AsyncStore, sha256: str, fresh: str, *, longest: timedelta
+) -> str:
+    """Return the secret of a person whom a proxy signs in: `fresh` if there is none.
+
+    It only ties forms to the person. What signs them in is the proxy.
+    """
+    key = store.key(f"person:{sha256}")
+    with redis_errors(store.address):
+        async with store.direct:
+            await store.redis.set(key, fresh, px=longest, nx=True)
+            found: Any = await store.redis.get(key)
+    return fresh if found is None else str(found)
+
+
+async def forget_person(store: AsyncStore, sha256: str) -> None:
+    """Forget the secret of a person, and with it the forms that they were shown."""
+    with redis_errors(store.address):
+        async with store.direct:
+            await store.redis.delete(store.key(f"person:{sha256}"))
+
+
 def _key(store: AsyncStore, sha256: str) -> str:
     return store.key(f"session:{sha256}")

@@ -1,4 +1,4 @@
-"""The blocking store for producers and commands: runs the calls that `scripts` describes."""
+"""The blocking store for producers and commands: runs commands, as `scripts` describes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from redis import exceptions
 from worker.errors import NotDurable, SettingsError
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.times import from_ms
-from worker.store import durability, scripts
+from worker.store import durability, record_time, scripts
 from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts
 from worker.store.connection import redis_errors
 from worker.store.records import CLOCK, Moves, decode, records_ms
@@ -163,7 +163,7 @@ class Store(_Scripts):
             self.check_flushing()
             self.ask(durability.keeping())
         if self.replicas:
-            self.run(scripts.confirm())
+            self.run(record_time.confirm())
 
     def confirm(self) -> None:
         """Return once everything written or read before survives the loss of the server.
@@ -171,7 +171,7 @@ class Store(_Scripts):
         Use this before a report of something not written by a durable command. Raises `NotDurable`,
         `StoreUnavailable`.
         """
-        confirm = scripts.confirm()
+        confirm = record_time.confirm()
         self._check([confirm])
         if self.waits():
             self._on_disk = self.run(confirm)
@@ -306,6 +306,15 @@ class Store(_Scripts):
         with redis_errors(self.address):
             names: Any = self.redis.hkeys(self.key(f"payment:{payment_intent}"))
         return [name.removeprefix("refund:") for name in names if name.startswith("refund:")]
+
+    def owner_of(self, provider_refund_id: str) -> str | None:
+        """Return the id of the refund that a refund of the provider belongs to, None without one.
+
+        The refund's record may have expired.
+        """
+        with redis_errors(self.address):
+            owner: Any = self.redis.get(self.key(f"owner:{provider_refund_id}"))
+        return None if owner is None else str(owner)
 
     def batch_state(self, batch_id: str) -> str | None:
         """Return a batch's state: `running`, `paused` or `canceled`.

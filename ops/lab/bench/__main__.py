@@ -18,6 +18,7 @@ import click
 from ops.lab.bench import (
     door,
     gentle,
+    page,
     payment,
     plan,
     rates,
@@ -54,6 +55,7 @@ FIGURES: Final[dict[str, Taker]] = {
     "callbacks": telling.callbacks,
     "reconcile": reconcile.reconcile,
     "replicas": replicas.replicas,
+    "page": page.page,
 }
 
 
@@ -86,7 +88,7 @@ def main(
     """Measure the figures named, all unless told otherwise.
 
     They are: bulk single latency lanes processes accept memory limit backlog payment
-    transport watch door upload callbacks reconcile replicas.
+    transport watch door upload callbacks reconcile replicas page.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """
     if quick and full:

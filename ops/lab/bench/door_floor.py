@@ -22,7 +22,7 @@ from ops.lab.bench.rig import requests
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
 from worker.settings import Settings
-from worker.store import scripts
+from worker.store import creations, scripts
 from worker.store.connection import connect_async
 from worker.store.scripts import Argument
 
@@ -32,7 +32,7 @@ class Bare:
 
     def __init__(self, gathered: Gathered, first: RefundRequest) -> None:
         self._redis, self._first = gathered, first
-        self._pattern = scripts.create(first, Lane.SINGLE, by="bench").arguments
+        self._pattern = creations.create(first, Lane.SINGLE, by="bench").arguments
 
     async def create(self, request: web.Request) -> web.Response:
         """Write the record of a body, which is not checked."""

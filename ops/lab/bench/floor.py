@@ -28,7 +28,7 @@ from worker.provider.transport import build_client, hand_on
 from worker.rules import attempts, payloads
 from worker.rules.outcomes import classify
 from worker.settings import Settings
-from worker.store import scripts
+from worker.store import claims, saves, scripts
 from worker.store.async_store import TRIPS
 from worker.store.connection import connect_async
 from worker.store.scripts import Argument, Script
@@ -127,9 +127,7 @@ class Floor:
                 "seq": "0",
                 "baseline": Baseline(refunded=0, currency="usd", remaining=100_000),
             }
-        self._claim = scripts.claim(
-            refund_id, "send", token=TOKEN, lease=self._rules.lease, **asked
-        )
+        self._claim = claims.claim(refund_id, "send", token=TOKEN, lease=self._rules.lease, **asked)
         claim = self._claim.read(await self._redis.run(self._claim.script, self._claim.arguments))
         if claim.refund is None:
             raise RuntimeError(f"the first refund could not be claimed: {claim.result}")
@@ -137,7 +135,7 @@ class Floor:
         outcome = classify(Reply(http_status=200, payload=payloads.read(payload)), claim.refund)
         step = attempts.after_attempt(claim.refund, outcome, self._rules, claim.now, 0.5)
         detail = {"attempt": 1, "seen": outcome.verdict.value, "ms": 50, "http_status": 200}
-        self._save = scripts.save(claim.refund, step, detail)
+        self._save = saves.save(claim.refund, step, detail)
         await self._redis.run(self._save.script, self._save.arguments)
         self._first = (refund_id, str(payload["id"]), str(payload["amount"]))
 

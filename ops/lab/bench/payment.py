@@ -24,8 +24,9 @@ from worker.model.request import RefundRequest
 from worker.rules import attempts
 from worker.sandbox.redis_server import ThrowawayServer
 from worker.settings import Settings
-from worker.store import scripts
-from worker.store.scripts import CREATED_AT_ONCE, Claim
+from worker.store import claims, creations, saves
+from worker.store.claims import Claim
+from worker.store.scripts import CREATED_AT_ONCE
 from worker.store.store import Store
 
 FEW: Final = 10
@@ -64,7 +65,7 @@ class Payment:
         some = list(islice(self._coming, count))
         for start in range(0, len(some), CREATED_AT_ONCE):
             self._store.run(
-                scripts.create_several(some[start : start + CREATED_AT_ONCE], Lane.BULK)
+                creations.create_several(some[start : start + CREATED_AT_ONCE], Lane.BULK)
             )
         self._accepted.extend(request.refund_id for request in some)
         return len(some)
@@ -97,13 +98,13 @@ class Payment:
             )
             step = attempts.done(refund, found, "reply", self._claim.now)
             detail = {"attempt": refund.attempts, "seen": "done", "ms": 50, "http_status": 200}
-            woken = self._store.run(scripts.save(refund, step, detail)).woken
+            woken = self._store.run(saves.save(refund, step, detail)).woken
             self._claim = None if woken is None else self._claimed(woken)
         return count
 
     def _claimed(self, refund_id: str) -> Claim:
         lease = attempts.Rules().lease
-        return self._store.run(scripts.claim(refund_id, "send", token=refund_id, lease=lease))
+        return self._store.run(claims.claim(refund_id, "send", token=refund_id, lease=lease))
 
 
 class Side:

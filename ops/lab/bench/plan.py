@@ -38,6 +38,7 @@ class Plan:
     limited: int
     backlogs: Sequence[int]
     backlog_window: int
+    shown: int
 
 
 def usual(cores: Cores, rounds: int) -> Plan:
@@ -63,6 +64,7 @@ def usual(cores: Cores, rounds: int) -> Plan:
         limited=4_500,
         backlogs=(1_000, 100_000),
         backlog_window=6_000,
+        shown=1_000_000,
     )
 
 
@@ -93,6 +95,7 @@ def full(cores: Cores, rounds: int) -> Plan:
         limited=9_000,
         backlogs=(1_000, 100_000, 1_000_000),
         backlog_window=10_000,
+        shown=1_000_000,
     )
 
 
@@ -119,4 +122,5 @@ def quick(cores: Cores) -> Plan:
         limited=450,
         backlogs=(300, 2_000),
         backlog_window=500,
+        shown=20_000,
     )

@@ -13,7 +13,7 @@ from typing import Final
 from ops.lab.bench.plan import Plan
 from ops.lab.bench.rig import CONCURRENCY, Mode, Rig, Window
 from ops.lab.bench.table import Row, at_least, at_most, number, spread
-from worker.broker.queues import BULK_IDS
+from worker.broker.names import BULK_IDS
 from worker.model.refund import Lane
 
 BULK_RATE: Final = 0.80

@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final
 
 import redis
 
 from ops.lab.bench.machine import Cores, cpu_seconds
-from worker.broker.queues import CALLBACK_QUEUE
-from worker.cli.operate import command
+from ops.lab.opened import Opened
+from worker.broker.names import CALLBACK_QUEUE
+from worker.cli.worker import command
 from worker.client import Refunds, Submitted
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
@@ -107,7 +107,7 @@ class Window:
 
 
 @dataclass
-class Rig:
+class Rig(Opened):
     """One installation; use it in a `with`."""
 
     allocator: ClassVar[Path | None] = None
@@ -122,31 +122,20 @@ class Rig:
     replicas: int = 0
     """Replicas of the server, for each of which every write waits."""
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            self.folder = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-bench-"))
-            )
-            self.server = stack.enter_context(ThrowawayServer(self.allocator))
-            for _ in range(self.replicas):
-                self._follow(stack.enter_context(self._replica()))
-            provider = stack.enter_context(self._sandbox_running())
-            self.sandbox, self._sandbox_process = provider.sandbox, provider.process
-            self.refunds = stack.enter_context(
-                Refunds(settings=Settings.load(redis_url=self.server.url, replicas=self.replicas))
-            )
-            self.workers: list[subprocess.Popen[bytes]] = []
-            stack.callback(self.stop)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+    def _enter_parts(self, stack: ExitStack) -> None:
+        self.folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-bench-"))
+        )
+        self.server = stack.enter_context(ThrowawayServer(self.allocator))
+        for _ in range(self.replicas):
+            self._follow(stack.enter_context(self._replica()))
+        provider = stack.enter_context(self._sandbox_running())
+        self.sandbox, self._sandbox_process = provider.sandbox, provider.process
+        self.refunds = stack.enter_context(
+            Refunds(settings=Settings.load(redis_url=self.server.url, replicas=self.replicas))
+        )
+        self.workers: list[subprocess.Popen[bytes]] = []
+        stack.callback(self.stop)
 
     def _replica(self) -> ThrowawayServer:
         primary = f"{HOST} {self.server.port}"

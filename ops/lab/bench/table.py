@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
+from ops.lab.tables import aligned
+
 HEAD: Final = ("figure", "setting", "measured", "its floor", "ratio", "to reach", "")
 _MANY: Final = 100
 _FEW: Final = 10
@@ -76,13 +78,4 @@ def quantile(values: Sequence[float], part: float) -> float:
 
 def rendered(rows: Iterable[Row]) -> str:
     """Return the table with aligned columns."""
-    lines = [HEAD, *(row.cells for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
-    texts = [
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |"
-        for line in lines
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([texts[0], rule, *texts[1:]])
+    return aligned([HEAD, *(row.cells for row in rows)])

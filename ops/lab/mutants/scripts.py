@@ -30,7 +30,7 @@ def live_scripts() -> list[Any]:
 def read_again(scripts: Sequence[Any]) -> None:
     """Let scripts read their files as they are now."""
     for script in scripts:
-        type(script).__init__(script, script.name)
+        type(script).__init__(script, script.name, *script.shared)
 
 
 class Scripts:

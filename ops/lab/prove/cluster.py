@@ -15,12 +15,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import redis
 import redis.sentinel
 
+from ops.lab.opened import Opened
 from ops.lab.prove.proxy import HOST, FaultProxy
 from ops.lab.prove.rig import PATIENCE, RigError
 from ops.lab.prove.servers import free_port
@@ -69,7 +69,7 @@ class Node:
 
 
 @dataclass(eq=False)
-class Cluster:
+class Cluster(Opened):
     """The servers and the Sentinels; use it in a `with`."""
 
     fsync: str
@@ -82,30 +82,18 @@ class Cluster:
     def __post_init__(self) -> None:
         self._sentinels: list[subprocess.Popen[bytes]] = []
         self._ports: list[int] = []
-        self._stack = ExitStack()
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.callback(self.end)
-            self._folder = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-sentinels-"))
-            )
-            for place in range(1 + self.replicas):
-                self._add(place, stack)
-            self._await(self.is_whole, "every replica holds what the primary has")
-            for place in range(SENTINELS):
-                self._watch(place)
-            self._await(self._is_watched, "the Sentinels know each other and the replicas")
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+    def _enter_parts(self, stack: ExitStack) -> None:
+        stack.callback(self.end)
+        self._folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-sentinels-"))
+        )
+        for place in range(1 + self.replicas):
+            self._add(place, stack)
+        self._await(self.is_whole, "every replica holds what the primary has")
+        for place in range(SENTINELS):
+            self._watch(place)
+        self._await(self._is_watched, "the Sentinels know each other and the replicas")
 
     def end(self) -> None:
         """End every process at once, by its id."""

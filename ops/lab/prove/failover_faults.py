@@ -18,6 +18,7 @@ import httpx
 
 from ops.lab.prove.cluster import Node
 from ops.lab.prove.failover_rig import FailoverRig, Replicated
+from ops.lab.prove.proxy import Silence
 from ops.lab.prove.rig import CANARY, PATIENCE, ROOT, RigError
 from worker.errors import NotInReview, RefundError
 from worker.model.refund import Lane
@@ -66,40 +67,43 @@ def killed(rig: FailoverRig) -> None:
         _killed(rig, primary, time.time())
 
 
+@contextmanager
+def _silenced(primary: Node, what: Silence, *sources: str) -> Iterator[float]:
+    """Silence the primary towards these addresses, or all; yield when that began (epoch s)."""
+    began = time.time()
+    primary.front.silence(what, *sources)
+    yield began
+    primary.front.silence("none")
+
+
+def _silenced_and_killed(rig: FailoverRig, primary: Node, what: Silence, *sources: str) -> None:
+    with _silenced(primary, what, *sources) as began:
+        # What is written meanwhile is what a promotion may lose.
+        time.sleep(BEHIND_SECONDS)
+        _killed(rig, primary, began)
+
+
+def _behind(rig: FailoverRig, primary: Node) -> None:
+    _silenced_and_killed(rig, primary, "replies", *rig.cluster.others(primary))
+
+
 def killed_behind(rig: FailoverRig) -> None:
     """Let nothing reach the replicas for a while, then kill the primary."""
     with _loaded(rig) as primary:
         _behind(rig, primary)
 
 
-def _behind(rig: FailoverRig, primary: Node) -> None:
-    began = time.time()
-    primary.front.silence("replies", *rig.cluster.others(primary))
-    # What is written meanwhile is what a promotion may lose.
-    time.sleep(BEHIND_SECONDS)
-    _killed(rig, primary, began)
-    primary.front.silence("none")
-
-
 def killed_unheard(rig: FailoverRig) -> None:
     """Let the replicas' acknowledgements be lost for a while, then kill the primary."""
     with _loaded(rig) as primary:
-        began = time.time()
-        primary.front.silence("requests", *rig.cluster.others(primary))
         # Nothing may leave meanwhile, although the replicas have it all.
-        time.sleep(BEHIND_SECONDS)
-        _killed(rig, primary, began)
-        primary.front.silence("none")
+        _silenced_and_killed(rig, primary, "requests", *rig.cluster.others(primary))
 
 
 def one_behind(rig: FailoverRig) -> None:
     """Let nothing reach one of the replicas for a while, then kill the primary."""
     with _loaded(rig) as primary:
-        began = time.time()
-        primary.front.silence("replies", rig.cluster.others(primary)[0])
-        time.sleep(BEHIND_SECONDS)
-        _killed(rig, primary, began)
-        primary.front.silence("none")
+        _silenced_and_killed(rig, primary, "replies", rig.cluster.others(primary)[0])
 
 
 def frozen(rig: FailoverRig) -> None:
@@ -136,12 +140,10 @@ def cut_with_replica(rig: FailoverRig) -> None:
 
 
 def _cut(rig: FailoverRig, primary: Node, *sources: str) -> None:
-    began = time.time()
-    primary.front.silence("both", *sources)
-    rig.promoted(primary, began)
-    # Two primaries for a while: what the old one takes now is lost when they meet.
-    time.sleep(max(0.0, began + _CUT_SECONDS - time.time()))
-    primary.front.silence("none")
+    with _silenced(primary, "both", *sources) as began:
+        rig.promoted(primary, began)
+        # Two primaries for a while: what the old one takes now is lost when they meet.
+        time.sleep(max(0.0, began + _CUT_SECONDS - time.time()))
 
 
 def with_queue(rig: FailoverRig) -> None:
@@ -216,13 +218,11 @@ def during_review(rig: FailoverRig) -> None:
     rig.sandbox.set_faults("cut_after:p=0.5")
     with _loaded(rig) as primary:
         rig.until(lambda: len(_in_review(rig)) >= _DECISIONS, "refunds are in review")
-        began = time.time()
-        primary.front.silence("replies", *rig.cluster.others(primary))
         with ThreadPoolExecutor(1) as pool:
-            deciding = pool.submit(_decide, rig, began + PATIENCE)
-            time.sleep(BEHIND_SECONDS)
-            _killed(rig, primary, began)
-            primary.front.silence("none")
+            with _silenced(primary, "replies", *rig.cluster.others(primary)) as began:
+                deciding = pool.submit(_decide, rig, began + PATIENCE)
+                time.sleep(BEHIND_SECONDS)
+                _killed(rig, primary, began)
             deciding.result()
     rig.sandbox.set_faults("")
 

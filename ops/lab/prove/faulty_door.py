@@ -59,7 +59,7 @@ def _around_create(run: Callable[[Any, Any, Any], Any]) -> None:
 def answered_before_the_write() -> None:
     """Plant: a refund is answered with 202 first, and written a moment later."""
     from worker.http.creations import Creations
-    from worker.store.scripts import Created
+    from worker.store.creations import Created
 
     original: Any = Creations.create
     late: set[asyncio.Task[None]] = set()

@@ -18,11 +18,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any, ClassVar, Final, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import redis
 
+from ops.lab.opened import Opened
 from ops.lab.prove.proxy import FaultProxy
 from worker.errors import StoreUnavailable
 from worker.model.request import RefundRequest
@@ -148,7 +148,7 @@ class Worker:
 
 
 @dataclass(eq=False)
-class Rig:
+class Rig(Opened):
     """One installation; use it in a `with`."""
 
     subject: Subject
@@ -215,38 +215,25 @@ class Rig:
         self.server.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            self.folder = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-prove-"))
-            )
-            self.server = ThrowawayServer(appendfsync=self.fsync)
-            with self._starting:
-                if self._over:
-                    raise RigError("the command was told to end")
-                self._open.append(self)
-                stack.callback(self._open.remove, self)
-                self._start_servers(stack)
-            self.sandbox = stack.enter_context(self._sandbox_running())
-            self.to_redis = stack.enter_context(FaultProxy(self.server.port))
-            self.to_provider = stack.enter_context(
-                FaultProxy(int(self.sandbox.url.rpartition(":")[2]))
-            )
-            self.redis = stack.enter_context(self._direct())
-            self.subject.open(self.url)
-            stack.callback(self.subject.close)
-            self.started = time.time()
-            stack.callback(self._end_workers)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+    def _enter_parts(self, stack: ExitStack) -> None:
+        self.folder = Path(
+            stack.enter_context(tempfile.TemporaryDirectory(prefix="refunds-prove-"))
+        )
+        self.server = ThrowawayServer(appendfsync=self.fsync)
+        with self._starting:
+            if self._over:
+                raise RigError("the command was told to end")
+            self._open.append(self)
+            stack.callback(self._open.remove, self)
+            self._start_servers(stack)
+        self.sandbox = stack.enter_context(self._sandbox_running())
+        self.to_redis = stack.enter_context(FaultProxy(self.server.port))
+        self.to_provider = stack.enter_context(FaultProxy(int(self.sandbox.url.rpartition(":")[2])))
+        self.redis = stack.enter_context(self._direct())
+        self.subject.open(self.url)
+        stack.callback(self.subject.close)
+        self.started = time.time()
+        stack.callback(self._end_workers)
 
     # A rig with several servers has others of these.
 

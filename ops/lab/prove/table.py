@@ -11,6 +11,7 @@ from typing import Final
 
 from ops.lab.prove import failover, planted
 from ops.lab.prove.scenarios import CONTROL_DRAIN_SECONDS, Result
+from ops.lab.tables import aligned
 
 BROKEN: Final = 1
 UNJUDGED: Final = 3
@@ -96,16 +97,7 @@ def rows_of(results: Iterable[Result]) -> list[Row]:
 
 def rendered(rows: Sequence[Row]) -> str:
     """Return the table with aligned columns."""
-    lines = [HEAD, *(row.cells for row in rows if row.ours or row.control)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
-    texts = [
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |"
-        for line in lines
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([texts[0], rule, *texts[1:]])
+    return aligned([HEAD, *(row.cells for row in rows if row.ours or row.control)])
 
 
 def summary(rows: Sequence[Row]) -> str:

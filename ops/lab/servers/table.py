@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ops.lab.servers.found import Server
+from ops.lab.tables import aligned
 
 HEAD: Final = ("server", "from", "appendfsync", "protocol", "user", "result")
 BEGIN: Final = "<!-- begin: ./ops/dev servers --write -->"
@@ -64,15 +65,7 @@ def render(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(HEAD))]
-    lines = [
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |"
-        for line in cells
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    return aligned(cells)
 
 
 def into(page: str, rows: Sequence[Row]) -> str:

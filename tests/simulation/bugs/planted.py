@@ -21,7 +21,7 @@ from tests.simulation.bugs.planted_rim import AT_THE_RIM
 from tests.simulation.bugs.planting import Bug, all_scripts, put, rescript, what_stands
 from tests.simulation.world import World
 from worker.engine import readback_runner
-from worker.engine.service import Service
+from worker.engine.attempt_runner import AttemptRunner
 from worker.model.answers import Answer, NotSent, Outcome, Reply, TryVerdict
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import RefundRequest, idempotency_key
@@ -29,7 +29,7 @@ from worker.model.steps import Step
 from worker.provider import gateway, transport
 from worker.provider.gateway import Gateway
 from worker.rules import attempts, decisions, outcomes, readback
-from worker.store import scripts
+from worker.store import creations
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
@@ -158,7 +158,7 @@ def redelivery_without_claim(stack: ExitStack) -> None:
 
 def key_from_amount(stack: ExitStack) -> None:
     """The key is derived from payment and amount: two equal parts of one payment share it."""
-    real = what_stands(scripts, "new_row")
+    real = what_stands(creations, "new_row")
 
     def shared(request: RefundRequest) -> list[Any]:
         row = list(real(request))
@@ -167,7 +167,7 @@ def key_from_amount(stack: ExitStack) -> None:
         )
         return row
 
-    put(stack, scripts, "new_row", shared)
+    put(stack, creations, "new_row", shared)
 
 
 def stale_write_accepted(stack: ExitStack) -> None:
@@ -282,15 +282,17 @@ def cancel_in_flight(stack: ExitStack) -> None:
     put(stack, decisions, "cancel", at_any_time)
 
 
-async def may_try_again_unasked(self: Service, refund_id: str, token: str, lane: Lane) -> bool:
+async def may_try_again_unasked(
+    self: AttemptRunner, refund_id: str, token: str, lane: Lane
+) -> bool:
     """Ask for everything but whether the claim still stands."""
     del refund_id, token
-    return not self.stopping and not self.breaker.is_open and await self.gate.try_now(lane)
+    return not self._holds_back() and await self._gate.try_now(lane)
 
 
 def further_try_unasked(stack: ExitStack) -> None:
     """A claim once taken is good for all its tries, whatever has become of the refund meanwhile."""
-    put(stack, Service, "_may_try_again", may_try_again_unasked)
+    put(stack, AttemptRunner, "_may_try_again", may_try_again_unasked)
 
 
 def person_believed_unread(stack: ExitStack) -> None:

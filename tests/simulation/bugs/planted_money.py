@@ -16,7 +16,7 @@ from worker.model.steps import Action, Step
 from worker.rules import attempts, codes, contradictions, decisions, evidence, payloads, preflight
 from worker.rules import readback as looks
 from worker.rules.attempts import Rules
-from worker.store import rechecks, scripts
+from worker.store import rechecks, saves
 
 _FOR_EVER: Final = 10**6
 
@@ -148,13 +148,13 @@ def not_found_is_gone(stack: ExitStack) -> None:
 
 def word_not_on_disk(stack: ExitStack) -> None:
     """A person is told that it is done as soon as the server has heard of it."""
-    real = scripts.save
+    real = saves.save
 
     def hasty(refund: Refund, step: Step, detail: Any = None, **named: Any) -> Any:
         call = real(refund, step, detail, **named)
         return replace(call, durable=False) if "by" in (detail or {}) else call
 
-    put(stack, scripts, "save", hasty)
+    put(stack, saves, "save", hasty)
 
 
 def time_goes_back(stack: ExitStack) -> None:

@@ -23,7 +23,7 @@ from worker.model.request import RefundRequest, scrubbed
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway
 from worker.rules import payloads
-from worker.store import scripts
+from worker.store import saves, scripts
 
 log = structlog.get_logger(__name__)
 
@@ -117,7 +117,7 @@ def key_logged(stack: ExitStack) -> None:
 
 def message_in_history(stack: ExitStack) -> None:
     """What the provider says is noted with each move, as it stands."""
-    real = scripts.save
+    real = saves.save
 
     def noting(
         refund: Refund, step: Step, detail: Mapping[str, Any] | None = None, **named: Any
@@ -127,7 +127,7 @@ def message_in_history(stack: ExitStack) -> None:
         )
 
     put(stack, payloads, "_clean", lambda value, _: value if isinstance(value, str) else "")
-    put(stack, scripts, "save", noting)
+    put(stack, saves, "save", noting)
 
 
 def message_kept_as_it_came(stack: ExitStack) -> None:

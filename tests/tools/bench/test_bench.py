@@ -21,11 +21,11 @@ from ops.lab.bench.serving import DOOR
 from ops.lab.bench.table import Row, quantile, rendered, spread
 from worker.model.refund import Lane, Refund
 from worker.model.steps import Step
-from worker.store import scripts
+from worker.store import saves, scripts
 
 
 def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger() -> None:
-    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "bulk", "replicas"]
+    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "bulk", "replicas", "page"]
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
@@ -33,6 +33,7 @@ def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger()
     assert "bulk: refunds a second" in ended.stdout
     assert "a replica: refunds of a file a second" in ended.stdout
     assert "a replica: single idle latency, p50" in ended.stdout
+    assert "page: the overview, p50 and p99" in ended.stdout
     assert "each refund moved money once, none is missing" in ended.stdout
 
 
@@ -91,14 +92,14 @@ def test_a_server_whose_posts_are_refused_counts_for_nothing() -> None:
 def test_a_payment_whose_refunds_were_not_all_saved_counts_for_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    save = scripts.save
+    save = saves.save
 
     def stale(
         refund: Refund, step: Step, detail: Mapping[str, Any]
-    ) -> scripts.Command[scripts.Saved]:
+    ) -> scripts.Command[saves.Saved]:
         return save(replace(refund, version=99), replace(step, proof=False), detail)
 
-    monkeypatch.setattr(scripts, "save", stale)
+    monkeypatch.setattr(saves, "save", stale)
     with pytest.raises(WrongCountError, match="0 of 400 refunds were saved as done"):
         compared(200)
 
@@ -148,11 +149,11 @@ def test_the_table_says_what_was_reached_and_what_was_not() -> None:
 
 def test_a_sample_in_the_standard_library_counts_for_whoever_called_it() -> None:
     raw = (
-        "loop;run (asyncio/events.py:80);save (worker/store/scripts.py:205);dumps"
+        "loop;run (asyncio/events.py:80);save (worker/store/saves.py:205);dumps"
         " (json/__init__.py:231) 3\nloop;run (asyncio/events.py:80) 2\nloop;send"
         " (httpx/_client.py:1629);send (aiohttp/client.py:662) 4\n"
     )
     counted: Counter[str] = Counter()
     for stack, count in stacks(raw):
         counted[owner(stack)] += count
-    assert counted == {"worker/store/scripts.py": 3, "event loop and threads": 2, "aiohttp": 4}
+    assert counted == {"worker/store/saves.py": 3, "event loop and threads": 2, "aiohttp": 4}

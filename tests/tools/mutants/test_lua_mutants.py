@@ -6,6 +6,9 @@ import lupa.lua51  # type: ignore[import-untyped]  # it carries no types
 import pytest
 
 from ops.lab.mutants.lua import lua_mutants, marked
+from ops.lab.mutants.scripts import read_again
+from worker.store import callbacks, scripts
+from worker.store.scripts import Script
 
 
 def changed(source: str) -> list[str]:
@@ -96,3 +99,10 @@ def test_each_block_bears_its_mark_and_the_script_still_runs() -> None:
     runtime.globals().h = lambda function: function(None)
     runtime.execute(f"{text}\nf(true) f(nil) b = 1 f(nil)")
     assert entered == [0, 1, 2, 5, 6, 1, 4, 5, 6, 1, 3, 5, 6]
+
+
+@pytest.mark.parametrize("script", [scripts.LOAD, scripts.CLAIM, callbacks.OUTBOX])
+def test_a_script_that_is_read_again_keeps_the_files_it_shares(script: Script) -> None:
+    text, digest = script.text, script.sha
+    read_again([script])
+    assert (script.text, script.sha) == (text, digest)

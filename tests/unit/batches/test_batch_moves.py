@@ -19,7 +19,7 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import idempotency_key
 from worker.model.steps import Step
 from worker.rules import attempts
-from worker.store import scripts
+from worker.store import saves, scripts
 from worker.store.scripts import Command
 from worker.store.store import Store
 
@@ -58,14 +58,14 @@ def failed(
     step = Step(
         to=Stage.SETTLED, status=Status.FAILED, label="balance_insufficient", changes=changes
     )
-    assert records.store.run(scripts.save(refund, step)).result == "saved"
+    assert records.store.run(saves.save(refund, step)).result == "saved"
     return records.get(refund_id)
 
 
 def waiting(records: Records, refund_id: str, batch_id: str = "b-1") -> Refund:
     refund = records.sending(refund_id, payment_intent=f"pi_{refund_id}", batch_id=batch_id)
     step = Step(to=Stage.WAITING, status=Status.PENDING, label="rate_limited")
-    assert records.store.run(scripts.save(refund, step)).result == "saved"
+    assert records.store.run(saves.save(refund, step)).result == "saved"
     return records.get(refund_id)
 
 
@@ -140,7 +140,7 @@ class Racing(Store):
             step = Step(to=Stage.SENDING, status=Status.PENDING, label="claimed")
             refund = self.get("row-0")
             assert refund is not None
-            super().run_many([scripts.save(refund, step)])
+            super().run_many([saves.save(refund, step)])
         return super().run_many(batch)
 
 

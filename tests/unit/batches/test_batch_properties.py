@@ -28,7 +28,7 @@ from worker.imports import reading_of, stored_reading
 from worker.model.refund import Lane, Stage, Status
 from worker.model.request import REASONS
 from worker.model.steps import Step
-from worker.store import scripts
+from worker.store import creations, saves
 from worker.store.store import Store
 
 Cells = dict[str, str]
@@ -88,7 +88,7 @@ def handed_in(
         )
         made = store.run_many(
             [
-                scripts.create(request, Lane.BULK, batch.batch_id)
+                creations.create(request, Lane.BULK, batch.batch_id)
                 for _, request in accepted(source, validation)
             ]
         )
@@ -147,7 +147,7 @@ def test_a_result_keeps_rows_and_order_shows_every_record_and_adds_nothing_when_
                 refund = made.get(refund_id)
                 changes = {"error_code": code, "error_message": f"{code}\n\t'"}
                 step = Step(to=Stage.SETTLED, status=Status.FAILED, label="failed", changes=changes)
-                made.store.run(scripts.save(refund, step))
+                made.store.run(saves.save(refund, step))
         out = io.StringIO(newline="")
         with source_of(content, "season.csv", OPTIONS) as source:
             stored = stored_reading(source)

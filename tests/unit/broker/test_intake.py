@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from worker.broker.bulk_prefetch import HELD_SECONDS, BulkIntake
-from worker.broker.queues import BULK_IDS, make_celery
+from worker.broker.names import BULK_IDS
+from worker.broker.queues import make_celery
 from worker.model.refund import Lane
 from worker.process.runtime import TASK_SECONDS, Runtime
 from worker.settings import Settings

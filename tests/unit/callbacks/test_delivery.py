@@ -25,7 +25,7 @@ from worker.errors import StoreUnavailable
 from worker.model.redaction import remember_key
 from worker.model.refund import Stage
 from worker.rules.rechecks import changed_by_provider
-from worker.store import callbacks, scripts
+from worker.store import callbacks, meta
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 
@@ -108,7 +108,7 @@ class Desk:
         self.store = Losing(
             fakeredis.FakeAsyncRedis(server=server, decode_responses=True), durable=False
         )
-        self.world.store.run(scripts.flag("callbacks", once=True))
+        self.world.store.run(meta.flag("callbacks", once=True))
         self.sender: Sender
 
     async def sweep(self) -> dict[str, list[str]]:

@@ -17,7 +17,7 @@ from worker.cli import progress
 from worker.model.refund import Lane, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules import attempts
-from worker.store import scripts
+from worker.store import claims, saves
 
 SEASON = "refund_id;payment_intent;amount;currency\n" + "".join(
     f"row-{n};pi_{n};500;usd\n" for n in range(4)
@@ -48,7 +48,7 @@ def settled(records: Records, refund_id: str, kind: Retriable | None = None) -> 
     if kind is not None:
         changes = {"error_code": "card_gone", "retriable": kind}
         step = Step(to=Stage.SETTLED, status=Status.FAILED, label="card_gone", changes=changes)
-    assert records.store.run(scripts.save(refund, step)).result == "saved"
+    assert records.store.run(saves.save(refund, step)).result == "saved"
 
 
 def test_batches_are_listed_newest_first_with_their_counts(
@@ -241,9 +241,9 @@ def test_cancel_names_what_moved_meanwhile_and_its_numbers_add_up(
         # A worker saves that the provider was busy, after this page was read; and a claim has
         # canceled another row.
         waits = Step(to=Stage.WAITING, status=Status.PENDING, label="rate_limited")
-        assert records.store.run(scripts.save(refund, waits)).result == "saved"
+        assert records.store.run(saves.save(refund, waits)).result == "saved"
         claim = records.store.run(
-            scripts.claim(
+            claims.claim(
                 "row-2", "send", token="t", lease=timedelta(seconds=45), currency_checked=True
             )
         )

@@ -16,7 +16,7 @@ from tests.support.cli_runner import Cli, Records
 from worker.batches import moves
 from worker.model.refund import Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.store import scripts
+from worker.store import saves
 
 ROWS = [
     *(f"row-{number},pi_{number},500,usd" for number in range(8)),
@@ -55,11 +55,11 @@ def season(cli: Cli, records: Records, tmp_path: Path) -> Path:
     ):
         refund = records.claimed(f"row-{number}")
         step = Step(to=Stage.SETTLED, status=status, label="x", changes=changes)
-        assert records.store.run(scripts.save(refund, step)).result == "saved"
+        assert records.store.run(saves.save(refund, step)).result == "saved"
     for number in (4, 5):
         refund = records.claimed(f"row-{number}")
         step = Step(to=Stage.REVIEW, status=Status.PENDING, label="x")
-        assert records.store.run(scripts.save(refund, step)).result == "saved"
+        assert records.store.run(saves.save(refund, step)).result == "saved"
     return file
 
 
@@ -100,7 +100,7 @@ def test_failed_refunds_are_all_told_of_by_a_retry(
         step = Step(
             to=Stage.SETTLED, status=Status.FAILED, label="x", changes={"retriable": Retriable.NO}
         )
-        records.store.run(scripts.save(refund, step))
+        records.store.run(saves.save(refund, step))
         return apply(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(moves, "_apply", and_meanwhile)

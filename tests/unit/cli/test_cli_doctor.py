@@ -12,7 +12,7 @@ from tests.support.cli_runner import Cli, Records
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import Sandbox, running_sandbox
-from worker.store import scripts
+from worker.store import meta
 
 KEY = "sk_test_planted"
 
@@ -140,7 +140,7 @@ def test_a_nearly_full_server_is_a_warning(examined: Cli, sync_redis: redis.Redi
 
 
 def test_records_of_another_provider_are_a_guard(examined: Cli, records: Records) -> None:
-    records.store.run(scripts.pin("elsewhere.example", "live"))
+    records.store.run(meta.pin("elsewhere.example", "live"))
     found = check(examined, "records", 6)
     assert "belong to elsewhere.example in live mode" in found["text"]
 

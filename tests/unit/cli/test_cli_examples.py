@@ -69,7 +69,9 @@ def test_every_option_shown_is_one_of_a_command(cli: Cli, option: str) -> None:
     assert any(option in cli(*command, "--help").out for command in commands)
 
 
-@pytest.mark.parametrize("module", ["worker.cli.group", "celery", "pydantic", "redis", "rich"])
+@pytest.mark.parametrize(
+    "module", ["worker.cli.group", "worker.client", "pydantic", "redis", "rich"]
+)
 def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback(cli: Cli, module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED_WHILE, module],

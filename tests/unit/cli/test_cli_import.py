@@ -374,7 +374,9 @@ def test_a_redis_lost_half_way_is_5_and_the_same_command_goes_on(tmp_path: Path)
     with running_server() as server:
         cli = Cli(environment={"REFUNDS_REDIS_URL": server.url})
         with (
-            redis.Redis.from_url(server.url, decode_responses=True) as client,
+            redis.Redis.from_url(
+                server.url, decode_responses=True, socket_timeout=SECONDS
+            ) as client,
             client.monitor() as monitor,
         ):
             process = subprocess.Popen(

@@ -17,7 +17,7 @@ from worker.batches import read_batch
 from worker.importer import ImportOptions, accepted, open_source, validate
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
-from worker.store import scripts
+from worker.store import creations
 
 EUROS = ("--amount-unit", "major", "--decimal", "comma", "--currency", "eur")
 BY_ORDER = ("--id-from", "order_no")
@@ -49,7 +49,7 @@ def handed_in_before(records: Records, request: RefundRequest) -> None:
         amount=request.amount,
         currency=request.currency,
     )
-    records.store.run(scripts.create(plain, Lane.BULK))
+    records.store.run(creations.create(plain, Lane.BULK))
 
 
 def test_sums_are_shown_as_the_file_states_its_amounts(

@@ -13,7 +13,7 @@ from worker.batches import open_batch, pause_batch, read_batch
 from worker.errors import GuardRefused
 from worker.model.refund import Stage
 from worker.sandbox.redis_server import running_server
-from worker.store import flags, scripts
+from worker.store import claims, flags, meta
 from worker.store.store import Store
 
 KEY = {"REFUNDS_API_KEY": "sk_test_planted", "REFUNDS_API_URL": "http://127.0.0.1:9"}
@@ -24,7 +24,7 @@ def said(ran: Ran) -> tuple[int, str]:
 
 
 def claim_result(records: Records, refund_id: str) -> str:
-    call = scripts.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45))
+    call = claims.claim(refund_id, "send", token="t-1", lease=timedelta(seconds=45))
     return records.store.run(call).result
 
 
@@ -268,7 +268,7 @@ def test_a_worker_that_may_not_run_says_why_and_ends(
 
 
 def test_a_worker_is_refused_on_records_of_another_provider(cli: Cli, records: Records) -> None:
-    records.store.run(scripts.pin("elsewhere.example", "live"))
+    records.store.run(meta.pin("elsewhere.example", "live"))
     ran = cli("worker", **KEY)
     assert (
         ran.code,

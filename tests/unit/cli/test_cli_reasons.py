@@ -14,7 +14,7 @@ from worker.model.answers import Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Refund, Stage
 from worker.rules import attempts, decisions, readback
 from worker.rules.attempts import Rules
-from worker.store import scripts
+from worker.store import claims, reads, saves
 from worker.wording import reasons
 
 RULES = Rules(readback="list")
@@ -29,14 +29,14 @@ def _attempted(records: Records, refund: Refund, outcome: Outcome, rules: Rules 
         detail["http_status"] = outcome.http_status
     if step.alarm:
         detail["alarm"] = step.alarm
-    assert records.store.run(scripts.save(refund, step, detail)).result == "saved"
+    assert records.store.run(saves.save(refund, step, detail)).result == "saved"
     return records.get(refund.refund_id)
 
 
 def _sent_again_unverified(records: Records, refund: Refund) -> Refund:
     """The record once a person, against which nothing speaks, had it sent again."""
     step = decisions.resolve_resend(refund, by="ann", unverified=True)
-    assert records.store.run(scripts.save(refund, step, {"note": "x"})).result == "saved"
+    assert records.store.run(saves.save(refund, step, {"note": "x"})).result == "saved"
     refund = records.get(refund.refund_id)
     look = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="nothing may be read")
     step = readback.after_readback(refund, look, RULES, refund.updated_at + timedelta(days=1), 0)
@@ -48,11 +48,11 @@ def _sent_again_unverified(records: Records, refund: Refund) -> Refund:
             "proven_absent_at": refund.updated_at,
         },
     )
-    assert records.store.run(scripts.save(refund, step, {"look": "inconclusive"})).result == "saved"
-    loaded = records.store.run(scripts.load(refund.refund_id))
+    assert records.store.run(saves.save(refund, step, {"look": "inconclusive"})).result == "saved"
+    loaded = records.store.run(reads.load(refund.refund_id))
     lease = timedelta(seconds=45)
     claim = records.store.run(
-        scripts.claim(refund.refund_id, "resend", token="t-2", lease=lease, seq=loaded.seq)
+        claims.claim(refund.refund_id, "resend", token="t-2", lease=lease, seq=loaded.seq)
     )
     assert claim.claimed, claim.result
     return records.get(refund.refund_id)
@@ -102,7 +102,7 @@ def test_attempts_are_counted_by_how_they_ended_also_once_the_record_has_forgott
 ) -> None:
     refund = records.sending("stuck-1")
     lapse = attempts.after_lapse(refund, Rules(readback="none"), refund.updated_at, 0)
-    records.store.run(scripts.save(refund, lapse, {"seen": "lease_lapsed", "alarm": lapse.alarm}))
+    records.store.run(saves.save(refund, lapse, {"seen": "lease_lapsed", "alarm": lapse.alarm}))
     refund = _sent_again_unverified(records, records.get("stuck-1"))
     assert refund.lapses == 0
     refused = Outcome(verdict=TryVerdict.REFUSED, code="charge_already_refunded", http_status=400)

@@ -11,7 +11,7 @@ import redis
 from tests.support.cli_runner import PAYMENT, Cli, Records, messages
 from worker.model.refund import PUBLIC_FIELDS, Lane, Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.store import scripts
+from worker.store import saves
 
 
 def test_a_submitted_refund_is_recorded_and_nudged_for_once(
@@ -321,7 +321,7 @@ def fail(records: Records, kind: Retriable | None, **fields: Any) -> Refund:
     step = Step(
         to=Stage.SETTLED, status=Status.FAILED, label="balance_insufficient", changes=changes
     )
-    assert records.store.run(scripts.save(refund, step)).result == "saved"
+    assert records.store.run(saves.save(refund, step)).result == "saved"
     return records.get("order-1")
 
 

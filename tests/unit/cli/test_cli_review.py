@@ -15,7 +15,7 @@ from worker.model.answers import ProviderRefund, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.rules import attempts, contradictions, decisions, readback
 from worker.rules.attempts import Rules
-from worker.store import scripts
+from worker.store import saves
 from worker.wording.decisions import resolutions
 
 
@@ -105,16 +105,14 @@ def test_what_was_never_in_doubt_may_be_decided_without_a_look(cli: Cli, records
 def test_what_was_read_is_told_with_where_it_was_read(cli: Cli, records: Records) -> None:
     refund = records.in_review("stuck-1")
     records.store.run(
-        scripts.save(
-            refund, decisions.resolve_failed(refund, "gone", by="ann"), {"note": "by phone"}
-        )
+        saves.save(refund, decisions.resolve_failed(refund, "gone", by="ann"), {"note": "by phone"})
     )
     refund = replace(records.get("stuck-1"), quiet_at=refund.updated_at)
     look = Readback(verdict=ReadbackVerdict.ABSENT, reason="not in the payment's list")
     step = readback.after_readback(
         refund, look, Rules(readback="list"), refund.updated_at + timedelta(days=1), 0
     )
-    records.store.run(scripts.save(refund, step, {"look": "absent", "reason": look.reason}))
+    records.store.run(saves.save(refund, step, {"look": "absent", "reason": look.reason}))
     read = (
         cli("review", "show", "stuck-1").out.split("what was read\n")[1].split("\nhow to find")[0]
     )
@@ -294,7 +292,7 @@ def contradicted(records: Records, refund: Refund) -> Refund:
     )
     step = contradictions.contradicted(refund, proof, refund.updated_at)
     assert step is not None
-    assert records.store.run(scripts.save(refund, step, {"alarm": step.alarm})).result == "saved"
+    assert records.store.run(saves.save(refund, step, {"alarm": step.alarm})).result == "saved"
     return records.get(refund.refund_id)
 
 
@@ -334,9 +332,7 @@ def test_a_settled_refund_that_the_provider_contradicts_is_listed_first_until_it
     assert messages(sync_redis, Lane.SINGLE) == 1
     refund = records.get("order-1")
     found = ProviderRefund(id="re_late", status="succeeded", amount=500, refund_id="order-1")
-    records.store.run(
-        scripts.save(refund, attempts.done(refund, found, "lookup", refund.updated_at))
-    )
+    records.store.run(saves.save(refund, attempts.done(refund, found, "lookup", refund.updated_at)))
     refund = records.get("order-1")
     assert (refund.status, refund.contradicted_by, refund.provider_refund_id) == (
         Status.SUCCEEDED,

@@ -33,7 +33,7 @@ from worker.model.signatures import HEADER, header
 from worker.model.steps import Step
 from worker.sandbox.redis_server import running_server
 from worker.settings import Settings
-from worker.store import scripts
+from worker.store import saves
 from worker.store.counters import WEBHOOK_RESULTS
 
 SECRET = "whsec_4f1c0a8be7d64c2f9b35"
@@ -129,7 +129,7 @@ def in_doubt(records: Records, refund_id: str) -> None:
     step = Step(
         to=Stage.IN_DOUBT, status=Status.PENDING, label="no_reply", delay=timedelta(hours=1)
     )
-    assert records.store.run(scripts.save(refund, step)).result == "saved"
+    assert records.store.run(saves.save(refund, step)).result == "saved"
 
 
 def everything(url: str) -> dict[str, Any]:
@@ -319,6 +319,22 @@ def test_a_wrong_option_is_named(cli: Cli, arguments: list[str]) -> None:
 def test_the_page_without_tokens_is_refused(cli: Cli) -> None:
     ran = cli("serve", "--parts", "page", REFUNDS_HTTP_AUTH="off")
     assert (ran.code, "REFUNDS_HTTP_AUTH is off: unset it" in ran.err) == (6, True)
+
+
+def test_a_header_that_no_proxy_may_send_is_warned_of(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run(_: Settings, **__: Any) -> None:
+        return None
+
+    monkeypatch.setattr(running, "run", run)
+    monkeypatch.setattr("worker.process.logs.configure", lambda _: None)
+    monkeypatch.setattr("worker.process.logs.log_crashes", lambda: None)
+    header = {"REFUNDS_HTTP_USER_HEADER": "X-User"}
+    ran = cli("serve", "--parts", "page", **header)
+    assert (ran.code, "REFUNDS_HTTP_USER_HEADER is ignored" in ran.err) == (0, True)
+    ran = cli("serve", "--parts", "page", **header, REFUNDS_HTTP_PROXIES="10.0.0.7")
+    assert (ran.code, "is ignored" in ran.err) == (0, False)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"-----BEGIN CERTIFICATE-----\nx\n"])

@@ -31,7 +31,7 @@ from worker.model.steps import Step
 from worker.model.times import rfc3339, to_ms
 from worker.rules import decisions
 from worker.sandbox.redis_server import ThrowawayServer, running_server
-from worker.store import callback_state, flags, scripts
+from worker.store import callback_state, claims, creations, flags, saves, sweeps
 from worker.store.store import Store
 
 BATCH: Final = "b-1"
@@ -45,7 +45,7 @@ def _queued(records: Records, _: Path) -> list[str]:
 
 def _canceled(records: Records, _: Path) -> list[str]:
     refund = records.queued("order-1")
-    records.store.run(scripts.save(refund, decisions.cancel(refund)))
+    records.store.run(saves.save(refund, decisions.cancel(refund)))
     return ["order-1"]
 
 
@@ -65,7 +65,7 @@ def _batch(records: Records, _: Path) -> list[str]:
     )
     for name in ("row-1", "row-2"):
         request = RefundRequest(refund_id=name, payment_intent=f"{PAYMENT}{name[-1]}", amount=500)
-        records.store.run(scripts.create(request, Lane.BULK, BATCH))
+        records.store.run(creations.create(request, Lane.BULK, BATCH))
     batches.close_batch(records.store, BATCH, handed_in=2, conflicting=0)
     return [BATCH]
 
@@ -85,12 +85,12 @@ def _canceled_batch(records: Records, folder: Path) -> list[str]:
 def _failed_batch(records: Records, folder: Path) -> list[str]:
     _batch(records, folder)
     claim = records.store.run(
-        scripts.claim("row-1", "send", token="t", lease=scripts.SWEEP_HOLD, seq="0")
+        claims.claim("row-1", "send", token="t", lease=sweeps.SWEEP_HOLD, seq="0")
     )
     assert claim.refund is not None
     changes = {"error_code": "balance_insufficient", "retriable": Retriable.YES}
     step = Step(to=Stage.SETTLED, status=Status.FAILED, label="x", changes=changes)
-    assert records.store.run(scripts.save(claim.refund, step)).result == "saved"
+    assert records.store.run(saves.save(claim.refund, step)).result == "saved"
     return [BATCH]
 
 
@@ -132,7 +132,7 @@ def _imported_before(records: Records, folder: Path) -> list[str]:
 
 def _going_again(records: Records, _: Path) -> list[str]:
     refund = records.failed("order-1")
-    records.store.run(scripts.save(refund, decisions.retry_one(refund, unknown=True)))
+    records.store.run(saves.save(refund, decisions.retry_one(refund, unknown=True)))
     return ["order-1"]
 
 
@@ -140,7 +140,7 @@ def _reversed(records: Records, _: Path) -> list[str]:
     refund = records.succeeded("order-1")
     changes = {"error_code": "expired_card", "reversed_at": refund.updated_at}
     step = Step(to=Stage.SETTLED, status=Status.FAILED, label="reversed", changes=changes)
-    assert records.store.run(scripts.save(refund, step)).result == "saved"
+    assert records.store.run(saves.save(refund, step)).result == "saved"
     return []
 
 
@@ -261,6 +261,7 @@ READING: Final = {
     "callbacks pause": "waits as callbacks on does, see tests/unit/store/test_callback_state.py",
     "callbacks resume": "likewise",
     "callbacks replay": "its writes are durable",
+    "audit": "a deed on disk has its beginning there; an end that is lost reads as unknown",
     "events": "waits for the disk in `moves.read`, see tests/unit/http",
     "reconcile": "confirms what it has read, see tests/unit/reconcile",
     "totals": "confirms what it has read, see tests/unit/reconcile",

@@ -12,7 +12,7 @@ from tests.support.cli_runner import Cli, Records
 from worker.model.refund import Stage
 from worker.model.times import rfc3339
 from worker.rules import rechecks as rules
-from worker.store import rechecks, scripts
+from worker.store import rechecks, saves
 
 DAY_MS = 86_400_000
 RUNGS = tuple(timedelta(days=days) for days in (1, 7, 30, 60))
@@ -30,7 +30,7 @@ def reversed_refund(records: Records, refund_id: str = "order-1") -> None:
     )
     step = rules.changed_by_provider(refund, shown, "lookup", refund.updated_at)
     assert step is not None
-    assert records.store.run(scripts.save(refund, step)).result == "saved"
+    assert records.store.run(saves.save(refund, step)).result == "saved"
 
 
 def aged(sync_redis: redis.Redis, records: Records, refund_id: str, days: float) -> None:

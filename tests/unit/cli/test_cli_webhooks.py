@@ -18,7 +18,7 @@ import pytest
 from tests.support.cli_runner import Cli, Records
 from worker.cli.webhooks import SECRET_FILE
 from worker.settings import Settings
-from worker.store import flags
+from worker.store import audit, flags
 
 URL = "https://refunds.example.com/webhooks/wooshpay"
 KEY = "sk_test_endpoints_4711"
@@ -98,6 +98,8 @@ def test_it_registers_the_url_for_refunds_and_shows_the_secret_once(
     ]
     assert flags.webhook_endpoints(records.store) == {URL: "we_1"}
     assert SECRET not in str(records.store.redis.hgetall("refunds:meta"))
+    (noted,) = audit.entries(records.store)
+    assert (noted.deed.action, noted.deed.target, noted.result) == ("webhooks setup", URL, "done")
 
 
 def test_a_second_time_is_refused_unless_it_is_wanted(shop: Cli, provider: Provider) -> None:

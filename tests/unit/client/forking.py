@@ -1,9 +1,11 @@
 """Ways to fork around a producer's door, each in its own process.
 
-`python -m tests.unit.client.forking NAME URL URL`.
+`python -m tests.unit.client.forking` reads lines of a scenario's name, the URL of the records and
+that of the broker. It plays each in a fork of itself, which has used no door before: one process
+imports what all of them need.
 
-Each child hands in refunds of its own and has a bounded life; the parent prints how its children
-ended.
+Each child hands in refunds of its own and has a bounded life. The scenario prints how its children
+ended, and then its own exit code follows.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ from worker import RefundRequest, Refunds, StoreUnavailable
 from worker.broker import queues
 from worker.settings import Settings
 
-CHILDREN = 8
+CHILDREN = 3
+ROUNDS = 8
 EACH = 3
 LIFE = 40
 """Seconds after which the kernel ends a child: it hangs."""
+WHOLE_LIFE = 240
+"""The same for a scenario."""
 
 door: Refunds
 
@@ -142,7 +147,7 @@ def while_first_used() -> list[int]:
     """A fresh door each time, and a fork somewhere in the first call of another thread."""
     global door  # noqa: PLW0603 - as a module-level object of a Django project is
     ends = []
-    for number in range(CHILDREN):
+    for number in range(ROUNDS):
         door = Refunds(settings=door.settings)
         thread = threading.Thread(target=submit, args=(f"thread{number}",))
         thread.start()
@@ -257,7 +262,17 @@ SCENARIOS = {
 }
 
 
-if __name__ == "__main__":
-    scenario, redis_url, broker_url = sys.argv[1:]
+def play(scenario: str, redis_url: str, broker_url: str) -> None:
+    global door  # noqa: PLW0603 - as above
+    signal.alarm(WHOLE_LIFE)
     door = Refunds(settings=Settings.load(redis_url=redis_url, broker_url=broker_url))
-    sys.stdout.write(json.dumps(SCENARIOS[scenario]()))
+    sys.stdout.write(json.dumps(SCENARIOS[scenario]()) + "\n")
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        if not (pid := os.fork()):
+            play(*line.split())
+            break
+        sys.stdout.write(f"{ends_of([pid])[0]}\n")
+        sys.stdout.flush()

@@ -21,6 +21,7 @@ from worker import (
     StoreUnavailable,
     errors,
 )
+from worker.errors import SettingsError
 from worker.model.refund import Lane
 from worker.settings import Settings
 
@@ -41,6 +42,23 @@ def test_an_accepted_refund_is_returned_as_it_stands_in_redis(refunds: Refunds) 
     accepted = refunds.submit(request())
     assert accepted == refunds.get("order-1-1")
     assert refunds.store.redis.llen("refunds") == 1
+
+
+def test_a_client_that_only_reads_makes_no_celery_app(refunds: Refunds) -> None:
+    assert refunds.get_many(["order-1-1"]) == [None]
+    assert refunds._celery is None
+
+
+@pytest.mark.parametrize("write", ["submit", "submit_many", "cancel"])
+def test_wrong_settings_of_the_broker_are_found_before_anything_is_written(
+    refunds: Refunds, redis_url: str, write: str
+) -> None:
+    settings = Settings.load(redis_url=redis_url, broker_url="sentinel://127.0.0.1:1/0")
+    given: Any = {"submit": request(), "submit_many": [request()], "cancel": "order-2-1"}[write]
+    known = refunds.submit(request(2))
+    with Refunds(settings=settings) as door, pytest.raises(SettingsError, match="master's name"):
+        getattr(door, write)(given)
+    assert refunds.get_many(["order-1-1", "order-2-1"]) == [None, known]
 
 
 def test_the_same_request_again_returns_the_record_and_sends_no_message(refunds: Refunds) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,28 +24,46 @@ def broker_url(request: pytest.FixtureRequest, redis_url: str) -> str:
     return redis_url if request.param == "redis" else str(request.getfixturevalue("rabbitmq_url"))
 
 
-def run(scenario: str, redis_url: str, broker_url: str) -> list[int]:
-    """How the children of a scenario ended.
+Play = Callable[[str, str, str], list[int]]
+"""Plays a scenario on these records and this broker; returns how its children ended."""
 
-    Whatever was logged of a message that could not be sent fails it.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.client.forking", scenario, redis_url, broker_url],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    ends: list[int] = json.loads(done.stdout)
-    return ends
+
+@pytest.fixture(scope="module")
+def play(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Play]:
+    """Whatever was logged of a message that could not be sent fails a scenario."""
+    said = tmp_path_factory.mktemp("forks") / "stderr"
+    with (
+        said.open("a", encoding="utf-8") as errors,
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.unit.client.forking"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as process,
+    ):
+        asked, told = process.stdin, process.stdout
+        assert asked is not None
+        assert told is not None
+
+        def play(scenario: str, redis_url: str, broker_url: str) -> list[int]:
+            said.write_text("")
+            asked.write(f"{scenario} {redis_url} {broker_url}\n")
+            asked.flush()
+            ends: Any = json.loads(told.readline())
+            # Without a list of ends the scenario broke off, and this is its exit code.
+            code = json.loads(told.readline()) if isinstance(ends, list) else ends
+            assert (code, said.read_text("utf-8")) == (0, "")
+            return list(ends)
+
+        yield play
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_child_begins_anew_and_its_parent_goes_on(
-    scenario: str, redis_url: str, broker_url: str
+    scenario: str, play: Play, redis_url: str, broker_url: str
 ) -> None:
-    ends = run(scenario, redis_url, broker_url)
+    ends = play(scenario, redis_url, broker_url)
     assert ends
     assert set(ends) == {0}
     with Refunds(settings=Settings.load(redis_url=redis_url, broker_url=broker_url)) as refunds:

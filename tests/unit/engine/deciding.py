@@ -14,12 +14,12 @@ from tests.unit.engine.shop import LIST, PAID, POST, Shop, listing, opened, says
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Step
 from worker.rules import attempts, decisions
-from worker.store import scripts
+from worker.store import saves
 
 
 async def decided(shop: Shop, step: Step) -> None:
     """Save what a person has decided."""
-    saved = await shop.store.run(scripts.save(await shop.stored(), step, {"note": "so"}))
+    saved = await shop.store.run(saves.save(await shop.stored(), step, {"note": "so"}))
     assert saved.result == "saved"
 
 

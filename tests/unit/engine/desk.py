@@ -11,7 +11,7 @@ from tests.unit.engine.shop import ID
 from worker.engine.recorder import Recorder
 from worker.errors import StoreUnavailable
 from worker.model.refund import Lane, Refund
-from worker.store import scripts
+from worker.store import claims, creations, reads, scripts
 from worker.store.async_store import AsyncStore
 
 
@@ -45,16 +45,16 @@ class Desk:
         )
 
     async def claimed(self, refund_id: str = ID, **fields: Any) -> Refund:
-        await self.store.run(scripts.create(a_request(refund_id, **fields), Lane.BULK))
+        await self.store.run(creations.create(a_request(refund_id, **fields), Lane.BULK))
         claim = await self.store.run(
-            scripts.claim(refund_id, "send", token=refund_id, lease=45 * SECOND)
+            claims.claim(refund_id, "send", token=refund_id, lease=45 * SECOND)
         )
         refund: Refund | None = claim.refund
         assert refund is not None
         return refund
 
     async def stored(self, refund_id: str = ID) -> Refund:
-        refund: Refund | None = (await self.store.run(scripts.load(refund_id))).refund
+        refund: Refund | None = (await self.store.run(reads.load(refund_id))).refund
         assert refund is not None
         return refund
 

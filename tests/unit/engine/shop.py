@@ -25,7 +25,7 @@ from worker.model.refund import Lane, Refund, Stage
 from worker.model.request import RefundRequest
 from worker.provider.gateway import Gateway
 from worker.rules.attempts import Rules
-from worker.store import scripts
+from worker.store import creations, reads, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.records import Moves, decode
 
@@ -173,12 +173,14 @@ class Shop:
         self.attempts: list[Outcome] = []
         self.tokens = 0
         self._http = httpx.AsyncClient(base_url="https://provider.test", transport=self.provider)
-        gateway = Gateway(self._http, rules, clock=self.clock, sleep=self.sleep, jitter=lambda: 0.5)
+        self.gateway = Gateway(
+            self._http, rules, clock=self.clock, sleep=self.sleep, jitter=lambda: 0.5
+        )
         self.gate = Turnstile(self.store, rate=rate, bulk_share=0.7, clock=self.clock)
         self.slots = Slots(slots, 0.7)
         self.service = Service(
             self.store,
-            gateway,
+            self.gateway,
             rules=rules,
             slots=self.slots,
             gate=self.gate,
@@ -226,7 +228,7 @@ class Shop:
         **fields: Any,
     ) -> RefundRequest:
         request = a_request(refund_id, **fields)
-        await self.store.run(scripts.create(request, lane, batch_id))
+        await self.store.run(creations.create(request, lane, batch_id))
         return request
 
     async def handle(self, refund_id: str = ID, lane: Lane = Lane.SINGLE, **options: Any) -> str:
@@ -234,7 +236,7 @@ class Shop:
         return str(await self.service.handle(refund_id, lane, **options))
 
     async def refund(self, refund_id: str = ID) -> Refund:
-        refund: Refund | None = (await self.store.run(scripts.load(refund_id))).refund
+        refund: Refund | None = (await self.store.run(reads.load(refund_id))).refund
         assert refund is not None
         return refund
 

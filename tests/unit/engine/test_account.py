@@ -31,12 +31,12 @@ from tests.unit.engine.shop import (
     shown_once,
     totals,
 )
+from worker.engine.actions import Snapshot
 from worker.engine.rate_gate import CallPermits
-from worker.engine.service import Snapshot
 from worker.errors import ProviderMismatch
 from worker.model.refund import Baseline, Lane, Stage, Status
 from worker.rules import decisions
-from worker.store import scripts
+from worker.store import saves
 
 
 def asked(shop: Shop, what: str) -> int:
@@ -191,7 +191,7 @@ async def test_persons_word_is_not_taken_while_the_account_is_in_question(
         await shop.set(stage="review")
         refund = await shop.stored()
         step = decisions.resolve_resend(refund, unverified=True)
-        await shop.store.run(scripts.save(refund, step))
+        await shop.store.run(saves.save(refund, step))
         for _ in range(6):
             shop.pass_time(HOUR)
             await shop.handle()
@@ -245,11 +245,11 @@ async def test_send_without_a_read_does_not_note_the_payment_as_shown(
 ) -> None:
     async with opened(async_redis, TRUST) as shop:
         await shop.accept()
-        loaded = await shop.service._load(ID)
+        loaded = await shop.service._actions._load(ID)
         assert isinstance(loaded, Snapshot)
         shop.provider.will(POST, says())
         permits = CallPermits(lambda: shop.gate.go_on(Lane.SINGLE))
-        await shop.service._send(loaded.refund, loaded, Lane.SINGLE, permits)
+        await shop.service._actions._send(loaded.refund, loaded, Lane.SINGLE, permits)
         assert shop.provider.asked == [POST]
         assert await async_redis.hget(f"refunds:payment:{PAYMENT}", "seen") is None
 

@@ -30,7 +30,7 @@ from tests.unit.engine.shop import (
 from worker.model.refund import Stage, Status
 from worker.rules import decisions
 from worker.rules.attempts import Rules
-from worker.store import scripts
+from worker.store import saves
 
 CHARGE = "GET /v1/charges/ch_1"
 UNCONFIRMED = {
@@ -77,7 +77,7 @@ async def handle_for(shop: Shop, span: timedelta, step: timedelta = MINUTE) -> N
 async def decide(shop: Shop) -> None:
     """A person wants it to be sent."""
     await shop.store.run(
-        scripts.save(await shop.stored(), decisions.resolve_resend(await shop.stored()))
+        saves.save(await shop.stored(), decisions.resolve_resend(await shop.stored()))
     )
 
 
@@ -206,7 +206,7 @@ async def recovered(shop: Shop) -> None:
     await shop.accept(currency="usd")
     step = decisions.recovered(await shop.stored(), NOW - HOUR, NOW)
     assert step is not None
-    await shop.store.run(scripts.save(await shop.stored(), step))
+    await shop.store.run(saves.save(await shop.stored(), step))
     await shop.set(server_errors="0")
 
 
@@ -296,7 +296,7 @@ async def test_refund_that_was_canceled_while_its_payment_was_read_says_that_it_
 
         async def canceled(_: httpx.Request) -> httpx.Response:
             await shop.store.run(
-                scripts.save(await shop.stored(), decisions.cancel(await shop.stored()))
+                saves.save(await shop.stored(), decisions.cancel(await shop.stored()))
             )
             return totals(0, currency=None)
 

@@ -15,7 +15,7 @@ from tests.unit.engine.shop import LIST, PAID, POST, Shop, error, listing, opene
 from worker.model.refund import Stage
 from worker.model.steps import Action
 from worker.rules.attempts import next_action
-from worker.store import scripts
+from worker.store import reads
 
 
 async def in_doubt(shop: Shop) -> None:
@@ -35,7 +35,7 @@ async def test_forgotten_key_is_not_replayed_by_a_promoted_server_whose_clock_is
         await in_doubt(shop)
         shop.pass_time(25 * HOUR)
         # Another worker was at work until then.
-        await shop.store.run(scripts.load("another"))
+        await shop.store.run(reads.load("another"))
         shop.store.now = shop.now - 3 * HOUR
         await shop.handle()
         assert shop.provider.asked == [POST, LIST, PAID]

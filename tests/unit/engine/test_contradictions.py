@@ -12,7 +12,7 @@ from tests.factories import BLIND, HOUR, done_as
 from tests.unit.engine.shop import ID, POST, Shop, events, opened, says
 from worker.model.refund import Retriable, Stage, Status
 from worker.rules import attempts, decisions
-from worker.store import scripts
+from worker.store import saves, scripts
 
 
 async def given_up_under_way(shop: Shop) -> tuple[asyncio.Task[Any], asyncio.Event]:
@@ -32,7 +32,7 @@ async def given_up_under_way(shop: Shop) -> tuple[asyncio.Task[Any], asyncio.Eve
     await shop.handle()
     assert (await shop.stored()).stage is Stage.REVIEW
     step = decisions.resolve_failed(await shop.stored(), "gone", by="ann", unverified=True)
-    assert (await shop.store.run(scripts.save(await shop.stored(), step))).result == "saved"
+    assert (await shop.store.run(saves.save(await shop.stored(), step))).result == "saved"
     await shop.handle()
     assert (await shop.stored()).status is Status.FAILED
     return sending, answered

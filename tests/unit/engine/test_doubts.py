@@ -22,7 +22,7 @@ from tests.unit.engine.shop import (
     totals,
 )
 from worker.model.refund import Stage, Status
-from worker.store import scripts
+from worker.store import claims, scripts
 
 
 async def test_replay_of_a_doubt_sends_the_same_bytes_under_the_same_key(
@@ -86,7 +86,7 @@ async def test_lapsed_lease_is_looked_at_in_the_same_handling(
 ) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
-        await shop.store.run(scripts.claim(ID, "send", token="dead", lease=VERIFY.lease))
+        await shop.store.run(claims.claim(ID, "send", token="dead", lease=VERIFY.lease))
         shop.pass_time(VERIFY.lease)
         shop.provider.will(LIST, listing(refund_payload()))
         # Not by what is woken beside it, which would look as well.

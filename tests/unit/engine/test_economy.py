@@ -26,12 +26,12 @@ from tests.unit.engine.shop import (
     says,
     totals,
 )
+from worker.engine.actions import Snapshot
 from worker.engine.rate_gate import CallPermits
-from worker.engine.service import Snapshot
 from worker.errors import StoreUnavailable
 from worker.model.refund import Lane, Stage, Status
 from worker.rules.attempts import Rules
-from worker.store import scripts
+from worker.store import claims, scripts
 
 READ = "GET /v1/refunds/re_1"
 
@@ -80,11 +80,11 @@ async def test_refund_without_a_currency_needs_no_payment_read_where_no_totals_a
     async with opened(async_redis) as shop:
         await shop.accept()
         shop.provider.will(POST, says())
-        loaded = await shop.service._load(ID)
+        loaded = await shop.service._actions._load(ID)
         assert isinstance(loaded, Snapshot)
         permits = CallPermits(lambda: shop.gate.go_on(Lane.SINGLE))
         assert (
-            str(await shop.service._send(loaded.refund, loaded, Lane.SINGLE, permits))
+            str(await shop.service._actions._send(loaded.refund, loaded, Lane.SINGLE, permits))
             == "succeeded"
         )
         assert shop.provider.asked == [POST]
@@ -149,7 +149,7 @@ async def test_refund_for_a_person_costs_a_refused_claim_and_a_save(
 ) -> None:
     async with opened(async_redis, BLIND) as shop:
         await shop.accept()
-        await shop.store.run(scripts.claim(ID, "send", token="t", lease=SECOND))
+        await shop.store.run(claims.claim(ID, "send", token="t", lease=SECOND))
         shop.pass_time(HOUR)
         # Lapsed, and nothing may be read back: a person is next.
         assert await handled(shop) == ["claim", "save", "load"]
@@ -171,7 +171,7 @@ async def test_lapse_that_another_worker_has_saved_is_left_to_it(
 ) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
-        await shop.store.run(scripts.claim(ID, "send", token="t", lease=SECOND))
+        await shop.store.run(claims.claim(ID, "send", token="t", lease=SECOND))
         shop.pass_time(HOUR)
         run = shop.store.run
 

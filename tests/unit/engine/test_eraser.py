@@ -16,7 +16,7 @@ from worker.errors import StoreUnavailable
 from worker.model.refund import Lane, Refund
 from worker.rules import attempts
 from worker.rules.attempts import Rules
-from worker.store import scripts
+from worker.store import claims, creations, reads, saves, scripts
 from worker.store.async_store import AsyncStore
 
 AGE = timedelta(days=30)
@@ -40,19 +40,19 @@ async def settle(store: AsyncStore, *refund_ids: str) -> None:
         request = a_request(
             refund_id, payment_intent=f"pi_{refund_id}", metadata={"customer": refund_id}
         )
-        await store.run(scripts.create(request, Lane.SINGLE))
+        await store.run(creations.create(request, Lane.SINGLE))
         claim = await store.run(
-            scripts.claim(refund_id, "send", token=refund_id, lease=LEASE, seq="0")
+            claims.claim(refund_id, "send", token=refund_id, lease=LEASE, seq="0")
         )
         assert claim.refund is not None
         outcome = done_as("succeeded", id=f"re_{refund_id}")
         step = attempts.after_attempt(claim.refund, outcome, Rules(), claim.now, 0)
-        await store.run(scripts.save(claim.refund, step))
+        await store.run(saves.save(claim.refund, step))
         pass_time(store, SECOND)
 
 
 async def read(store: AsyncStore, refund_id: str) -> Refund:
-    refund = (await store.run(scripts.load(refund_id))).refund
+    refund = (await store.run(reads.load(refund_id))).refund
     assert refund is not None
     return refund
 

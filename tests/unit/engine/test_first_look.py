@@ -31,7 +31,7 @@ from tests.unit.engine.shop import (
 from worker.model.refund import Retriable, Stage, Status
 from worker.rules import decisions
 from worker.rules.attempts import PARKED
-from worker.store import scripts
+from worker.store import claims, saves
 
 FIRST = replace(VERIFY, first_look=True)
 
@@ -283,7 +283,7 @@ async def test_failed_refund_that_is_retried_is_not_taken_for_its_first_generati
         failed = await shop.stored()
         step = decisions.retry_failed(failed)
         assert step is not None
-        await shop.store.run(scripts.save(failed, step))
+        await shop.store.run(saves.save(failed, step))
         metadata = {"refund_id": ID, "refund_generation": "2"}
         shop.provider.will(LIST, listing(refund_payload(status="failed")))
         shop.provider.will("GET /v1/refunds/re_1", says(200, refund_payload(status="failed")))
@@ -310,7 +310,7 @@ async def test_look_that_was_overtaken_sends_nothing(async_redis: redis.asyncio.
 
         async def overtaken(_: httpx.Request) -> httpx.Response:
             await shop.store.run(
-                scripts.claim(ID, "send", token="another", lease=MINUTE, replay_window=HOUR)
+                claims.claim(ID, "send", token="another", lease=MINUTE, replay_window=HOUR)
             )
             return listing(refund_payload(id="re_9", metadata={}))
 

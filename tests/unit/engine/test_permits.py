@@ -24,7 +24,7 @@ from tests.unit.engine.shop import (
     until,
 )
 from worker.model.refund import Lane, Stage
-from worker.store import scripts
+from worker.store import gate
 
 WAITED, WENT_ON = "waited as refunds", "went on as refunds"
 
@@ -165,7 +165,7 @@ async def test_read_that_waits_for_a_permit_is_given_back_by_a_worker_that_is_to
 
         async def limited(_: httpx.Request) -> httpx.Response:
             # Another worker has met a 429 meanwhile.
-            await shop.store.run(scripts.block_gate(HOUR))
+            await shop.store.run(gate.block_gate(HOUR))
             shop.gate.learn(HOUR)
             return totals(0)
 

@@ -27,7 +27,7 @@ from tests.unit.engine.shop import (
 )
 from worker.model.refund import Lane, Stage, Status
 from worker.rules import attempts
-from worker.store import scripts
+from worker.store import gate, saves
 
 
 async def test_rate_limit_closes_the_gate_for_ever_longer_until_something_is_done(
@@ -172,12 +172,12 @@ async def test_outage_opens_the_breaker_and_an_answer_to_any_read_closes_it(
         await shop.accept()
         for _ in range(8):
             assert not shop.service.breaker.is_open
-            await shop.service._advance(ID, Lane.SINGLE)
+            await shop.service._actions.run(ID, Lane.SINGLE)
             shop.pass_time(HOUR)
         assert shop.service.breaker.is_open
         shop.provider.will(PAID, totals(0))
         shop.provider.will(POST, httpx.ReadError("reset"))
-        await shop.service._advance(ID, Lane.SINGLE)
+        await shop.service._actions.run(ID, Lane.SINGLE)
         assert not shop.service.breaker.is_open
 
 
@@ -219,7 +219,7 @@ async def test_attempts_further_tries_end_when_the_worker_stops_or_the_gate_clos
 
             shop.provider.will(POST, ended)
             shop.provider.asked.clear()
-            await shop.service._advance(f"r{number}", Lane.SINGLE)
+            await shop.service._actions.run(f"r{number}", Lane.SINGLE)
             assert shop.provider.asked == [POST]
 
 
@@ -235,7 +235,7 @@ async def test_further_try_is_left_out_where_somebody_has_proven_the_refund_done
         async def proven(_: httpx.Request) -> httpx.Response:
             refund = await shop.stored()
             await shop.store.run(
-                scripts.save(
+                saves.save(
                     refund, attempts.after_attempt(refund, done_as("pending"), TRUST, NOW, 0)
                 )
             )
@@ -280,7 +280,7 @@ async def test_what_the_first_try_has_shown_is_saved_where_the_records_were_away
             return error(500, kind="api_error")
 
         shop.provider.will(POST, failing, says())
-        await shop.service._advance(ID, Lane.SINGLE)
+        await shop.service._actions.run(ID, Lane.SINGLE)
         assert shop.provider.asked == [POST]
         refund = await shop.stored()
         assert (refund.stage, refund.error_code) == (Stage.IN_DOUBT, "some_code")
@@ -291,23 +291,23 @@ async def test_refund_that_a_closed_gate_holds_back_is_taken_up_when_it_opens(
 ) -> None:
     async with opened(async_redis) as shop:
         await shop.accept()
-        await shop.store.run(scripts.block_gate(2 * SECOND))
+        await shop.store.run(gate.block_gate(2 * SECOND))
         again: list[Any] = []
-        shop.service._handle_again = lambda *facts: again.append(facts)  # type: ignore[method-assign]
-        await shop.service._advance(ID, Lane.SINGLE)
+        shop.service._actions._claimer._handle_again = lambda *facts: again.append(facts)
+        await shop.service._actions.run(ID, Lane.SINGLE)
         assert again == [(ID, Lane.SINGLE, 2 * SECOND)]
         assert not await shop.gate.try_now(Lane.SINGLE)
         shop.seconds += 2
         assert await shop.gate.try_now(Lane.SINGLE)
-        await shop.store.run(scripts.block_gate(5 * SECOND))
-        await shop.service._advance(ID, Lane.SINGLE)
+        await shop.store.run(gate.block_gate(5 * SECOND))
+        await shop.service._actions.run(ID, Lane.SINGLE)
         assert again[1:] == [(ID, Lane.SINGLE, 5 * SECOND)]
         again.pop()
-        await shop.store.run(scripts.block_gate(5 * SECOND + MILLISECOND))
-        await shop.service._advance(ID, Lane.SINGLE)
+        await shop.store.run(gate.block_gate(5 * SECOND + MILLISECOND))
+        await shop.service._actions.run(ID, Lane.SINGLE)
         assert len(again) == 1
-        await shop.store.run(scripts.block_gate(HOUR))
-        await shop.service._advance(ID, Lane.SINGLE)
+        await shop.store.run(gate.block_gate(HOUR))
+        await shop.service._actions.run(ID, Lane.SINGLE)
         assert len(again) == 1
 
 

@@ -57,13 +57,13 @@ class Lens:
         self.turns = 0
         self.runner = ReadbackRunner(
             shop.store,
-            shop.service.gateway,
+            shop.gateway,
             shop.service._recorder,
             rules=shop.rules,
             account=shop.service.account,
             candidates=CandidateReader(
                 shop.store,
-                shop.service.gateway,
+                shop.gateway,
                 note_trouble=self._note_trouble,
                 note_answer=self._note_answer,
             ),

@@ -19,7 +19,7 @@ from worker.model.refund import Lane, Stage, Status
 from worker.rules import decisions
 from worker.rules.attempts import Rules
 from worker.rules.rechecks import WAITS
-from worker.store import rechecks, scripts
+from worker.store import rechecks, saves, sweeps
 
 NAMED = "GET /v1/refunds/re_9"
 OWN = "GET /v1/refunds/re_1"
@@ -43,7 +43,7 @@ async def retry(shop: Shop) -> None:
     failed = await shop.stored()
     step = decisions.retry_failed(failed)
     assert step is not None
-    assert (await shop.store.run(scripts.save(failed, step))).result == "saved"
+    assert (await shop.store.run(saves.save(failed, step))).result == "saved"
 
 
 def posts(shop: Shop) -> int:
@@ -119,8 +119,8 @@ async def test_unsent_refund_goes_to_a_person_if_the_named_one_cannot_be_read(
         assert posts(shop) == 0
 
 
-async def sweep(shop: Shop) -> tuple[scripts.Due, ...]:
-    taken: tuple[scripts.Due, ...] = await shop.store.run(scripts.sweep(100, dry=frozenset(Lane)))
+async def sweep(shop: Shop) -> tuple[sweeps.Due, ...]:
+    taken: tuple[sweeps.Due, ...] = await shop.store.run(sweeps.sweep(100, dry=frozenset(Lane)))
     return taken
 
 

@@ -20,7 +20,7 @@ from worker.errors import IllegalMove, NotStorable, StoreUnavailable
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.rules import attempts
-from worker.store import scripts
+from worker.store import claims, creations, saves
 
 WAITING = Step(
     to=Stage.WAITING, status=Status.PENDING, label="not_sent", delay=timedelta(minutes=1)
@@ -284,7 +284,7 @@ async def test_proof_is_given_up_after_twenty_tries_if_the_record_changes_each_t
 
     async def overtaken(*_: Any, **__: Any) -> Any:
         tries.append(1)
-        return scripts.Saved(result="stale", now=NOW), endings.OVERTAKEN
+        return saves.Saved(result="stale", now=NOW), endings.OVERTAKEN
 
     monkeypatch.setattr(desk.recorder, "save", overtaken)
     proof = attempts.done(refund, found(id="re_2"), "reply", NOW)
@@ -297,8 +297,8 @@ async def test_proof_is_given_up_after_twenty_tries_if_the_record_changes_each_t
 
 async def test_refund_that_waited_for_the_payment_is_looked_at_at_once(desk: Desk) -> None:
     refund = await desk.claimed()
-    await desk.store.run(scripts.create(a_request("b"), Lane.SINGLE))
-    refused = await desk.store.run(scripts.claim("b", "send", token="b", lease=SECOND))
+    await desk.store.run(creations.create(a_request("b"), Lane.SINGLE))
+    refused = await desk.store.run(claims.claim("b", "send", token="b", lease=SECOND))
     assert refused.result == "locked"
     await desk.recorder.save(refund, WAITING, {})
     assert desk.again == [("b", Lane.BULK, timedelta(0))]

@@ -189,7 +189,7 @@ async def test_claim_whose_reply_took_long_leaves_too_little_lease_to_send(
             shop.seconds += 23
             return token()
 
-        shop.service._token = slow
+        shop.service._actions._claimer._token = slow
         shop.provider.will(POST, says())
         assert await shop.handle() == "waiting (not_sent)"
         assert shop.provider.asked == []
@@ -393,15 +393,16 @@ async def test_service_goes_by_the_clock_of_its_process_and_draws_what_nobody_ca
     async with opened(async_redis) as shop:
         service = Service(
             shop.store,
-            shop.service.gateway,
+            shop.gateway,
             rules=VERIFY,
             slots=shop.slots,
             gate=shop.gate,
             wall=lambda: NOW,
         )
         assert service._clock is time.monotonic
-        assert service._jitter is random.random
-        tokens = {service._token() for _ in range(100)}
+        actions = service._actions
+        assert actions._jitter is random.random
+        tokens = {actions._claimer._token() for _ in range(100)}
         assert {len(token) for token in tokens} == {16}
         assert len(tokens) == 100
-        service._on_attempt(MAYBE)
+        actions._runner._on_attempt(MAYBE)

@@ -10,9 +10,16 @@ from tests.support.api_door import Door, a_door
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 @pytest.fixture
-async def api(redis_url: str) -> AsyncIterator[Door]:
-    async with a_door(redis_url) as door:
+def folder(tmp_path: Path) -> Path:
+    """Where the copies of files are kept."""
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+async def api(redis_url: str, folder: Path) -> AsyncIterator[Door]:
+    async with a_door(redis_url, spool_dir=folder) as door:
         yield door

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.api_door import ALL, PAYMENT, a_door
+from tests.support.api_door import PAYMENT, a_door
+from tests.support.http_door import ALL
 from worker.http import auth
 from worker.http.auth import CACHE_SECONDS, WRONG_IN_A_MINUTE, Rates, Tokens
 from worker.http.problems import Problem

@@ -5,84 +5,31 @@ from __future__ import annotations
 import asyncio
 import csv
 import errno
-import gzip
 import io
 import json
 import os
-import shutil
 import stat
 import time
-import tracemalloc
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-import jsonschema
 import pytest
 
-from tests.support import described_api
 from tests.support.api_door import Door, a_door
 from worker.errors import StoreUnavailable
 from worker.http import spool, uploads
 from worker.http.uploads import Stopped, Uploads
 from worker.imports import submit
-from worker.store import tokens
+from worker.store import audit, tokens
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from worker.client import Refunds
-
-PATH = "/v1/batches"
-CSV = "text/csv"
-NDJSON = "application/x-ndjson"
-HEAD = "refund_id,payment_intent,amount,currency\n"
-
-
-def rows(count: int, prefix: str = "order") -> bytes:
-    lines = (f"{prefix}-{number},pi_{number},{500 + number},usd\n" for number in range(count))
-    return (HEAD + "".join(lines)).encode()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
-
-@pytest.fixture
-async def api(redis_url: str, folder: Path) -> AsyncIterator[Door]:
-    async with a_door(redis_url, spool_dir=folder) as door:
-        yield door
+from tests.unit.http.file_api import CSV, PATH, imported, names, rows, send, until
 
 
 def killed(_uploads: Uploads, done: int) -> None:
     raise Stopped(done)
-
-
-def names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.exists() else []
-
-
-async def until(is_over: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        for _ in range(3000):
-            if is_over():
-                return
-            await asyncio.sleep(0.01)
-
-
-async def send(api: Door, data: Any, query: str = "", **more: str) -> Any:
-    return await api.post(f"{PATH}?{query}", data=data, **{"Content_Type": CSV, **more})
-
-
-async def imported(api: Door, batch_id: str) -> dict[str, Any]:
-    """Return the batch once all of its rows are imported and its file is let go."""
-    async with asyncio.timeout(30):
-        while True:
-            batch: dict[str, Any] = (await api.get(f"{PATH}/{batch_id}")).json
-            if batch["imported_at"] is not None and not api.part.uploads.active:
-                return batch
-            await asyncio.sleep(0.02)
 
 
 async def test_a_file_is_imported_in_row_order_and_its_copy_is_removed(
@@ -98,6 +45,25 @@ async def test_a_file_is_imported_in_row_order_and_its_copy_is_removed(
         f"order-{number}" for number in range(1200)
     ]
     assert names(folder) == []
+
+
+async def test_the_audit_names_who_imported_a_file_and_its_batch(api: Door) -> None:
+    await send(api, rows(2) + b"order-9,pi_9,wrong,usd\n")
+    await send(api, rows(2), "dry_run=true")
+    assert [*audit.entries(api.refunds.store)] == []
+    await send(api, rows(2), "name=season")
+    await imported(api, "season")
+    await send(api, rows(2), "name=season")
+    (entry,) = audit.entries(api.refunds.store)
+    assert entry.deed == audit.Deed(
+        by="shop",
+        via="api",
+        address="127.0.0.1",
+        action="import",
+        target="season",
+        note="season.csv",
+    )
+    assert entry.result == "done"
 
 
 async def test_the_same_file_is_known_and_names_its_batch(api: Door) -> None:
@@ -143,159 +109,6 @@ async def test_skipped_rows_can_be_read_with_their_errors(api: Door, folder: Pat
     await api.part.uploads.take_up()
     assert names(folder) == []
     assert (await api.get(f"{PATH}/season/errors")).status == 404
-
-
-@pytest.mark.parametrize(
-    ("data", "headers"),
-    [
-        (gzip.compress(rows(2), mtime=0), {"Content_Encoding": "gzip"}),
-        (
-            (
-                b'{"refund_id":"order-0","payment_intent":"pi_0"}\n'
-                b'{"refund_id":"order-1","payment_intent":"pi_1","amount":5}\n'
-            ),
-            {"Content_Type": NDJSON, "query": "all_remaining=true"},
-        ),
-    ],
-    ids=["gzip", "jsonl"],
-)
-async def test_other_forms_of_a_file_are_imported(
-    api: Door, data: bytes, headers: dict[str, str]
-) -> None:
-    got = await send(api, data, **headers)
-    assert got.status == 202
-    assert (await imported(api, got.json["batch_id"]))["accepted"] == 2
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({"Content_Type": "application/json"}, 415),
-        ({"Content_Type": "multipart/form-data; boundary=x"}, 415),
-        ({"Content_Encoding": "br"}, 415),
-        ({"Content_Encoding": "gzip"}, 400),
-    ],
-)
-async def test_a_body_that_is_not_what_its_headers_say_is_refused(
-    api: Door, folder: Path, headers: dict[str, str], status: int
-) -> None:
-    assert (await send(api, rows(1), **headers)).status == status
-    assert names(folder) == []
-
-
-@pytest.mark.parametrize(
-    ("query", "field"),
-    [
-        ("dry_run=yes", "dry_run"),
-        ("name=a/b", "name"),
-        ("expect_rows=0", "expect_rows"),
-        ("expect_total=5", "expect_total"),
-        ("max_total=usd", "max_total"),
-        ("delay=soon", "delay"),
-        ("max_errors=5", "max_errors"),
-        ("on_error=skip&max_errors=200%25", "max_errors"),
-        ("column=colour%3Dx", "column"),
-        ("wait=5", "wait"),
-        ("name=a&name=b", "name"),
-    ],
-)
-async def test_a_wrong_parameter_is_named(api: Door, query: str, field: str) -> None:
-    got = await send(api, rows(1), query)
-    assert (got.status, [each[0] for each in got.fields]) == (422, [field])
-
-
-VALUES = {
-    "name": ["season", "a:b.c_d-1", "a" * 100, "", "a b", "a" * 101],
-    "dry_run": ["true", "false", "", "yes"],
-    "on_error": ["abort", "skip", "ignore"],
-    "max_errors": [
-        *("0", "10", "0.5%", "007%", "99.999999%", "100%", "100.0%", "1" * 12),
-        *("", "-1", "1.5", "%", "100.1%", "101%", "1e1", "1" * 13),
-    ],
-    "expect_rows": ["1", "100000000", "0", "100000001", "1.5", ""],
-    "expect_total": [
-        *("usd=5", "USD=0", "unstated=5", "usd=" + "9" * 18),
-        *("usd=", "5", "usd=-5", "us=5", "usd=" + "9" * 19),
-    ],
-    "max_total": ["usd=5", "5", "unstated=5", "", "usd", "=5"],
-    "delay": ["90s", "1h30m", "30d", "", "70", "-5s", "1.5h", "1w", "9" * 5000 + "s"],
-    "delimiter": ["comma", "semicolon", "tab", ",", ""],
-    "column": [
-        *("amount=Sum", "metadata.shop=Shop", "amount= Sum = 1 "),
-        *("", "amount", "=Sum", "colour=Sum", "metadata.=Shop"),
-    ],
-    "attempt": ["1", "99", "0", "100", ""],
-    "amount_unit": ["minor", "major", "cents"],
-    "decimal": ["point", "comma", "."],
-    "ignore_extra": ["true", "false", "1"],
-}
-"""Values of the parameters, of those with rules of their own."""
-
-
-@pytest.mark.parametrize("name", VALUES)
-async def test_a_parameter_is_refused_exactly_if_the_document_forbids_it(
-    api: Door, name: str
-) -> None:
-    (schema,) = [
-        each["schema"]
-        for each in described_api.DOCUMENT["paths"][PATH]["post"]["parameters"]
-        if each["name"] == name
-    ]
-    schema = schema.get("items", schema)
-    more = {"max_errors": "on_error=skip&"}.get(name, "")
-    for value in VALUES[name]:
-        whole = schema["type"] == "integer" and value.isdecimal()
-        is_valid = jsonschema.Draft202012Validator(schema).is_valid(int(value) if whole else value)
-        # An empty file is refused after the parameters.
-        got = await send(api, b"", f"{more}{name}={quote(value)}")
-        wrong = {field for field, _ in got.fields} if got.code == "invalid_request" else set()
-        assert (value, wrong) == (value, set() if is_valid else {name})
-    assert (await api.get(PATH)).json["data"] == []
-
-
-async def test_a_broken_limit_is_said_in_words_of_the_api(api: Door) -> None:
-    got = await send(api, b"refund_id,payment_intent,amount\nx-1,pi_1,5\n", "expect_total=usd=5")
-    assert got.code == "refused"
-    assert "add expect_total unstated=5" in got.json["detail"]
-    assert "--" not in got.body.decode()
-
-
-@pytest.mark.parametrize(
-    ("query", "words"),
-    [
-        ("attempt=2", "id_from"),
-        ("decimal=comma", "amount_unit"),
-        ("currency=dollars", "ISO"),
-        ("sheet=One", "sheet"),
-    ],
-)
-async def test_what_does_not_fit_the_file_is_said_in_words_of_the_api(
-    api: Door, query: str, words: str
-) -> None:
-    got = await send(api, rows(1), query)
-    assert (got.status, got.code) == (422, "invalid_file")
-    assert words in got.json["detail"]
-    assert "--" not in got.json["detail"]
-
-
-@pytest.mark.parametrize(
-    ("data", "query", "reason"),
-    [
-        (rows(2), "expect_rows=3", "limit"),
-        (rows(2), "max_total=usd%3D900", "limit"),
-        (b"refund_id,payment_intent\norder-1,pi_1\n", "", "all_remaining"),
-        (rows(1) + b"order-7,pi_0,500,usd\n", "", "repeats"),
-        (HEAD.encode() + b"taken,pi_0,500,usd\n", "", "conflicting"),
-    ],
-)
-async def test_a_guard_refuses_the_file_and_nothing_is_imported(
-    api: Door, data: bytes, query: str, reason: str
-) -> None:
-    await api.create("taken", payment_intent="pi_other")
-    got = await send(api, data, query)
-    assert (got.status, got.code) == (409, "refused")
-    assert got.json["report"]["refused"] == [reason]
-    assert (await api.get(PATH)).json["data"] == []
 
 
 async def test_the_results_of_a_file_are_returned_for_the_same_bytes_only(api: Door) -> None:
@@ -432,88 +245,3 @@ async def test_a_token_for_some_ids_imports_only_those_in_a_batch_of_its_own(api
 
 async def test_a_scope_to_read_does_not_import(api: Door) -> None:
     assert (await send(api, rows(1), token=api.a_token("reader", "read"))).status == 403
-
-
-async def test_a_large_file_is_streamed_to_disk_and_not_held(api: Door) -> None:
-    block = b"x,y\n" * 64 * 1024
-    size = 96 * len(block)
-
-    async def body() -> AsyncIterator[bytes]:
-        for _ in range(96):
-            yield block
-
-    tracemalloc.start()
-    try:
-        got = await send(api, body())
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert (got.status, got.code) == (422, "invalid_file")
-    assert size > 20_000_000
-    assert peak < 8_000_000
-
-
-async def test_a_file_that_is_too_large_or_has_no_room_leaves_nothing(
-    api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(api.part.uploads.spool, "_limit", 100)
-
-    async def body() -> AsyncIterator[bytes]:
-        yield rows(10)
-
-    for data in (rows(10), body()):
-        got = await send(api, data)
-        assert (got.status, got.code) == (413, "too_large")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
-    assert (await send(api, rows(1))).code == "no_space"
-    assert names(folder) == []
-
-
-def head(api: Door, *lines: str) -> bytes:
-    own = (f"POST {PATH} HTTP/1.1", "Host: x", f"Authorization: Bearer {api.token}")
-    return "\r\n".join((*own, f"Content-Type: {CSV}", *lines, "", "")).encode()
-
-
-async def test_a_body_that_ends_early_leaves_nothing(api: Door, folder: Path) -> None:
-    _, writer = await api.raw(head(api, "Content-Length: 1000") + rows(1))
-    writer.close()
-    await writer.wait_closed()
-    await until(lambda: folder.exists() and not names(folder))
-    assert (await api.get(PATH)).json["data"] == []
-
-
-async def test_a_client_that_sends_nothing_more_is_cut_off_and_others_are_served(
-    api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(spool, "IDLE_SECONDS", 0.5)
-    reader, writer = await api.raw(head(api, "Content-Length: 1000") + rows(1))
-    await until(lambda: bool(names(folder)))
-    assert (await send(api, rows(3), "name=other")).status == 202
-    async with asyncio.timeout(10):
-        answer = await reader.read()
-    writer.close()
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    assert (await imported(api, "other"))["accepted"] == 3
-    assert names(folder) == []
-
-
-@pytest.mark.parametrize(
-    ("lines", "body"),
-    [
-        (["Content-Length: 10", "Transfer-Encoding: chunked"], b"0\r\n\r\n"),
-        (["Content-Length: 10", "Content-Length: 11"], b"refund_id,p"),
-        (["Content-Length: -1"], b""),
-        (["Transfer-Encoding: chunked"], b"zz\r\nrefund_id\r\n0\r\n\r\n"),
-        (["Transfer-Encoding: chunked"], b"5\r\nrefund_id,payment_intent\r\n0\r\n\r\n"),
-    ],
-)
-async def test_a_wrong_length_ends_its_own_connection_only(
-    api: Door, folder: Path, lines: list[str], body: bytes
-) -> None:
-    reader, writer = await api.raw(head(api, *lines) + body)
-    async with asyncio.timeout(10):
-        answer = await reader.read()
-    writer.close()
-    assert answer.split(b" ")[1] == b"400"
-    await until(lambda: not names(folder))
-    assert (await api.get(PATH)).json["data"] == []

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.api_door import PAYMENT, Door
 from worker.model.refund import Lane
-from worker.store import scripts
+from worker.store import audit, sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -417,7 +417,7 @@ async def test_a_recheck_makes_a_settled_refund_due_to_be_read_and_changes_no_re
         got = await api.post(f"/v1/refunds/order-1/{name}")
         assert (got.status, got.json) == (200, refund.as_dict())
     assert api.nudged == ["order-1"]
-    assert api.refunds.store.run(scripts.sweep(10, dry=frozenset(Lane)))[0].stage is None
+    assert api.refunds.store.run(sweeps.sweep(10, dry=frozenset(Lane)))[0].stage is None
 
 
 async def test_pause_and_resume_are_by_the_token_and_say_what_changed(api: Door) -> None:
@@ -502,3 +502,34 @@ async def test_an_unforeseen_error_shows_nothing_of_itself(
     assert (got.status, got.code) == (500, "internal_error")
     assert b"canary" not in got.body
     assert got.json["request_id"] == got.headers["Request-Id"]
+
+
+async def test_what_a_caller_does_is_noted_in_the_audit(api: Door) -> None:
+    records = api.records
+    records.queued("order-1")
+    records.failed("order-2", payment_intent="pi_2")
+    version = records.in_review("order-3", doubt=False, payment_intent="pi_3").version
+    decision = {"decision": "failed", "code": "paid_in_cash", "note": "by post", "version": version}
+    await api.post("/v1/pause")
+    await api.post("/v1/resume")
+    await api.post("/v1/refunds/order-1/cancel")
+    await api.post("/v1/refunds/order-2/retry", {"unknown": True})
+    await api.post("/v1/refunds/order-3/resolve", decision)
+    await api.post("/v1/refunds/order-3/resolve", decision)
+    await api.post("/v1/refunds/order-3/recheck")
+    found = [*audit.entries(api.refunds.store)]
+    assert {(each.deed.by, each.deed.via, each.deed.address) for each in found} == {
+        ("shop", "api", "127.0.0.1")
+    }
+    assert [
+        (each.deed.action, each.deed.target, each.result.partition(":")[0])
+        for each in reversed(found)
+    ] == [
+        ("pause", "", "done"),
+        ("resume", "", "done"),
+        ("cancel", "order-1", "done"),
+        ("retry", "order-2", "done"),
+        ("resolve as failed", "order-3", "done"),
+        ("resolve as failed", "order-3", "refused"),
+        ("recheck", "order-3", "done"),
+    ]

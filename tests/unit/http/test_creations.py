@@ -14,7 +14,8 @@ from worker.errors import NotStorable, RefundError, StoreFull, StoreUnavailable
 from worker.http.creations import SCRIPTS_AT_ONCE, Creations
 from worker.model.request import RefundRequest
 from worker.model.times import from_ms
-from worker.store.scripts import CREATED_AT_ONCE, Command, Created
+from worker.store.creations import Created
+from worker.store.scripts import CREATED_AT_ONCE, Command
 
 ROW, FIRST, BY = 9, 4, 3
 NEW = [f"order-{each}" for each in (0, 1, 2, 5, 6, 7)]

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import kombu.exceptions
 import pytest
 
-from worker.broker.queues import BULK_IDS
+from worker.broker.names import BULK_IDS
 from worker.errors import StoreUnavailable
 from worker.http.nudges import Nudges
 from worker.model.refund import Lane, Stage
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 
 def due(refund_id: str, lane: Lane = Lane.SINGLE) -> Due:

@@ -31,7 +31,7 @@ from worker.model.signatures import HEADER, header
 from worker.model.times import to_ms
 from worker.process import logs
 from worker.settings import Settings
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable

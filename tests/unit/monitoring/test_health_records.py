@@ -13,7 +13,7 @@ import redis
 
 from tests.support.cli_runner import Cli, Records
 from tests.unit.monitoring.examining import examined
-from worker.store import scripts
+from worker.store import meta
 from worker.store.flags import keep_webhook_endpoint, key_print
 
 HOUR_MS = 3_600_000
@@ -33,7 +33,7 @@ def test_records_of_another_schema_are_a_guard(doctor: Cli, sync_redis: redis.Re
 
 
 def test_records_pinned_to_another_provider_are_a_guard(doctor: Cli, records: Records) -> None:
-    records.store.run(scripts.pin("elsewhere.example", "live"))
+    records.store.run(meta.pin("elsewhere.example", "live"))
     said = examined(doctor)
     assert (said.of("records")[0], said.code) == ("fail", 6)
 

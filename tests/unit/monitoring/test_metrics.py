@@ -26,7 +26,7 @@ from worker.model.request import RefundRequest
 from worker.model.steps import Step
 from worker.monitoring import metrics, snapshot
 from worker.settings import Settings
-from worker.store import flags, scripts
+from worker.store import claims, creations, flags, saves
 from worker.store.async_store import AsyncStore
 from worker.store.counters import BOUNDS, WEBHOOK_RESULTS, Counters
 from worker.store.store import Store
@@ -65,12 +65,12 @@ def accept(
     store: Store, refund_id: str, lane: Lane = Lane.SINGLE, amount: int | None = 500
 ) -> None:
     request = RefundRequest(refund_id=refund_id, payment_intent=f"pi_{refund_id}", amount=amount)
-    store.run(scripts.create(request, lane))
+    store.run(creations.create(request, lane))
 
 
 def settle(store: Store, refund_id: str, status: Status, **changes: object) -> None:
     claim = store.run(
-        scripts.claim(
+        claims.claim(
             refund_id,
             "send",
             token="t",
@@ -81,7 +81,7 @@ def settle(store: Store, refund_id: str, status: Status, **changes: object) -> N
     assert claim.claimed
     assert claim.refund is not None
     step = Step(to=Stage.SETTLED, status=status, label="test", changes=changes)
-    assert store.run(scripts.save(claim.refund, step, {})).result == "saved"
+    assert store.run(saves.save(claim.refund, step, {})).result == "saved"
 
 
 def test_an_empty_installation_shows_zeros_and_no_worker(seen: Callable[[], Figures]) -> None:

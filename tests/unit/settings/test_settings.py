@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 
 from tests.unit.settings.loading import SECRET, loaded, message
+from worker import lists
 from worker.errors import SettingsError
 from worker.settings import Settings
 
@@ -328,3 +329,27 @@ def test_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) 
     assert Settings.load(concurrency=7).concurrency == 7
     with pytest.raises(SettingsError, match="REFUNDS_CONCURRENCY: "):
         Settings.load(concurrency=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("HTTP_PROXIES", "10.0.0.7, proxy.internal", "'proxy.internal' is not an address"),
+        ("HTTP_PROXIES", "10.0.0.1/24", "'10.0.0.1/24' is not an address"),
+        ("HTTP_PROXIES", "0.0.0.0/0", "holds every address"),
+        ("HTTP_PROXIES", "::/0", "holds every address"),
+        ("HTTP_OPERATORS", "ann, bob smith", "'bob smith' is not 1 to 100 of"),
+        ("HTTP_USER_HEADER", "X User", "REFUNDS_HTTP_USER_HEADER"),
+    ],
+)
+def test_who_may_sign_people_in_is_stated_exactly(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    assert says in message(monkeypatch, **{name: value})
+
+
+def test_networks_and_names_are_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded(monkeypatch, HTTP_PROXIES="10.0.0.7,fd00::/8", HTTP_OPERATORS="ann, bob")
+    networks = lists.networks_in(settings.http_proxies or "")
+    assert [str(network) for network in networks] == ["10.0.0.7/32", "fd00::/8"]
+    assert lists.names_in(settings.http_operators or "") == {"ann", "bob"}

@@ -17,7 +17,7 @@ from worker.model.refund import Lane, Stage, Status
 from worker.model.request import RefundRequest, idempotency_key, request_body
 from worker.model.times import to_ms
 from worker.rules import decisions
-from worker.store import scripts
+from worker.store import creations
 
 
 def test_accepted_refund_stands_as_pending_and_queued_with_all_it_was_asked_with(
@@ -182,7 +182,7 @@ def test_refunds_of_one_script_are_answered_one_by_one(world: World) -> None:
     world.accept("other", amount=1)
     requests = [a_request(name) for name in ("new", "old", "other", "new")]
     requests += [a_request("new", amount=2), a_request("last", payment_intent="pi_2")]
-    created = world.store.run(scripts.create_several(requests, Lane.BULK, "b1"))
+    created = world.store.run(creations.create_several(requests, Lane.BULK, "b1"))
     assert [one.result for one in created] == [
         "created",
         "exists",
@@ -203,9 +203,9 @@ def test_refunds_of_one_script_after_a_recovery_all_begin_in_doubt(world: World)
         mapping={"suspect_since": to_ms(NOW - HOUR), "suspect_until": to_ms(NOW + HOUR)},
     )
     requests = [a_request(f"r{number}", payment_intent=f"pi_{number}") for number in range(3)]
-    assert [one.result for one in world.store.run(scripts.create_several(requests, Lane.BULK))] == [
-        "created"
-    ] * 3
+    assert [
+        one.result for one in world.store.run(creations.create_several(requests, Lane.BULK))
+    ] == ["created"] * 3
     assert {world.get(request.refund_id).stage for request in requests} == {Stage.IN_DOUBT}
     world.check()
 
@@ -230,10 +230,10 @@ def test_record_is_a_flat_hash_that_other_languages_can_read(world: World) -> No
 
 def test_history_names_who_submitted_a_refund(world: World) -> None:
     for refund_id, name in (("shop", "shop"), ("two", "ann@shop.example"), ("three", "x" * 100)):
-        world.store.run(scripts.create(a_request(refund_id), Lane.SINGLE, by=name))
+        world.store.run(creations.create(a_request(refund_id), Lane.SINGLE, by=name))
         assert world.store.history(refund_id)[0]["by"] == name
     # A repeat by another one changes nothing.
-    world.store.run(scripts.create(a_request("shop"), Lane.SINGLE, by="another"))
+    world.store.run(creations.create(a_request("shop"), Lane.SINGLE, by="another"))
     assert [entry["by"] for entry in world.store.history("shop")] == ["shop"]
 
 
@@ -241,7 +241,7 @@ def test_history_names_who_submitted_a_refund(world: World) -> None:
 def test_name_that_does_not_fit_into_the_history_is_refused(world: World, by: str) -> None:
     before = world.dump()
     with pytest.raises(NotStorable, match="the caller has an invalid name"):
-        world.store.run(scripts.create(a_request("new"), Lane.SINGLE, by=by))
+        world.store.run(creations.create(a_request("new"), Lane.SINGLE, by=by))
     assert world.dump() == before
 
 

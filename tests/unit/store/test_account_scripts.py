@@ -16,14 +16,15 @@ from worker.errors import NotStorable
 from worker.model.refund import Stage
 from worker.model.times import to_ms
 from worker.rules import decisions
-from worker.store import flags, scripts
-from worker.store.scripts import AccountFacts, Command, Witnesses
+from worker.store import account_facts, claims, flags
+from worker.store.account_facts import AccountFacts, Witnesses
+from worker.store.scripts import Command
 
 MISSING, CERTAIN, SHOWN = "missing", "certain", "shown"
 
 
 def noted(world: World, found: Any, payment_intent: str = PAYMENT) -> str:
-    return world.store.run(scripts.payment(payment_intent, found))
+    return world.store.run(account_facts.payment(payment_intent, found))
 
 
 @pytest.mark.parametrize("found", [MISSING, CERTAIN])
@@ -88,7 +89,7 @@ def test_further_try_is_left_out_while_the_account_is_in_question(world: World) 
     world.accept()
     world.claim(token="mine")
     world.redis.hset(f"{P}meta", "account_lost_at", "1")
-    assert world.store.run(scripts.stands(ID, "mine")) == "account"
+    assert world.store.run(claims.stands(ID, "mine")) == "account"
 
 
 @pytest.mark.parametrize("shown", [True, False])
@@ -106,7 +107,7 @@ def test_claim_keeps_that_the_payment_was_shown_with_the_payment(
 
 
 def facts(world: World, salt: str = "salt", **known: str) -> AccountFacts:
-    return world.store.run(scripts.account(salt, **known))
+    return world.store.run(account_facts.account(salt, **known))
 
 
 def test_first_salt_is_kept(world: World) -> None:
@@ -184,7 +185,7 @@ def test_key_is_known_by_its_print_alone() -> None:
 
 
 def witnesses(world: World, most: int = 3) -> Witnesses:
-    return world.store.run(scripts.witnesses(most))
+    return world.store.run(account_facts.witnesses(most))
 
 
 def test_refunds_that_the_provider_has_shown_are_witnesses_the_newest_first(world: World) -> None:
@@ -273,7 +274,9 @@ def test_recovered_refund_that_was_never_sent_is_a_witness_by_its_payment(world:
 
 
 @pytest.mark.parametrize(
-    "call", [scripts.payment("pi_1", "shown"), scripts.account("salt")], ids=["payment", "account"]
+    "call",
+    [account_facts.payment("pi_1", "shown"), account_facts.account("salt")],
+    ids=["payment", "account"],
 )
 def test_script_that_is_given_too_little_changes_nothing(world: World, call: Command[Any]) -> None:
     with pytest.raises(NotStorable, match="too few arguments"):

@@ -16,9 +16,10 @@ from tests.factories import NOW, a_request
 from tests.support.store_world import LEASE
 from worker.errors import StoreUnavailable
 from worker.model.refund import Lane
-from worker.store import scripts
+from worker.store import claims, creations, reads, scripts
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Command, Created, Script
+from worker.store.creations import Created
+from worker.store.scripts import Command, Script
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ class Counted:
 
 
 def accept(number: int) -> Command[Created]:
-    return scripts.create(a_request(f"r{number}", payment_intent=f"pi_{number}"), Lane.SINGLE)
+    return creations.create(a_request(f"r{number}", payment_intent=f"pi_{number}"), Lane.SINGLE)
 
 
 async def accepted(store: AsyncStore, count: int) -> list[Created]:
@@ -59,8 +60,8 @@ async def accepted(store: AsyncStore, count: int) -> list[Created]:
 
 async def test_call_has_the_same_result_as_on_the_blocking_store(store: AsyncStore) -> None:
     assert (await store.run(accept(1))).result == "created"
-    claim = await store.run(scripts.claim("r1", "send", token="t", lease=LEASE))
-    loaded = await store.run(scripts.load("r1"))
+    claim = await store.run(claims.claim("r1", "send", token="t", lease=LEASE))
+    loaded = await store.run(reads.load("r1"))
     assert claim.claimed
     assert loaded.refund == claim.refund
     assert (await store.run(accept(1))).result == "exists"
@@ -79,7 +80,7 @@ async def test_concurrent_calls_leave_together_in_few_pipelines(
 
 async def test_each_caller_gets_its_own_answer(store: AsyncStore) -> None:
     await accepted(store, 300)
-    loaded = await asyncio.gather(*(store.run(scripts.load(f"r{number}")) for number in range(300)))
+    loaded = await asyncio.gather(*(store.run(reads.load(f"r{number}")) for number in range(300)))
     assert [one.refund and one.refund.refund_id for one in loaded] == [
         f"r{number}" for number in range(300)
     ]
@@ -109,7 +110,7 @@ async def test_error_of_one_call_reaches_that_caller_alone(store: AsyncStore) ->
     assert isinstance(results[1], exceptions.ResponseError)
     assert isinstance(results[2], IndexError)
     assert isinstance(results[3], Created)
-    assert (await store.run(scripts.load("r2"))).refund is not None
+    assert (await store.run(reads.load("r2"))).refund is not None
 
 
 class _Broken(Script):
@@ -137,9 +138,9 @@ async def test_scripts_that_the_server_forgot_are_loaded_again(store: AsyncStore
     await store.redis.script_flush()
     results = await asyncio.gather(
         store.run(accept(0)),
-        store.run(scripts.load("r1")),
+        store.run(reads.load("r1")),
         store.run(accept(9)),
-        store.run(scripts.load("nobody")),
+        store.run(reads.load("nobody")),
     )
     assert results[0].result == "exists"
     assert results[1].refund is not None
@@ -159,7 +160,7 @@ async def test_server_that_forgets_scripts_as_fast_as_they_are_loaded_is_away(
     await store.redis.script_flush()
     monkeypatch.setattr(store.redis, "script_load", forgotten_at_once)
     with pytest.raises(StoreUnavailable):
-        await store.run(scripts.load("r1"))
+        await store.run(reads.load("r1"))
     assert len(loaded) == 3
 
 
@@ -172,5 +173,5 @@ async def test_closing_lets_what_was_gathered_leave_first(store: AsyncStore) -> 
 
 async def test_backlog_of_a_lane_is_what_is_queued_in_it(store: AsyncStore) -> None:
     for number, lane in enumerate((Lane.SINGLE, Lane.SINGLE, Lane.BULK)):
-        await store.run(scripts.create(a_request(f"r{number}"), lane))
+        await store.run(creations.create(a_request(f"r{number}"), lane))
     assert [await store.backlog(lane) for lane in (Lane.SINGLE, Lane.BULK)] == [2, 1]

@@ -10,8 +10,8 @@ from worker.model.refund import Stage, Status
 from worker.model.steps import Step
 from worker.rules import decisions
 from worker.rules.attempts import settled_drops
-from worker.store import scripts
-from worker.store.scripts import Saved
+from worker.store import saves
+from worker.store.saves import Saved
 
 FIRST = f"f-{'0a' * 16}"
 
@@ -34,14 +34,14 @@ def settle(world: World, refund_id: str, status: str) -> None:
         assert claimed is not None
         refund = claimed
         step = Step(to=Stage.SETTLED, status=Status(status), label="ended", changes=settled_drops())
-    assert world.store.run(scripts.save(refund, step)).result == "saved"
+    assert world.store.run(saves.save(refund, step)).result == "saved"
 
 
 def retry(world: World, refund_id: str) -> Saved:
     refund = world.get(refund_id)
     step = decisions.retry_failed(refund)
     assert step is not None
-    return world.store.run(scripts.save(refund, step))
+    return world.store.run(saves.save(refund, step))
 
 
 @pytest.mark.parametrize("occurrence", [1, 3])

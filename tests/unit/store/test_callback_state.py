@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from worker.errors import StoreUnavailable
+from worker.model.times import from_ms
 from worker.store import callback_state
 from worker.store.store import Store
 
@@ -69,3 +70,16 @@ def test_replay_goes_page_by_page(store: Store, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("worker.store.callbacks.REPLAYED", 2)
     assert callback_state.replay(store, "shop", (f"r{number}" for number in range(5))) == 5
     assert store.redis.zcard("refunds:callbacks:shop") == 5
+
+
+def test_a_refund_is_listed_with_each_endpoint_that_does_not_know_it(store: Store) -> None:
+    assert callback_state.of_refund(store, "order-1") == []
+    store.redis.zadd("refunds:callback-endpoints", {"shop": 1, "crm": 1, "till": 1})
+    store.redis.zadd("refunds:callbacks", {"order-1": 1})
+    store.redis.zadd("refunds:callback-since:shop", {"order-1": 1000})
+    store.redis.hset("refunds:callback-tries:shop", "order-1", "2 1787730829000 token")
+    store.redis.zadd("refunds:callback-dead:till", {"order-1": 2000})
+    found = callback_state.of_refund(store, "order-1")
+    assert [(each.name, each.tries) for each in found] == [(None, 0), ("shop", 2), ("till", 0)]
+    assert [each.waiting_since for each in found] == [None, from_ms(1000), None]
+    assert [each.died_at for each in found] == [None, None, from_ms(2000)]

@@ -19,7 +19,7 @@ from worker.batches.opening import close_batch, open_batch
 from worker.model.refund import Lane, Stage
 from worker.rules import decisions
 from worker.rules.rechecks import changed_by_provider
-from worker.store import callbacks, scripts
+from worker.store import callbacks, meta
 from worker.store.callbacks import Ended, Taken, Wanted
 
 SHOP, BOOKS = Wanted(name="shop", ids="", most=100), Wanted(name="books", ids="b", most=100)
@@ -35,7 +35,7 @@ def world(any_redis: redis.Redis) -> World:
 
 def switched_on(client: redis.Redis) -> World:
     world = World(client)
-    world.store.run(scripts.flag("callbacks", once=True))
+    world.store.run(meta.flag("callbacks", once=True))
     return world
 
 

@@ -14,21 +14,28 @@ from tests.factories import HOUR, NOW, PAYMENT, SECOND, a_refund, a_request
 from worker.model.refund import Baseline, Lane, Stage, Status
 from worker.model.request import idempotency_key, request_body
 from worker.model.steps import Step
-from worker.store import scripts
-from worker.store.records import decode
-from worker.store.scripts import (
-    AccountFacts,
-    Claim,
-    Command,
-    Created,
-    Due,
-    Loaded,
-    Permits,
-    Saved,
-    Script,
-    Witnesses,
+from worker.store import (
+    account_facts,
+    claims,
+    creations,
+    gate,
+    meta,
+    reads,
+    record_time,
+    saves,
+    scripts,
+    sweeps,
 )
+from worker.store.account_facts import AccountFacts, Witnesses
+from worker.store.claims import Claim
+from worker.store.creations import Created
+from worker.store.gate import Permits
+from worker.store.reads import Loaded
+from worker.store.records import decode
+from worker.store.saves import Saved
+from worker.store.scripts import Command, Script
 from worker.store.store import Store
+from worker.store.sweeps import Due
 
 MS = timedelta(milliseconds=1)
 AT = int(NOW.timestamp() * 1000)
@@ -72,9 +79,9 @@ def test_script_is_its_file_with_the_shared_beginning_in_front_known_by_its_dige
 
 
 def test_times_that_calls_go_by_are_those_of_the_design() -> None:
-    assert timedelta(minutes=10) == scripts.NUDGE_GRACE
-    assert timedelta(seconds=15) == scripts.LOST_NUDGE
-    assert timedelta(seconds=30) == scripts.SWEEP_HOLD
+    assert timedelta(minutes=10) == sweeps.NUDGE_GRACE
+    assert timedelta(seconds=15) == sweeps.LOST_NUDGE
+    assert timedelta(seconds=30) == sweeps.SWEEP_HOLD
     assert scripts.CREATED_AT_ONCE == 50
 
 
@@ -100,20 +107,20 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
 @pytest.mark.parametrize(
     ("call", "durable"),
     [
-        (scripts.create(a_request(), Lane.SINGLE), True),
-        (scripts.create_several([a_request()], Lane.SINGLE), True),
-        (scripts.load("a"), False),
-        (scripts.claim("a", "send", token="t", lease=SECOND), True),
-        (scripts.stands("a", "t"), False),
-        (scripts.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), True),
+        (creations.create(a_request(), Lane.SINGLE), True),
+        (creations.create_several([a_request()], Lane.SINGLE), True),
+        (reads.load("a"), False),
+        (claims.claim("a", "send", token="t", lease=SECOND), True),
+        (claims.stands("a", "t"), False),
+        (saves.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), True),
         (
-            scripts.save(
+            saves.save(
                 a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x"), durable=False
             ),
             False,
         ),
         (
-            scripts.save(
+            saves.save(
                 a_refund(Stage.SETTLED),
                 Step(
                     to=Stage.QUEUED,
@@ -125,22 +132,22 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
             True,
         ),
         (
-            scripts.save(
+            saves.save(
                 a_refund(Stage.QUEUED),
                 Step(to=Stage.QUEUED, status=Status.PENDING, label="x", quiet=True),
             ),
             True,
         ),
-        (scripts.sweep(1, dry=frozenset()), False),
-        (scripts.give_back(["a"]), False),
-        (scripts.siblings("pi", "a"), False),
-        (scripts.permits({}, rate=1, ahead=SECOND, bulk_share=0.5), False),
-        (scripts.block_gate(SECOND), False),
-        (scripts.pin("host", "mode"), True),
-        (scripts.account("salt"), True),
-        (scripts.payment("pi_1", "certain"), False),
-        (scripts.witnesses(3), False),
-        (scripts.clock(), False),
+        (sweeps.sweep(1, dry=frozenset()), False),
+        (sweeps.give_back(["a"]), False),
+        (reads.siblings("pi", "a"), False),
+        (gate.permits({}, rate=1, ahead=SECOND, bulk_share=0.5), False),
+        (gate.block_gate(SECOND), False),
+        (meta.pin("host", "mode"), True),
+        (account_facts.account("salt"), True),
+        (account_facts.payment("pi_1", "certain"), False),
+        (account_facts.witnesses(3), False),
+        (record_time.clock(), False),
     ],
     ids=lambda value: value.script.name if isinstance(value, Command) else str(value),
 )
@@ -191,11 +198,11 @@ def test_script_takes_the_servers_time_in_whole_milliseconds_or_the_one_that_it_
 
 @pytest.mark.parametrize(("batch", "named"), [(None, ""), ("b", "b")])
 def test_accepting_hands_over_grace_lane_batch_and_the_row(batch: str | None, named: str) -> None:
-    call = scripts.create(a_request(), Lane.BULK, batch)
+    call = creations.create(a_request(), Lane.BULK, batch)
     assert handed(call)[:4] == written(600_000, "refunds.bulk", named, "")
-    assert handed(scripts.create(a_request(), Lane.SINGLE, by="shop"))[3] == repr("shop")
+    assert handed(creations.create(a_request(), Lane.SINGLE, by="shop"))[3] == repr("shop")
     assert call.script is scripts.CREATE
-    several = scripts.create_several([a_request("a"), a_request("b")], Lane.BULK, batch)
+    several = creations.create_several([a_request("a"), a_request("b")], Lane.BULK, batch)
     rows = (len(several.arguments) - 4) // 2
     assert len(call.arguments) == 4 + rows
     assert several.script is scripts.CREATE
@@ -203,18 +210,18 @@ def test_accepting_hands_over_grace_lane_batch_and_the_row(batch: str | None, na
 
 def test_reply_to_accepting_is_read_row_by_row() -> None:
     reply = [AT, "created", RECORD, "conflict"]
-    assert scripts.create_several([a_request()] * 3, Lane.SINGLE).read(reply) == [
+    assert creations.create_several([a_request()] * 3, Lane.SINGLE).read(reply) == [
         Created(result="created", now=NOW),
         Created(result="exists", now=NOW, refund=REFUND),
         Created(result="conflict", now=NOW),
     ]
-    assert scripts.create(a_request(), Lane.SINGLE).read([AT, "created"]) == Created(
+    assert creations.create(a_request(), Lane.SINGLE).read([AT, "created"]) == Created(
         result="created", now=NOW
     )
 
 
 def test_reply_to_loading_is_read_with_the_servers_time_and_the_payments_counter() -> None:
-    call = scripts.load("a")
+    call = reads.load("a")
     assert handed(call) == written("a")
     assert call.read([AT, 7, RECORD, ""]) == Loaded(now=NOW, seq="7", refund=REFUND)
     assert call.read([AT, "0", [], ""]) == Loaded(now=NOW, seq="0", refund=None)
@@ -225,9 +232,9 @@ def test_reply_to_loading_is_read_with_the_servers_time_and_the_payments_counter
 
 
 def test_claim_hands_over_everything_that_it_rests_on() -> None:
-    plain = scripts.claim("a", "send", token="t", lease=45 * SECOND)
+    plain = claims.claim("a", "send", token="t", lease=45 * SECOND)
     assert handed(plain) == written("a", "send", "t", 45_000, "", "", 0, 30_000, 15_000)
-    full = scripts.claim(
+    full = claims.claim(
         "a",
         "resend",
         token="t",
@@ -249,7 +256,7 @@ def test_claim_hands_over_everything_that_it_rests_on() -> None:
     }
     assert full.arguments[11:] == ["currency_checked", "1", "payment_shown", "1"]
     assert (
-        handed(scripts.claim("a", "replay", token="t", lease=SECOND, replay_window=-SECOND))[6]
+        handed(claims.claim("a", "replay", token="t", lease=SECOND, replay_window=-SECOND))[6]
         == "0"
     )
     assert full.script is scripts.CLAIM
@@ -257,7 +264,7 @@ def test_claim_hands_over_everything_that_it_rests_on() -> None:
 
 @pytest.mark.parametrize("body", ["body", b"body"])
 def test_reply_to_a_claim_is_read_with_body_lease_and_record(body: Any) -> None:
-    call = scripts.claim("a", "send", token="t", lease=SECOND)
+    call = claims.claim("a", "send", token="t", lease=SECOND)
     claimed = call.read(["claimed", AT, 1_500, body, RECORD, "0-a:1:b"])
     assert claimed == Claim(
         result="claimed",
@@ -280,13 +287,13 @@ def test_reply_to_a_claim_is_read_with_body_lease_and_record(body: Any) -> None:
 
 def test_claim_grows_shorter_by_the_time_that_was_spent_asking() -> None:
     claim = Claim(result="claimed", now=NOW, lease_left=HOUR)
-    assert scripts.shorter(claim, SECOND) == Claim(
+    assert claims.shorter(claim, SECOND) == Claim(
         result="claimed", now=NOW + SECOND, lease_left=HOUR - SECOND
     )
 
 
 def test_standing_claim_is_asked_for_by_id_and_token() -> None:
-    call = scripts.stands("a", "t")
+    call = claims.stands("a", "t")
     assert handed(call) == written("a", "t")
     assert (call.read(""), call.read("overtaken")) == ("", "overtaken")
 
@@ -303,7 +310,7 @@ def test_save_hands_over_the_step_and_what_it_was_decided_on() -> None:
         changes={"amount": 0, "lapses": 0, "error_code": "x", "seen": None},
         proof=True,
     )
-    call = scripts.save(refund, step, {"seen": "done", "ms": 3})
+    call = saves.save(refund, step, {"seen": "done", "ms": 3})
     assert call.script is scripts.SAVE
     arguments = handed(call)
     assert arguments[:10] == written(
@@ -340,7 +347,7 @@ def test_save_hands_over_when_the_refund_is_looked_at_next(
     delay: timedelta | None, milliseconds: int
 ) -> None:
     step = Step(to=Stage.WAITING, status=Status.PENDING, label="x", delay=delay, quiet=True)
-    arguments = handed(scripts.save(a_refund(Stage.WAITING), step))
+    arguments = handed(saves.save(a_refund(Stage.WAITING), step))
     assert arguments[2] == repr("")
     assert arguments[6:8] == written(milliseconds, "1")
     assert arguments[9] == repr("")
@@ -349,7 +356,7 @@ def test_save_hands_over_when_the_refund_is_looked_at_next(
 def test_retry_brings_a_new_body_and_key_and_waits_for_its_nudge() -> None:
     refund = a_refund(Stage.SETTLED, generation=1)
     step = Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes={"generation": 2})
-    call = scripts.save(refund, step)
+    call = saves.save(refund, step)
     assert call.arguments[6] == 600_000
     assert call.arguments[11] == request_body(refund.as_request(), 2)
     assert call.arguments[13] == ""
@@ -358,18 +365,18 @@ def test_retry_brings_a_new_body_and_key_and_waits_for_its_nudge() -> None:
     soon = Step(
         to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"generation": 2}, delay=SECOND
     )
-    assert scripts.save(refund, soon).arguments[6] == 1_000
+    assert saves.save(refund, soon).arguments[6] == 1_000
 
 
 def test_quiet_step_of_a_queued_refund_is_no_retry() -> None:
     step = Step(to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"looks": 1}, quiet=True)
-    call = scripts.save(a_refund(Stage.QUEUED), step)
+    call = saves.save(a_refund(Stage.QUEUED), step)
     assert call.arguments[6] == 0
     assert list(call.arguments[11:]) == ["", "queued", "", "looks", "1"]
 
 
 def test_reply_to_a_save_is_read_with_who_was_woken_or_is_in_the_way() -> None:
-    call = scripts.save(a_refund(), Step(to=Stage.WAITING, status=Status.PENDING, label="x"))
+    call = saves.save(a_refund(), Step(to=Stage.WAITING, status=Status.PENDING, label="x"))
     assert call.read(["saved", AT, "b"]) == Saved(result="saved", now=NOW, woken="b", other=None)
     assert call.read(["saved", AT, ""]) == Saved(result="saved", now=NOW, woken=None, other=None)
     assert call.read(["owned", AT, "b"]) == Saved(result="owned", now=NOW, woken=None, other="b")
@@ -386,13 +393,13 @@ def test_reply_to_a_save_is_read_with_who_was_woken_or_is_in_the_way() -> None:
 def test_sweep_hands_over_its_times_and_the_lanes_that_are_dry(
     dry: set[Lane], single: str, bulk: str
 ) -> None:
-    call = scripts.sweep(50, dry=frozenset(dry))
+    call = sweeps.sweep(50, dry=frozenset(dry))
     assert handed(call) == written(50, 30_000, 600_000, 15_000, single, bulk, 86_400_000, 100)
     assert call.script is scripts.SWEEP
 
 
 def test_reply_to_a_sweep_is_read_in_threes() -> None:
-    call = scripts.sweep(50, dry=frozenset())
+    call = sweeps.sweep(50, dry=frozenset())
     assert call.read([AT]) == ()
     rows = ["a", "refunds", "queued", "b", "refunds.bulk", "in_doubt", "c", "refunds.bulk"]
     assert call.read([AT, *rows, "recheck"]) == (
@@ -403,8 +410,8 @@ def test_reply_to_a_sweep_is_read_in_threes() -> None:
 
 
 def test_account_is_told_and_a_key_handed_over() -> None:
-    assert handed(scripts.account("salt")) == written("salt", "", "")
-    call = scripts.account("salt", known="p1", account="acct_1")
+    assert handed(account_facts.account("salt")) == written("salt", "", "")
+    call = account_facts.account("salt", known="p1", account="acct_1")
     assert handed(call) == written("salt", "p1", "acct_1")
     assert call.script is scripts.ACCOUNT
     told = call.read(["old", "acct_1", "p1 p2", "1"])
@@ -416,42 +423,42 @@ def test_account_is_told_and_a_key_handed_over() -> None:
 
 
 def test_payment_and_witnesses_are_asked_for_by_name() -> None:
-    call = scripts.payment("pi_1", "missing")
+    call = account_facts.payment("pi_1", "missing")
     assert (handed(call), call.script, call.read("suspect")) == (
         written("pi_1", "missing"),
         scripts.PAYMENT,
         "suspect",
     )
-    asking = scripts.witnesses(3)
+    asking = account_facts.witnesses(3)
     assert (handed(asking), asking.script) == (written(3), scripts.WITNESSES)
     assert asking.read([["re_1"], [], ["pi_1"]]) == Witnesses(
         refunds=["re_1"], seen=[], unseen=["pi_1"]
     )
-    assert (scripts.clock().script, scripts.clock().read("5")) == (scripts.CLOCK, 5)
+    assert (record_time.clock().script, record_time.clock().read("5")) == (scripts.CLOCK, 5)
 
 
 def test_smaller_operations_hand_over_what_they_are_given_and_read_it_back() -> None:
-    assert handed(scripts.give_back(("a", "b"))) == written("a", "b")
-    assert scripts.give_back(["a"]).read("2") == 2
-    assert scripts.give_back(["a"]).script is scripts.GIVE_BACK
-    siblings = scripts.siblings("pi", "a")
+    assert handed(sweeps.give_back(("a", "b"))) == written("a", "b")
+    assert sweeps.give_back(["a"]).read("2") == 2
+    assert sweeps.give_back(["a"]).script is scripts.GIVE_BACK
+    siblings = reads.siblings("pi", "a")
     assert (handed(siblings), siblings.script) == (written("pi", "a", 200), scripts.SIBLINGS)
     assert siblings.read(["1", RECORD]) == (REFUND,)
     assert siblings.read(["0"]) is None
-    blocked = scripts.block_gate(1500 * MS)
+    blocked = gate.block_gate(1500 * MS)
     assert (handed(blocked), blocked.script) == (written(1_500), scripts.BLOCK_GATE)
     assert blocked.read("1500") == 1500 * MS
-    pinned = scripts.pin("host", "mode")
+    pinned = meta.pin("host", "mode")
     assert (handed(pinned), pinned.script) == (written("host", "mode", "1"), scripts.PIN)
     assert pinned.read(["h", "m", 1]) == ("h", "m", "1")
     assert (scripts.at(None), scripts.at(NOW)) == ("", str(AT))
 
 
 def test_permits_are_asked_for_by_lane_and_read_as_moments() -> None:
-    call = scripts.permits({Lane.BULK: 3}, rate=5.0, ahead=100 * MS, bulk_share=0.7)
+    call = gate.permits({Lane.BULK: 3}, rate=5.0, ahead=100 * MS, bulk_share=0.7)
     assert handed(call) == written(5.0, 100, 0, 3, 0.7)
     assert handed(
-        scripts.permits({Lane.SINGLE: 2}, rate=5.0, ahead=SECOND, bulk_share=0.7)
+        gate.permits({Lane.SINGLE: 2}, rate=5.0, ahead=SECOND, bulk_share=0.7)
     ) == written(5.0, 1_000, 2, 0, 0.7)
     assert call.script is scripts.GATE
     assert call.read([1_500]) == Permits(moments=[], wait=1500 * MS)

@@ -29,7 +29,7 @@ from worker.model.times import to_ms
 from worker.rules import attempts, decisions, readback
 from worker.rules.attempts import VERDICT_LIFE
 from worker.rules.evidence import judge_totals
-from worker.store import scripts
+from worker.store import gate, reads
 
 ABSENT = Readback(verdict=ReadbackVerdict.ABSENT, reason="so")
 
@@ -177,7 +177,7 @@ def test_claim_without_its_stored_body_is_refused(world: World) -> None:
 
 def test_baseline_is_stored_by_the_claim(world: World) -> None:
     world.accept()
-    seen = world.store.run(scripts.load(ID))
+    seen = world.store.run(reads.load(ID))
     baseline = Baseline(refunded=0, currency="usd", remaining=None)
     claim = world.claim(seq=seen.seq, baseline=baseline)
     assert claim.claimed
@@ -189,7 +189,7 @@ def test_baseline_read_before_another_refund_of_the_payment_was_sent_is_refused(
 ) -> None:
     world.accept("one")
     world.accept("two")
-    seen = world.store.run(scripts.load("one"))
+    seen = world.store.run(reads.load("one"))
     world.attempt(NOT_DONE, "two")
     before = world.dump()
     assert (
@@ -199,7 +199,7 @@ def test_baseline_read_before_another_refund_of_the_payment_was_sent_is_refused(
         == "moved"
     )
     assert world.dump() == before
-    seen = world.store.run(scripts.load("one"))
+    seen = world.store.run(reads.load("one"))
     assert world.claim("one", seq=seen.seq).claimed
 
 
@@ -209,14 +209,14 @@ def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_
     world.accept("sibling")
     world.attempt(done_as("pending", id="re_s"), "sibling")
     world.accept("mine")
-    seen = world.store.run(scripts.load("mine"))
+    seen = world.store.run(reads.load("mine"))
     sibling = world.get("sibling")
     world.save(sibling, attempts.done(sibling, found(id="re_s"), "reply", world.now))
     world.pass_time(SECOND)
     too_early = Baseline(refunded=0, currency="usd", remaining=1000)
     assert world.claim("mine", seq=seen.seq, baseline=too_early).result == "moved"
 
-    seen = world.store.run(scripts.load("mine"))
+    seen = world.store.run(reads.load("mine"))
     claim = world.claim(
         "mine", seq=seen.seq, baseline=Baseline(refunded=500, currency="usd", remaining=500)
     )
@@ -411,7 +411,7 @@ def test_flag_for_all_holds_a_claim_back_without_version_history_or_attempt(
 
 def test_closed_gate_holds_a_claim_back_until_it_opens(world: World) -> None:
     world.accept()
-    world.store.run(scripts.block_gate(MINUTE))
+    world.store.run(gate.block_gate(MINUTE))
     before = world.dump()
     assert world.claim().result == "blocked"
     assert only_time_moved(before, world.dump())

@@ -17,7 +17,7 @@ from tests.factories import NOW, a_refund
 from tests.support.store_calls import BROKEN, LOAD, accept, asked, settings_read, wish
 from worker.model.refund import Lane, Stage
 from worker.sandbox.redis_server import ThrowawayServer
-from worker.store import commands, scripts, store
+from worker.store import commands, reads, record_time, store
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 from worker.store.store import Store
@@ -35,7 +35,7 @@ def test_disk_is_waited_for_five_seconds_and_lists_are_read_by_five_hundred() ->
 def test_the_records_time_goes_back_by_a_second_at_most() -> None:
     # A script keeps the largest time once it is a second past the one that is kept: see
     # _record.lua.
-    assert timedelta(seconds=1) == scripts.MOST_BACK
+    assert timedelta(seconds=1) == record_time.MOST_BACK
 
 
 def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days(
@@ -52,7 +52,7 @@ def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days
 
 def test_script_is_asked_for_with_prefix_clock_and_retention(sync_redis: redis.Redis) -> None:
     made = Store(sync_redis, prefix="p:", retention=timedelta(milliseconds=7))
-    call = scripts.load("a")
+    call = reads.load("a")
     assert made.raw_command(call) == ["EVALSHA", call.script.sha, 0, "p:", "", 7, "a"]
     made.now = datetime.fromtimestamp(1, NOW.tzinfo)
     assert made.raw_command(call) == ["EVALSHA", call.script.sha, 0, "p:", "1000", 7, "a"]
@@ -64,9 +64,9 @@ def test_script_is_asked_for_with_prefix_clock_and_retention(sync_redis: redis.R
 def test_calls_leave_in_one_pipeline_and_in_no_transaction(sync_redis: redis.Redis) -> None:
     records = Store(sync_redis)
     records.run(accept())
-    records.run(scripts.load("a"))
+    records.run(reads.load("a"))
     sync_redis.config_resetstat()
-    records.run_many([scripts.load("a"), scripts.load("b")])
+    records.run_many([reads.load("a"), reads.load("b")])
     records.get("a")
     records.counts()
     seen = asked(sync_redis)
@@ -77,9 +77,9 @@ def test_calls_leave_in_one_pipeline_and_in_no_transaction(sync_redis: redis.Red
 
 def test_only_the_calls_whose_script_was_forgotten_are_repeated(sync_redis: redis.Redis) -> None:
     records = Store(sync_redis, durable=False)
-    records.run(scripts.load("a"))
+    records.run(reads.load("a"))
     sync_redis.config_resetstat()
-    batch: list[Command[Any]] = [scripts.load("a"), accept(), scripts.load("b")]
+    batch: list[Command[Any]] = [reads.load("a"), accept(), reads.load("b")]
     loaded, created, again = records.run_many(batch)
     assert (loaded.refund, created.result, again.refund) == (None, "created", None)
     assert asked(sync_redis)["evalsha"] == 4
@@ -101,7 +101,7 @@ def test_pipeline_waits_for_the_disk_where_any_of_it_is_durable(sync_redis: redi
     # Once for the scripts that were unknown, once for their repetition.
     assert asked(sync_redis)["waitaof"] == 2
     sync_redis.config_resetstat()
-    records.run_many([scripts.load("a"), scripts.load("b")])
+    records.run_many([reads.load("a"), reads.load("b")])
     assert "waitaof" not in asked(sync_redis)
 
 
@@ -109,7 +109,7 @@ def test_disk_is_asked_about_before_the_first_durable_call_of_a_pipeline_and_nev
     sync_redis: redis.Redis,
 ) -> None:
     records = Store(sync_redis)
-    records.run(scripts.load("a"))
+    records.run(reads.load("a"))
     assert wish(records) is None
     records.run_many([LOAD, accept()])
     assert wish(records) is False

@@ -18,17 +18,19 @@ from worker.errors import NotDurable, NotStorable, StoreUnavailable
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.steps import Step
 from worker.rules import decisions
-from worker.store import scripts
+from worker.store import creations, record_time, saves
 from worker.store.store import Store
 
 
 def _ended(records: Store, refund_id: str) -> Refund:
     """A refund that has ended at the present moment of the records."""
     wish_of_it, records.wait_for_disk = records.wait_for_disk, False
-    records.run(scripts.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE))
+    records.run(
+        creations.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE)
+    )
     (moving,) = records.get_many([refund_id])
     assert moving is not None
-    records.run(scripts.save(moving, decisions.cancel(moving)))
+    records.run(saves.save(moving, decisions.cancel(moving)))
     (ended,) = records.get_many([refund_id])
     assert ended is not None
     records.wait_for_disk = wish_of_it
@@ -75,7 +77,7 @@ def test_an_end_that_is_known_to_be_on_disk_is_not_waited_for_a_second_time(
     records.now = NOW
     _ended(records, "a")
     # Another script may see a time that is so much earlier: what ended since might have that one.
-    records.now = NOW + scripts.MOST_BACK
+    records.now = NOW + record_time.MOST_BACK
     records.confirm()
     sync_redis.config_resetstat()
     for _ in range(3):
@@ -92,7 +94,7 @@ def test_an_end_that_may_be_later_than_what_is_known_to_be_on_disk_is_waited_for
     records.wait_for_disk = True
     records.now = NOW
     _ended(records, "a")
-    records.now = NOW + scripts.MOST_BACK - timedelta(milliseconds=1)
+    records.now = NOW + record_time.MOST_BACK - timedelta(milliseconds=1)
     records.confirm()
     sync_redis.config_resetstat()
     records.get("a")
@@ -105,7 +107,7 @@ def test_of_several_ends_the_latest_is_waited_for(sync_redis: redis.Redis) -> No
     records.wait_for_disk = True
     records.now = NOW
     _ended(records, "a")
-    records.now = NOW + scripts.MOST_BACK
+    records.now = NOW + record_time.MOST_BACK
     records.confirm()
     _ended(records, "b")
     sync_redis.config_resetstat()
@@ -121,7 +123,7 @@ def test_the_history_of_a_refund_that_goes_again_is_read_without_a_wait(
     records.wait_for_disk = False
     ended = _ended(records, "a")
     again = Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes={"generation": 2})
-    assert records.run(scripts.save(replace(ended, status=Status.FAILED), again)).result == "saved"
+    assert records.run(saves.save(replace(ended, status=Status.FAILED), again)).result == "saved"
     records.wait_for_disk = True
     sync_redis.config_resetstat()
     assert len(records.history("a")) == 3

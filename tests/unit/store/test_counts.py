@@ -29,7 +29,7 @@ from worker.model.refund import Lane, Stage
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions, readback
 from worker.rules.rechecks import changed_by_provider
-from worker.store import scripts
+from worker.store import creations
 from worker.store.records import Moves, decode
 from worker.store.store import BUCKETS, PAGE
 
@@ -96,7 +96,7 @@ def test_long_lists_are_read_page_by_page_to_the_last_id(world: World) -> None:
     ids = [f"row-{number:04}" for number in range(PAGE + 3)]
     requests = [a_request(refund_id, payment_intent=f"pi_{refund_id}") for refund_id in ids]
     created = world.store.run_many(
-        [scripts.create(request, Lane.BULK, "b1") for request in requests]
+        [creations.create(request, Lane.BULK, "b1") for request in requests]
     )
     assert {one.result for one in created} == {"created"}
     assert sorted(world.store.ids_in(["queued.bulk"])) == ids

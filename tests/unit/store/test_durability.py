@@ -1,13 +1,10 @@
-"""What an acknowledged write is worth on each kind of server, and what a server that is gone is
-called.
-"""
+"""Which servers are refused because they may forget, when that is noticed, and when it is over."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,55 +12,26 @@ import pytest
 import redis
 import redis.asyncio
 
-from tests.conftest import has_waitaof
-from tests.factories import a_request
-from tests.support.store_world import LEASE
-from worker.errors import NotDurable, SettingsError, StoreRefused, StoreUnavailable
-from worker.model.refund import Lane
+from tests.unit.store.faulty_servers import (
+    accept,
+    claim,
+    client_of,
+    filled,
+    rewriting_for_long,
+    waits,
+)
+from worker.errors import NotDurable
 from worker.sandbox.redis_server import ThrowawayServer, running_server
-from worker.store import connection, durability, flags, scripts
+from worker.store import durability, flags, reads, sweeps
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 from worker.store.store import Store
-
-PASSWORD = "hunter2-do-not-print"
-
-
-def accept(refund_id: str = "a") -> Command[scripts.Created]:
-    return scripts.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE)
-
-
-def claim(refund_id: str = "a") -> Command[scripts.Claim]:
-    return scripts.claim(refund_id, "send", token="t", lease=LEASE)
 
 
 @pytest.fixture(scope="module")
 def forgetful() -> Iterator[ThrowawayServer]:
     with running_server(appendonly="no") as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def lazy(
-    waitaof: None,  # noqa: ARG001 - without it the server is refused
-) -> Iterator[ThrowawayServer]:
-    with running_server(appendfsync="everysec") as server:
-        yield server
-
-
-@contextmanager
-def client_of(server: ThrowawayServer) -> Iterator[redis.Redis]:
-    """A client of the emptied server, its statistics begun anew."""
-    with redis.Redis.from_url(server.url, decode_responses=True) as client:
-        client.flushall()
-        client.config_resetstat()
-        yield client
-
-
-def waits(client: redis.Redis) -> int:
-    """How often the server was asked to wait for its disk."""
-    statistics: Any = client.info("commandstats")
-    return int(statistics.get("cmdstat_waitaof", {"calls": 0})["calls"])
 
 
 def test_server_without_an_append_only_file_is_refused_before_anything_is_written(
@@ -103,7 +71,7 @@ def test_server_without_an_append_only_file_serves_where_memory_is_enough(
 
 def test_reading_asks_for_no_durability(forgetful: ThrowawayServer) -> None:
     with client_of(forgetful) as client:
-        assert Store(client).run(scripts.load("nobody")).refund is None
+        assert Store(client).run(reads.load("nobody")).refund is None
 
 
 async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(
@@ -111,31 +79,13 @@ async def test_reading_is_not_refused_for_a_durable_write_that_leaves_beside_it(
 ) -> None:
     async with redis.asyncio.Redis.from_url(forgetful.url, decode_responses=True) as client:
         store = AsyncStore(client)
-        read = asyncio.create_task(store.run(scripts.load("nobody")))
+        read = asyncio.create_task(store.run(reads.load("nobody")))
         write = asyncio.create_task(store.run(accept()))
-        other = asyncio.create_task(store.run(scripts.siblings("pi_none", "nobody")))
+        other = asyncio.create_task(store.run(reads.siblings("pi_none", "nobody")))
         with pytest.raises(NotDurable):
             await write
         assert (await read).refund is None
         assert await other == ()
-
-
-async def test_reading_is_not_refused_for_a_write_beside_it_that_is_not_on_disk_in_time(
-    lazy: ThrowawayServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("worker.store.commands.WAITAOF_MS", 10)
-    async with redis.asyncio.Redis.from_url(lazy.url, decode_responses=True) as client:
-        store = AsyncStore(client)
-        await store.require_durable()
-        await client.config_set("appendfsync", "no")
-        try:
-            read = asyncio.create_task(store.run(scripts.load("nobody")))
-            write = asyncio.create_task(store.run(accept("late")))
-            with pytest.raises(StoreUnavailable):
-                await write
-            assert (await read).refund is None
-        finally:
-            await client.config_set("appendfsync", "everysec")
 
 
 @pytest.fixture
@@ -247,7 +197,7 @@ async def test_after_a_check_that_failed_no_durable_write_is_made_until_one_succ
             with pytest.raises(NotDurable):
                 await store.run(accept("b"))
             assert not admin.exists("refunds:refund:b")
-            saved = scripts.give_back(["a"])
+            saved = sweeps.give_back(["a"])
             assert await store.run(saved) == 1
             admin.config_set(setting, right)
             rewritten(admin)
@@ -275,218 +225,6 @@ def test_a_rewrite_without_a_fault_refuses_nothing() -> None:
     with running_server() as server, client_of(server) as client:
         rewriting_for_long(server, client)
         assert Store(client).run(accept()).result == "created"
-
-
-def test_write_waits_for_the_disk_where_the_server_flushes_only_now_and_then(
-    lazy: ThrowawayServer,
-) -> None:
-    with client_of(lazy) as client:
-        store = Store(client)
-        assert store.run(accept()).result == "created"
-        assert store.run(claim()).claimed
-        assert waits(client) >= 2
-        assert store.wait_for_disk
-
-
-async def test_write_on_the_loop_waits_for_the_disk_too(lazy: ThrowawayServer) -> None:
-    async with redis.asyncio.Redis.from_url(lazy.url, decode_responses=True) as client:
-        await client.flushall()
-        await client.config_resetstat()
-        store = AsyncStore(client)
-        assert (await store.run(accept())).result == "created"
-        assert (await store.run(claim())).claimed
-        assert store.wait_for_disk
-    with redis.Redis.from_url(lazy.url, decode_responses=True) as watcher:
-        assert waits(watcher) >= 2
-
-
-def test_server_that_flushes_now_and_then_is_refused_if_it_cannot_be_waited_for(
-    redis_server: ThrowawayServer,
-) -> None:
-    with running_server(appendfsync="everysec") as server, client_of(server) as client:
-        store = Store(client)
-        if has_waitaof(redis_server.url):
-            assert store.run(accept()).result == "created"
-            assert waits(client) > 1  # the first one only asks whether it is known
-        else:
-            with pytest.raises(NotDurable, match="set 'appendfsync always'"):
-                store.run(accept())
-            assert client.dbsize() == 0
-
-
-def filled(client: redis.Redis) -> None:
-    """Fill the server, so that it rewrites its file so slowly that the test is over before the
-    rewrite is.
-    """
-    with client.pipeline(transaction=False) as pipeline:
-        for number in range(2000):
-            pipeline.set(f"filler:{number}", "x" * 100)
-        pipeline.execute()
-    client.config_set("rdb-key-save-delay", "10000")
-
-
-def rewriting_for_long(server: ThrowawayServer, client: redis.Redis) -> None:
-    """Let the filled server begin to rewrite its file."""
-    filled(client)
-    client.bgrewriteaof()
-    persistence: Any = client.info("persistence")
-    assert persistence["aof_rewrite_in_progress"] == 1, server.url
-
-
-def test_nothing_is_accepted_before_its_disk_while_a_server_that_does_not_flush_rewrites(
-    waitaof: None,  # noqa: ARG001 - an older one is refused
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("worker.store.commands.WAITAOF_MS", 50)
-    with running_server(no_appendfsync_on_rewrite="yes") as server, client_of(server) as client:
-        rewriting_for_long(server, client)
-        with pytest.raises(StoreUnavailable):
-            Store(client).run(accept())
-
-
-def test_a_server_that_is_told_not_to_flush_in_a_rewrite_is_asked_to_wait_from_then_on(
-    waitaof: None,  # noqa: ARG001 - an older one is refused
-) -> None:
-    with running_server() as server, client_of(server) as client:
-        store = Store(client)
-        asked = []
-        for told in ("no", "yes", "no"):
-            client.config_set("no-appendfsync-on-rewrite", told)
-            store.require_durable()
-            asked.append(store.wait_for_disk)
-        assert asked == [False, True, False]
-
-
-def test_one_wait_covers_a_whole_pipeline(lazy: ThrowawayServer) -> None:
-    with client_of(lazy) as client:
-        store = Store(client)
-        store.run(accept("warm"))
-        client.config_resetstat()
-        store.run_many([accept(f"r{number}") for number in range(50)])
-        assert waits(client) == 1
-
-
-def written(client: redis.Redis) -> int:
-    """How far the server's writes have come.
-
-    Waiting for the disk waits for what a client itself moved it by.
-    """
-    replication: Any = client.info("replication")
-    return int(replication["master_repl_offset"])
-
-
-@pytest.mark.parametrize("repeated", [accept, claim], ids=["accept", "claim"])
-def test_repeat_on_a_new_connection_waits_for_what_the_first_one_wrote(
-    lazy: ThrowawayServer, repeated: Callable[[], Command[Any]]
-) -> None:
-    with client_of(lazy) as first, redis.Redis.from_url(lazy.url, decode_responses=True) as second:
-        lost = Store(first)
-        lost.wait_for_disk = False
-        lost.run(accept())
-        lost.run(repeated())
-        asked_again = Store(second)
-        asked_again.require_durable()
-        first.config_resetstat()
-        before = written(second)
-        assert asked_again.run(repeated()).result in {"exists", "claimed"}
-        assert written(second) > before
-        assert waits(first) == 1
-
-
-def test_server_that_writes_each_reply_through_needs_no_wait(redis_server: ThrowawayServer) -> None:
-    with client_of(redis_server) as client:
-        store = Store(client)
-        assert store.run(accept()).result == "created"
-        assert store.wait_for_disk is False
-        assert waits(client) == 0
-
-
-@pytest.mark.parametrize("appendfsync", ["always", "everysec"])
-def test_what_was_accepted_and_claimed_survives_a_crash_of_the_server(
-    appendfsync: str, request: pytest.FixtureRequest
-) -> None:
-    if appendfsync == "everysec":
-        request.getfixturevalue("waitaof")
-    with running_server(appendfsync=appendfsync) as server, client_of(server) as client:
-        store = Store(client)
-        store.run(accept())
-        claimed = store.run(claim())
-        server.kill()
-        server.restart()
-        assert claimed.refund is not None
-        assert store.get("a") == claimed.refund
-        again = store.run(claim())
-        assert (again.result, again.body) == ("claimed", claimed.body)
-
-
-@pytest.mark.parametrize(
-    ("trouble", "told"),
-    [("full", "from 90 % on no new refund is accepted"), ("read-only", "refuses commands now")],
-)
-def test_server_that_is_full_or_read_only_is_away(trouble: str, told: str) -> None:
-    with running_server() as server, connection.connect(server.url) as client:
-        store = Store(client)
-        store.run(accept())
-        if trouble == "full":
-            client.config_set("maxmemory", "1")
-        else:
-            client.replicaof("127.0.0.1", 1)
-        with pytest.raises(StoreUnavailable, match=told):
-            store.run(accept("b"))
-
-
-UNREADABLE = [f"redis://user:sec/{PASSWORD}@host/0", f"redis://:p[{PASSWORD}]s@host/0"]
-
-
-@pytest.mark.parametrize("url", UNREADABLE, ids=["slash", "brackets"])
-def test_address_whose_password_was_not_encoded_is_refused_without_showing_any_of_it(
-    url: str,
-) -> None:
-    for connect in (connection.connect, connection.connect_async):
-        with pytest.raises(SettingsError, match="percent-encoded") as caught:
-            connect(url)
-        assert PASSWORD not in str(caught.value)
-        assert "sec" not in str(caught.value)
-    assert connection.address_of(url) == "REFUNDS_REDIS_URL"
-
-
-def test_server_that_is_gone_is_named_without_its_password() -> None:
-    with running_server() as server:
-        url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
-        place = connection.address_of(url)
-        port = server.port
-    store = Store(connection.connect(url), address=place)
-    for ask in (
-        lambda: store.run(accept()),
-        lambda: store.get("a"),
-        lambda: list(store.ids_in(["queued"])),
-    ):
-        with pytest.raises(StoreUnavailable) as caught:
-            ask()
-        assert f"127.0.0.1:{port}" in str(caught.value)
-        assert PASSWORD not in str(caught.value)
-    store.redis.close()
-
-
-async def test_server_that_is_gone_is_named_without_its_password_on_the_loop_too() -> None:
-    with running_server() as server:
-        url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
-    store = AsyncStore(connection.connect_async(url), address=connection.address_of(url))
-    with pytest.raises(StoreUnavailable, match="cannot be reached") as caught:
-        await store.run(accept())
-    assert PASSWORD not in str(caught.value)
-    await store.close()
-
-
-def test_server_that_refuses_the_password_says_so_without_showing_it() -> None:
-    with running_server() as server, client_of(server) as client:
-        url = server.url.replace("redis://", f"redis://:{PASSWORD}@")
-        client.config_set("requirepass", "another-one")
-        store = Store(connection.connect(url), address=connection.address_of(url))
-        with pytest.raises(StoreRefused, match="refuses the credentials") as caught:
-            store.get("a")
-        assert PASSWORD not in str(caught.value)
-        store.redis.close()
 
 
 def checks_that(monkeypatch: pytest.MonkeyPatch, name: str, ends: list[bool]) -> list[bool]:

@@ -11,9 +11,9 @@ import pytest
 from tests.factories import MINUTE, NOW, SECOND, a_request
 from tests.support.store_world import ID, World
 from worker.model.refund import Lane
-from worker.store import scripts
+from worker.store import creations, gate, meta, reads
+from worker.store.gate import Permits
 from worker.store.records import SCHEMA_VERSION
-from worker.store.scripts import Permits
 
 RATE = 100
 AHEAD = timedelta(milliseconds=100)
@@ -33,7 +33,7 @@ def told(
     world: World, *, single: int = 0, bulk: int = 0, rate: float = RATE, ahead: timedelta = AHEAD
 ) -> Permits:
     wanted = {Lane.SINGLE: single, Lane.BULK: bulk}
-    return world.store.run(scripts.permits(wanted, rate=rate, ahead=ahead, bulk_share=SHARE))
+    return world.store.run(gate.permits(wanted, rate=rate, ahead=ahead, bulk_share=SHARE))
 
 
 def over(
@@ -115,16 +115,16 @@ def test_slow_rate_gives_one_moment_and_says_when_to_ask_for_the_next(world: Wor
 
 @pytest.mark.parametrize("rate", [0, 10])
 def test_closed_gate_lets_nobody_through_until_it_opens(world: World, rate: float) -> None:
-    assert world.store.run(scripts.block_gate(MINUTE)) == MINUTE
+    assert world.store.run(gate.block_gate(MINUTE)) == MINUTE
     assert told(world, single=1, rate=rate) == Permits(moments=[], wait=MINUTE)
     world.pass_time(MINUTE)
     assert len(asked(world, single=1, rate=rate)) == 1
 
 
 def test_shorter_block_does_not_open_a_closed_gate_sooner(world: World) -> None:
-    world.store.run(scripts.block_gate(MINUTE))
+    world.store.run(gate.block_gate(MINUTE))
     world.pass_time(SECOND)
-    assert world.store.run(scripts.block_gate(SECOND)) == MINUTE - SECOND
+    assert world.store.run(gate.block_gate(SECOND)) == MINUTE - SECOND
 
 
 def test_gate_that_was_closed_opens_slower_and_comes_back_to_the_rate_by_itself(
@@ -132,7 +132,7 @@ def test_gate_that_was_closed_opens_slower_and_comes_back_to_the_rate_by_itself(
 ) -> None:
     for _ in range(5):
         # Refused together, they count once.
-        world.store.run(scripts.block_gate(SECOND))
+        world.store.run(gate.block_gate(SECOND))
     world.pass_time(SECOND)
     first = len(over(world, SECOND, single=50))
     assert 0.85 * RATE <= first <= 0.98 * RATE
@@ -149,21 +149,21 @@ def test_schedule_of_which_nothing_was_taken_stays_as_it_is(world: World) -> Non
 
 
 def test_with_no_rate_set_a_closed_gate_opens_at_full_speed(world: World) -> None:
-    world.store.run(scripts.block_gate(SECOND))
+    world.store.run(gate.block_gate(SECOND))
     world.pass_time(SECOND)
     assert asked(world, bulk=1000, rate=0) == [(Lane.BULK, world.now)] * 1000
 
 
 def test_gate_gets_slower_with_every_refusal_but_never_stops(world: World) -> None:
     for _ in range(100):
-        world.store.run(scripts.block_gate(SECOND))
+        world.store.run(gate.block_gate(SECOND))
         world.pass_time(2 * SECOND)
     assert 0.05 * RATE <= len(over(world, SECOND, single=50)) <= 0.3 * RATE
 
 
 def test_provider_is_pinned_by_whoever_comes_first(world: World) -> None:
-    assert world.store.run(scripts.pin("one.test", "test")) == ("one.test", "test", SCHEMA_VERSION)
-    assert world.store.run(scripts.pin("two.test", "live")) == ("one.test", "test", SCHEMA_VERSION)
+    assert world.store.run(meta.pin("one.test", "test")) == ("one.test", "test", SCHEMA_VERSION)
+    assert world.store.run(meta.pin("two.test", "live")) == ("one.test", "test", SCHEMA_VERSION)
 
 
 def test_scripts_that_the_server_forgot_are_loaded_again(world: World) -> None:
@@ -171,13 +171,13 @@ def test_scripts_that_the_server_forgot_are_loaded_again(world: World) -> None:
     world.redis.script_flush()
     assert world.claim().claimed
     world.redis.script_flush()
-    mixed = world.store.run_many([scripts.load(ID), scripts.load("nobody")])
+    mixed = world.store.run_many([reads.load(ID), reads.load("nobody")])
     assert [bool(loaded.refund) for loaded in mixed] == [True, False]
 
 
 def test_pipeline_gives_results_in_the_order_of_its_calls(world: World) -> None:
     requests = [a_request(f"r{number}", payment_intent=f"pi_{number}") for number in (2, 0, 1)]
-    batch = [scripts.create(request, Lane.SINGLE) for request in requests for _ in range(2)]
+    batch = [creations.create(request, Lane.SINGLE) for request in requests for _ in range(2)]
     assert [created.result for created in world.store.run_many(batch)] == ["created", "exists"] * 3
     assert [refund and refund.refund_id for refund in world.store.get_many(["r0", "r1", "r2"])] == [
         "r0",

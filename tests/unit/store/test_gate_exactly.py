@@ -11,8 +11,8 @@ from tests.factories import HOUR, SECOND
 from tests.support.store_world import World
 from worker.model.refund import Lane
 from worker.model.times import to_ms
-from worker.store import scripts
-from worker.store.scripts import Permits
+from worker.store import gate
+from worker.store.gate import Permits
 
 AHEAD = timedelta(milliseconds=100)
 MS = timedelta(milliseconds=1)
@@ -29,7 +29,7 @@ def told(
     world: World, *, single: int = 0, bulk: int = 0, rate: float = 100, share: float = 0.7
 ) -> Permits:
     wanted = {ONE: single, BULK: bulk}
-    return world.store.run(scripts.permits(wanted, rate=rate, ahead=AHEAD, bulk_share=share))
+    return world.store.run(gate.permits(wanted, rate=rate, ahead=AHEAD, bulk_share=share))
 
 
 def away(permits: Permits) -> list[float]:
@@ -118,7 +118,7 @@ def test_schedule_is_forgotten_an_hour_after_it_was_used(world: World) -> None:
 
 
 def block(world: World, wait: timedelta) -> timedelta:
-    return world.store.run(scripts.block_gate(wait))
+    return world.store.run(gate.block_gate(wait))
 
 
 def test_pace_after_a_refusal_comes_back_by_a_fiftieth_a_second(world: World) -> None:

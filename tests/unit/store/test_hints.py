@@ -17,9 +17,9 @@ from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions
-from worker.store import rechecks, scripts
+from worker.store import claims, reads, rechecks, sweeps
 from worker.store.rechecks import Hinted
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 NAMED = Hint(provider_refund_id="re_9", refund_id=ID, payment_intent=PAYMENT)
 
@@ -48,7 +48,7 @@ def test_event_about_an_unsent_refund_makes_it_due_and_no_claim_is_granted(world
 
 @pytest.mark.parametrize("kind", ["replay", "resend"])
 def test_event_about_a_refund_in_doubt_makes_it_due_and_no_claim_is_granted(
-    world: World, kind: scripts.ClaimKind
+    world: World, kind: claims.ClaimKind
 ) -> None:
     world.accept()
     world.attempt(MAYBE)
@@ -63,9 +63,9 @@ def test_event_about_a_refund_in_doubt_makes_it_due_and_no_claim_is_granted(
 def test_event_during_an_attempt_is_noted_and_forbids_a_further_try(world: World) -> None:
     world.accept()
     claim = world.claim()
-    assert world.store.run(scripts.stands(ID, claim.token)) == ""
+    assert world.store.run(claims.stands(ID, claim.token)) == ""
     assert hint(world) == Hinted(result="hinted")
-    assert world.store.run(scripts.stands(ID, claim.token)) == "hinted"
+    assert world.store.run(claims.stands(ID, claim.token)) == "hinted"
     world.end(claim, MAYBE)
     assert (world.get().stage, world.get().candidates) == (Stage.IN_DOUBT, ("re_9",))
     world.check()
@@ -209,7 +209,7 @@ def test_recheck_without_an_answer_waits_longer_each_time_and_is_then_given_up(
     for _ in range(4):
         (taken,) = world.sweep()
         assert taken.stage is None
-        recheck = world.store.run(scripts.load(ID)).recheck
+        recheck = world.store.run(reads.load(ID)).recheck
         ended = world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck))
         waits.append((ended.result, ended.wait))
         world.pass_time(ended.wait)
@@ -226,7 +226,7 @@ def test_recheck_without_an_answer_waits_longer_each_time_and_is_then_given_up(
 def test_recheck_of_an_unsent_refund_without_an_answer_holds_it_back(world: World) -> None:
     world.accept()
     hint(world)
-    recheck = world.store.run(scripts.load(ID)).recheck
+    recheck = world.store.run(reads.load(ID)).recheck
     world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck))
     assert world.get().next_check_at == world.now + timedelta(minutes=1)
     assert world.swept(dry=frozenset(Lane)) == []
@@ -262,7 +262,7 @@ def test_candidate_of_a_refund_that_is_being_sent_waits_for_the_end_of_the_attem
     hint(world)
     world.pass_time(rechecks.REST)
     assert world.swept() == []
-    assert world.score("rechecks", ID) == world.now + scripts.SWEEP_HOLD
+    assert world.score("rechecks", ID) == world.now + sweeps.SWEEP_HOLD
 
 
 @pytest.mark.parametrize(("status", "is_read"), [("succeeded", False), ("failed", True)])
@@ -282,7 +282,7 @@ def test_recheck_that_a_worker_took_and_never_ended_is_taken_again(world: World)
     hint(world)
     assert world.swept() == [ID]
     assert world.swept() == []
-    world.pass_time(scripts.SWEEP_HOLD)
+    world.pass_time(sweeps.SWEEP_HOLD)
     assert world.swept() == [ID]
 
 
@@ -290,7 +290,7 @@ def test_event_that_comes_while_a_refund_is_read_is_not_forgotten(world: World) 
     world.accept()
     world.attempt(done_as("succeeded", id="re_9"))
     hint(world)
-    recheck = world.store.run(scripts.load(ID)).recheck
+    recheck = world.store.run(reads.load(ID)).recheck
     world.pass_time(SECOND)
     hint(world)
     world.store.run(rechecks.rechecked(ID, answered=True, recheck=recheck))
@@ -320,7 +320,7 @@ def test_sweep_takes_rechecks_last_and_at_most_a_hundred(world: World) -> None:
     world.pass_time(VERIFY.settle)
     taken = world.sweep(500)
     assert [one.refund_id for one in taken[:1]] == [ID]
-    assert len(taken) == 1 + scripts.MOST_RECHECKS
+    assert len(taken) == 1 + sweeps.MOST_RECHECKS
     assert len(world.sweep(15)) == 15
 
 

@@ -17,7 +17,7 @@ from tests.support.store_world import ID, World
 from worker.cli import render
 from worker.model.refund import Stage
 from worker.rules import attempts
-from worker.store import scripts
+from worker.store import saves
 
 FIRST, MOST = 100, 500
 KEY = f"refunds:history:{ID}"
@@ -66,7 +66,7 @@ def test_many_attempts_keep_the_first_moves_and_the_newest(world: World) -> None
         every += world.store.history(ID)[-1:]
         step = attempts.after_attempt(claim.refund, NOT_DONE, patient, world.now, 0)
         world.store.run(
-            scripts.save(claim.refund, step, {"attempt": claim.refund.attempts, "http_status": 429})
+            saves.save(claim.refund, step, {"attempt": claim.refund.attempts, "http_status": 429})
         )
         every += world.store.history(ID)[-1:]
         world.pass_time(SECOND)

@@ -13,7 +13,7 @@ from redis import exceptions
 from tests.support.store_calls import BROKEN, accept, asked, settings_read, wish
 from worker.errors import NotDurable, StoreUnavailable
 from worker.model.times import from_ms
-from worker.store import async_store, scripts
+from worker.store import async_store, reads, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 
@@ -28,9 +28,9 @@ def loop_store(async_redis: redis.asyncio.Redis) -> AsyncStore:
 async def test_calls_on_the_loop_leave_in_no_transaction(
     loop_store: AsyncStore, sync_redis: redis.Redis
 ) -> None:
-    await loop_store.run(scripts.load("a"))
+    await loop_store.run(reads.load("a"))
     sync_redis.config_resetstat()
-    await asyncio.gather(*(loop_store.run(scripts.load(name)) for name in "ab"))
+    await asyncio.gather(*(loop_store.run(reads.load(name)) for name in "ab"))
     seen = asked(sync_redis)
     assert seen["evalsha"] == 2
     assert not {"multi", "exec", "script|load"} & set(seen)
@@ -39,12 +39,12 @@ async def test_calls_on_the_loop_leave_in_no_transaction(
 async def test_only_the_calls_on_the_loop_whose_script_was_forgotten_are_repeated(
     loop_store: AsyncStore, sync_redis: redis.Redis
 ) -> None:
-    await loop_store.run(scripts.load("a"))
+    await loop_store.run(reads.load("a"))
     sync_redis.config_resetstat()
     results = await asyncio.gather(
-        loop_store.run(scripts.load("a")),
+        loop_store.run(reads.load("a")),
         loop_store.run(accept()),
-        loop_store.run(scripts.siblings("pi", "a")),
+        loop_store.run(reads.siblings("pi", "a")),
     )
     assert (results[0].refund, results[1].result, results[2]) == (None, "created", ())
     assert asked(sync_redis)["evalsha"] == 5
@@ -53,7 +53,7 @@ async def test_only_the_calls_on_the_loop_whose_script_was_forgotten_are_repeate
 async def test_at_most_so_many_calls_leave_in_one_pipeline(
     loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await loop_store.run(scripts.load("a"))
+    await loop_store.run(reads.load("a"))
     sizes: list[int] = []
     execute = loop_store._execute
 
@@ -62,14 +62,14 @@ async def test_at_most_so_many_calls_leave_in_one_pipeline(
         return await execute(group)
 
     monkeypatch.setattr(loop_store, "_execute", counted)
-    await asyncio.gather(*(loop_store.run(scripts.load("a")) for _ in range(600)))
+    await asyncio.gather(*(loop_store.run(reads.load("a")) for _ in range(600)))
     assert sizes == [256, 256, 88]
 
 
 async def test_no_more_than_three_pipelines_are_under_way_at_a_time(
     loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await loop_store.run(scripts.load("a"))
+    await loop_store.run(reads.load("a"))
     under_way, most = 0, 0
     execute = loop_store._execute
 
@@ -84,7 +84,7 @@ async def test_no_more_than_three_pipelines_are_under_way_at_a_time(
     monkeypatch.setattr(loop_store, "_execute", counted)
     asked_for = []
     for _ in range(20):
-        asked_for.append(asyncio.create_task(loop_store.run(scripts.load("a"))))
+        asked_for.append(asyncio.create_task(loop_store.run(reads.load("a"))))
         await asyncio.sleep(0)
     await asyncio.gather(*asked_for)
     assert most == async_store.TRIPS == 3
@@ -99,17 +99,17 @@ async def test_group_on_the_loop_waits_for_the_disk_where_any_of_it_is_durable(
     assert await async_redis.script_exists(scripts.LOAD.sha, scripts.CREATE.sha) == [True, True]
     records.wait_for_disk = True
     sync_redis.config_resetstat()
-    loaded, created = await asyncio.gather(records.run(scripts.load("a")), records.run(accept()))
+    loaded, created = await asyncio.gather(records.run(reads.load("a")), records.run(accept()))
     assert (loaded.refund, created.result) == (None, "created")
     assert asked(sync_redis)["waitaof"] == 1
-    await records.run(scripts.load("a"))
+    await records.run(reads.load("a"))
     assert asked(sync_redis)["waitaof"] == 1
 
 
 async def test_call_made_in_the_moment_in_which_every_pipeline_ends_is_not_left_waiting(
     loop_store: AsyncStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await loop_store.run(scripts.load("a"))
+    await loop_store.run(reads.load("a"))
     go, execute, held_back = asyncio.Event(), loop_store._execute, asyncio.Semaphore(0)
 
     async def held(group: Any) -> list[Any]:
@@ -120,7 +120,7 @@ async def test_call_made_in_the_moment_in_which_every_pipeline_ends_is_not_left_
 
     async def loaded(times: int) -> None:
         for _ in range(times):
-            await loop_store.run(scripts.load("a"))
+            await loop_store.run(reads.load("a"))
 
     monkeypatch.setattr(loop_store, "_execute", held)
     asked_for = []
@@ -139,9 +139,9 @@ async def test_disk_on_the_loop_is_asked_about_once_and_anew_where_it_is_demande
     async_redis: redis.asyncio.Redis, sync_redis: redis.Redis
 ) -> None:
     records = AsyncStore(async_redis)
-    await records.run(scripts.load("a"))
+    await records.run(reads.load("a"))
     assert wish(records) is None
-    await asyncio.gather(records.run(scripts.load("a")), records.run(accept()))
+    await asyncio.gather(records.run(reads.load("a")), records.run(accept()))
     assert wish(records) is False
     sync_redis.config_resetstat()
     await records.run(accept("b"))
@@ -183,12 +183,12 @@ async def test_disk_that_was_not_reached_is_an_error_of_those_alone_who_wanted_i
             AsyncStore.check_disk(records, reply)
 
         monkeypatch.setattr(records, "check_disk", answered)
-        nobody: Command[Any] = scripts.load("nobody")
+        nobody: Command[Any] = reads.load("nobody")
         results: Any = await asyncio.gather(
             records.run(nobody), records.run(accept()), return_exceptions=True
         )
         assert isinstance(results[1], error)
-        assert isinstance(results[0], scripts.Loaded)
+        assert isinstance(results[0], reads.Loaded)
         assert results[0].refund is None
 
 
@@ -202,11 +202,11 @@ async def test_server_that_is_gone_is_away_to_each_caller_and_serves_again_when_
 
         gone.setattr(loop_store, "_execute", refused)
         results = await asyncio.gather(
-            *(loop_store.run(scripts.load(name)) for name in "abc"), return_exceptions=True
+            *(loop_store.run(reads.load(name)) for name in "abc"), return_exceptions=True
         )
         assert [type(result) for result in results] == [StoreUnavailable] * 3
         assert "cannot be reached" in str(results[0])
-    assert (await loop_store.run(scripts.load("a"))).refund is None
+    assert (await loop_store.run(reads.load("a"))).refund is None
 
 
 async def test_error_that_says_nothing_of_the_server_stays_what_it_is(
@@ -271,7 +271,7 @@ async def test_each_beat_notes_the_time_of_the_records(loop_store: AsyncStore) -
 
 
 async def test_closing_a_store_closes_its_client(loop_store: AsyncStore) -> None:
-    pending = asyncio.create_task(loop_store.run(scripts.load("a")))
+    pending = asyncio.create_task(loop_store.run(reads.load("a")))
     await asyncio.sleep(0)
     closed: list[bool] = []
     close = loop_store.redis.aclose

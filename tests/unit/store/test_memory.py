@@ -16,7 +16,17 @@ from tests.factories import a_request, done_as
 from tests.support.store_world import ID, World
 from worker.errors import StoreFull, StoreUnavailable
 from worker.model.refund import Lane
-from worker.store import flags, scripts
+from worker.store import (
+    account_facts,
+    audit,
+    creations,
+    flags,
+    gate,
+    meta,
+    reads,
+    record_time,
+    sweeps,
+)
 from worker.store.async_store import AsyncStore
 from worker.store.connection import is_away, redis_errors
 from worker.store.store import Store
@@ -75,7 +85,7 @@ def test_one_new_refund_among_known_ones_is_not_accepted_either(
     full_world.accept("a")
     fill(95)
     with pytest.raises(StoreFull):
-        full_world.store.run(scripts.create_several([a_request("a"), a_request("b")], Lane.BULK))
+        full_world.store.run(creations.create_several([a_request("a"), a_request("b")], Lane.BULK))
     assert full_world.store.get("b") is None
 
 
@@ -129,9 +139,9 @@ def test_whatever_was_claimed_is_saved_and_swept_on_a_full_server(
     fill(percentage)
     assert full_world.end(claimed, done_as()).result == "saved"
     assert full_world.get().settled
-    full_world.pass_time(scripts.NUDGE_GRACE)
+    full_world.pass_time(sweeps.NUDGE_GRACE)
     assert full_world.swept() == ["later"]
-    assert full_world.store.run(scripts.give_back(["later"])) == 1
+    assert full_world.store.run(sweeps.give_back(["later"])) == 1
 
 
 def test_the_same_claim_asked_twice_is_given_twice_on_a_full_server(
@@ -149,11 +159,11 @@ def test_the_gate_gives_and_closes_and_the_provider_is_pinned_on_a_full_server(
 ) -> None:
     fill(OVER)
     given = full_world.store.run(
-        scripts.permits({Lane.SINGLE: 1}, rate=10, ahead=scripts.LOST_NUDGE, bulk_share=0.5)
+        gate.permits({Lane.SINGLE: 1}, rate=10, ahead=sweeps.LOST_NUDGE, bulk_share=0.5)
     )
     assert len(given.moments) == 1
-    assert full_world.store.run(scripts.block_gate(scripts.LOST_NUDGE)) == scripts.LOST_NUDGE
-    assert full_world.store.run(scripts.pin("h", "test"))[:2] == ("h", "test")
+    assert full_world.store.run(gate.block_gate(sweeps.LOST_NUDGE)) == sweeps.LOST_NUDGE
+    assert full_world.store.run(meta.pin("h", "test"))[:2] == ("h", "test")
 
 
 def test_the_stop_button_works_on_a_full_server(
@@ -164,14 +174,17 @@ def test_the_stop_button_works_on_a_full_server(
     assert (changed, state.paused_by, state.paused_at) == (True, "ann", full_world.now)
     changed, state = flags.pause(full_world.store, "bob")
     assert (changed, state.paused_by) == (False, "ann")
-    assert flags.resume(full_world.store).paused_by == "ann"
+    assert flags.resume(full_world.store)[1].paused_by == "ann"
+    deed = audit.Deed(by="ann", via="api", address="", action="pause")
+    assert audit.carry_out(full_world.store, deed, lambda: flags.pause(full_world.store, "ann"))[0]
+    assert [each.result for each in audit.entries(full_world.store)] == ["done"]
 
 
 def test_how_a_refund_ended_is_confirmed_on_a_full_server(
     full_world: World, fill: Callable[[float], None]
 ) -> None:
     fill(OVER)
-    assert full_world.store.run(scripts.confirm()) == full_world.now - scripts.MOST_BACK
+    assert full_world.store.run(record_time.confirm()) == full_world.now - record_time.MOST_BACK
 
 
 def test_whose_account_it_is_is_noted_and_vouched_for_on_a_full_server(
@@ -179,11 +192,11 @@ def test_whose_account_it_is_is_noted_and_vouched_for_on_a_full_server(
 ) -> None:
     run = full_world.store.run
     fill(OVER)
-    assert run(scripts.payment("pi_1", "shown")) == "shown"
-    assert [run(scripts.payment("pi_1", "certain")) for _ in range(2)] == ["raised", "lost"]
+    assert run(account_facts.payment("pi_1", "shown")) == "shown"
+    assert [run(account_facts.payment("pi_1", "certain")) for _ in range(2)] == ["raised", "lost"]
     assert flags.vouch_for_account(full_world.store).account_lost_payment == "pi_1"
-    assert run(scripts.payment("pi_1", "certain")) == "unseen"
-    facts = run(scripts.account("salt", known="p1"))
+    assert run(account_facts.payment("pi_1", "certain")) == "unseen"
+    facts = run(account_facts.account("salt", known="p1"))
     assert (facts.salt, facts.prints) == ("salt", frozenset({"p1"}))
 
 
@@ -192,7 +205,7 @@ def test_a_payment_is_noted_on_a_full_server(
     full_world: World, fill: Callable[[float], None], found: Any
 ) -> None:
     fill(OVER)
-    assert full_world.store.run(scripts.payment("pi_1", found)) == found
+    assert full_world.store.run(account_facts.payment("pi_1", found)) == found
 
 
 async def test_a_refused_key_is_noted_on_a_full_server(
@@ -203,8 +216,8 @@ async def test_a_refused_key_is_noted_on_a_full_server(
     assert await store.flag("credentials_refused_at", once=True)
     assert await store.flagged("credentials_refused_at")
     with pytest.raises(StoreFull):
-        await store.run(scripts.create(a_request(), Lane.SINGLE))
-    assert (await store.run(scripts.load(ID))).refund is None
+        await store.run(creations.create(a_request(), Lane.SINGLE))
+    assert (await store.run(reads.load(ID))).refund is None
 
 
 def test_a_user_who_may_not_ask_for_the_memory_is_served_up_to_the_limit(
@@ -219,10 +232,10 @@ def test_a_user_who_may_not_ask_for_the_memory_is_served_up_to_the_limit(
     ) as app:
         store = Store(app, durable=False)
         fill(95)
-        assert store.run(scripts.create(a_request("a"), Lane.SINGLE)).result == "created"
+        assert store.run(creations.create(a_request("a"), Lane.SINGLE)).result == "created"
         fill(OVER)
         with pytest.raises(StoreUnavailable, match="refuses commands now"):
-            store.run(scripts.create(a_request("b"), Lane.SINGLE))
+            store.run(creations.create(a_request("b"), Lane.SINGLE))
     sync_redis.execute_command("ACL", "DELUSER", "app")
 
 

@@ -9,7 +9,7 @@ from tests.support.store_world import World
 from worker.model.answers import Outcome
 from worker.model.refund import Lane, Stage
 from worker.rules import decisions
-from worker.store.scripts import Claim
+from worker.store.claims import Claim
 
 NARROW = 8
 BATCH = "b1"

@@ -28,7 +28,7 @@ from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Stage
 from worker.rules import attempts, decisions, readback
 from worker.rules.rechecks import changed_by_provider
-from worker.store import scripts
+from worker.store import reads
 
 
 def accept(world: World, *refund_ids: str) -> None:
@@ -282,10 +282,10 @@ def test_siblings_beyond_the_bound_are_not_read_at_all(world: World) -> None:
     for number in range(4):
         world.accept(f"sibling-{number}")
     world.accept("a")
-    assert len(world.store.run(scripts.siblings(PAYMENT, "a", most=4)) or ()) == 4
-    assert world.store.run(scripts.siblings(PAYMENT, "a", most=3)) is None
+    assert len(world.store.run(reads.siblings(PAYMENT, "a", most=4)) or ()) == 4
+    assert world.store.run(reads.siblings(PAYMENT, "a", most=3)) is None
     # Far beyond it, not even the names are read.
-    assert world.store.run(scripts.siblings(PAYMENT, "a", most=0)) is None
+    assert world.store.run(reads.siblings(PAYMENT, "a", most=0)) is None
 
 
 def test_waiter_looks_again_later_than_those_before_it(world: World) -> None:
@@ -366,10 +366,10 @@ def test_refund_costs_the_server_the_same_however_many_its_payment_has(
 def test_siblings_are_our_other_refunds_of_the_payment(world: World) -> None:
     accept(world, "a", "b", "c")
     world.accept("elsewhere", payment_intent="pi_2")
-    others = world.store.run(scripts.siblings(PAYMENT, "b")) or ()
+    others = world.store.run(reads.siblings(PAYMENT, "b")) or ()
     assert sorted(refund.refund_id for refund in others) == ["a", "c"]
     assert world.get("a") in others
-    assert world.store.run(scripts.siblings("pi_none", "b")) == ()
+    assert world.store.run(reads.siblings("pi_none", "b")) == ()
 
 
 def test_woken_row_of_a_file_is_swept_in_its_own_lane(world: World) -> None:

@@ -11,9 +11,9 @@ import pytest
 from tests.factories import NOW
 from tests.support.store_world import World
 from worker.errors import NotStorable
-from worker.store import scripts
+from worker.store import claims
+from worker.store.claims import Claim
 from worker.store.recovery import recover
-from worker.store.scripts import Claim
 
 _NUMBERS = itertools.count()
 
@@ -54,7 +54,7 @@ def test_server_that_has_what_is_remembered_grants_claims(world: World) -> None:
     for _ in range(3):
         assert claimed(world, remembered).claimed
     assert claimed(world, claimed(world).position).claimed
-    assert world.store.run(scripts.position(remembered)) is None
+    assert world.store.run(claims.position(remembered)) is None
 
 
 def test_promoted_server_that_forgot_a_claim_grants_none_to_any_worker(world: World) -> None:
@@ -80,7 +80,7 @@ def test_promoted_server_that_caught_up_by_others_claims_is_noticed(world: World
 def test_emptied_server_is_noticed_before_and_after_others_claim(world: World) -> None:
     remembered = claimed(world).position
     promote(world, {"meta": {}, "positions": {}})
-    assert world.store.run(scripts.position(remembered)) == NOW
+    assert world.store.run(claims.position(remembered)) == NOW
     promote(world, {"meta": {}, "positions": {}})
     claimed(world)
     assert claimed(world, remembered).result == "behind"
@@ -97,10 +97,10 @@ def test_idle_worker_stops_claims_too_and_finds_them_stopped(world: World) -> No
     replica = copy_of(world)
     remembered = claimed(world).position
     promote(world, replica)
-    assert world.store.run(scripts.position("")) is None
-    assert world.store.run(scripts.position(remembered)) == NOW
+    assert world.store.run(claims.position("")) is None
+    assert world.store.run(claims.position(remembered)) == NOW
     world.pass_time(timedelta(minutes=1))
-    assert world.store.run(scripts.position("")) == NOW
+    assert world.store.run(claims.position("")) == NOW
     assert claimed(world).result == "behind"
 
 
@@ -108,7 +108,7 @@ def test_claim_under_way_is_not_continued_on_a_server_that_forgot_others(world: 
     claim = claimed(world)
     assert claim.refund is not None
     world.redis.hset("refunds:meta", "behind_since", "1")
-    assert world.store.run(scripts.stands(claim.refund.refund_id, claim.token)) == "behind"
+    assert world.store.run(claims.stands(claim.refund.refund_id, claim.token)) == "behind"
 
 
 def test_recovery_makes_every_worker_trust_the_server_again(world: World) -> None:
@@ -137,5 +137,5 @@ def test_server_that_forgot_a_recovery_is_noticed(world: World) -> None:
 @pytest.mark.parametrize("remembered", ["1", "0-a:1", "0-a:x:b", "0-a:1000000000000000:b"])
 def test_position_that_cannot_be_read_changes_nothing(world: World, remembered: str) -> None:
     with pytest.raises(NotStorable):
-        world.store.run(scripts.position(remembered))
+        world.store.run(claims.position(remembered))
     assert behind_since(world) is None

@@ -17,8 +17,8 @@ from tests.factories import MINUTE
 from worker.engine.rate_gate import RateGate
 from worker.errors import StoreUnavailable
 from worker.model.refund import Lane
-from worker.store import scripts
 from worker.store.async_store import AsyncStore
+from worker.store.gate import Permits
 from worker.store.scripts import Command
 
 PATIENCE = 20
@@ -47,7 +47,7 @@ async def test_two_workers_never_get_the_same_moment(store: AsyncStore) -> None:
 
     async def noting(command: Command[Any]) -> Any:
         result = await inner(command)
-        if isinstance(result, scripts.Permits):
+        if isinstance(result, Permits):
             stored: Any = await store.redis.hget("refunds:gate", "next_at")
             taken.append(timedelta(milliseconds=float(stored)))
         return result

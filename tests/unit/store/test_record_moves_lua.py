@@ -13,7 +13,7 @@ from tests.factories import a_request
 from tests.unit.store.lua_calls import call
 from worker.errors import NotStorable
 from worker.model.refund import Lane
-from worker.store import scripts
+from worker.store import creations
 from worker.store.store import Store
 
 NOW = 1_000_000
@@ -372,7 +372,7 @@ def test_refund_is_not_accepted_if_it_could_be_written_only_in_part(
 ) -> None:
     sync_redis.set(f"refunds:{key}", "text")
     with pytest.raises(NotStorable, match="a value of another type"):
-        Store(sync_redis).run(scripts.create(a_request("a"), lane))
+        Store(sync_redis).run(creations.create(a_request("a"), lane))
     written: Any = sync_redis.keys("*")
     assert set(written) - {"refunds:clock"} == {f"refunds:{key}"}
 

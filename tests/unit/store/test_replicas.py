@@ -21,7 +21,7 @@ from worker.cli.exits import AWAY, exit_code_of
 from worker.errors import NotDurable, StoreUnavailable, TooFewReplicas
 from worker.model.refund import Lane
 from worker.sandbox.redis_server import HOST, ThrowawayServer, running_server
-from worker.store import commands, connection, scripts
+from worker.store import claims, commands, connection, creations, reads, sweeps
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 from worker.store.store import Store
@@ -29,12 +29,12 @@ from worker.store.store import Store
 WAIT_MS = commands.WAIT_MS
 
 
-def accept(refund_id: str = "a") -> Command[scripts.Created]:
-    return scripts.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE)
+def accept(refund_id: str = "a") -> Command[creations.Created]:
+    return creations.create(a_request(refund_id, payment_intent=f"pi_{refund_id}"), Lane.SINGLE)
 
 
-def claim(refund_id: str = "a") -> Command[scripts.Claim]:
-    return scripts.claim(refund_id, "send", token="t", lease=LEASE)
+def claim(refund_id: str = "a") -> Command[claims.Claim]:
+    return claims.claim(refund_id, "send", token="t", lease=LEASE)
 
 
 @pytest.fixture(autouse=True)
@@ -132,8 +132,8 @@ def test_reads_and_writes_that_may_be_lost_wait_for_no_replica(
     store.run(accept())
     sync_redis.config_resetstat()
     with frozen(replica):
-        assert store.run(scripts.load("a")).refund is not None
-        store.run(scripts.give_back(["a"]))
+        assert store.run(reads.load("a")).refund is not None
+        store.run(sweeps.give_back(["a"]))
     assert waits(sync_redis) == 0
 
 
@@ -164,7 +164,7 @@ async def test_on_the_loop_only_the_calls_that_count_are_refused(
     await store.run(accept())
     await store.require_durable()
     with frozen(replica):
-        read = asyncio.create_task(store.run(scripts.load("a")))
+        read = asyncio.create_task(store.run(reads.load("a")))
         written = asyncio.create_task(store.run(claim()))
         await asyncio.wait([read, written])
         with pytest.raises(TooFewReplicas):

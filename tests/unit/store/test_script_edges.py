@@ -16,7 +16,7 @@ from tests.unit.store.test_script_moves import recover
 from worker.model.refund import Lane, Stage, Status
 from worker.model.request import request_body
 from worker.model.steps import Step
-from worker.store import scripts
+from worker.store import creations, sweeps
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_rows_accepted_at_once_are_counted_by_their_currencies(world: World) -> 
         a_request("c", amount=7),
         a_request("d", amount=None),
     ]
-    results = world.store.run(scripts.create_several([*rows, rows[0]], Lane.SINGLE, "b1"))
+    results = world.store.run(creations.create_several([*rows, rows[0]], Lane.SINGLE, "b1"))
     assert [one.result for one in results] == ["created"] * 4 + ["exists"]
     counters = world.hash("counters")
     assert {name: value for name, value in counters.items() if name.startswith("open:")} == {
@@ -83,7 +83,7 @@ def test_rows_accepted_at_once_are_counted_by_their_currencies(world: World) -> 
 
 def test_same_id_with_other_contents_twice_in_one_go_is_a_conflict(world: World) -> None:
     results = world.store.run(
-        scripts.create_several([a_request("a", amount=1), a_request("a", amount=2)], Lane.SINGLE)
+        creations.create_several([a_request("a", amount=1), a_request("a", amount=2)], Lane.SINGLE)
     )
     assert [one.result for one in results] == ["created", "conflict"]
     assert world.get("a").amount == 1
@@ -196,5 +196,5 @@ def test_refund_that_no_worker_has_to_do_with_is_not_given_back(world: World, st
     at_stage(world, stage)
     world.pass_time(48 * HOUR)
     before = world.dump()
-    assert world.store.run(scripts.give_back([ID, "nobody"])) == 0
+    assert world.store.run(sweeps.give_back([ID, "nobody"])) == 0
     assert world.dump() == before

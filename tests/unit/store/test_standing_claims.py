@@ -15,7 +15,7 @@ from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, SECOND, done_as
 from tests.support.store_world import ID, LEASE, World
 from worker.model.answers import Outcome
 from worker.model.times import to_ms
-from worker.store import scripts
+from worker.store import claims
 
 MS = timedelta(milliseconds=1)
 MINE = "mine"
@@ -23,7 +23,7 @@ MINE = "mine"
 
 def in_the_way(world: World, *, token: str = MINE) -> str:
     before = world.dump()
-    told = world.store.run(scripts.stands(ID, token))
+    told = world.store.run(claims.stands(ID, token))
     assert world.dump() == before
     return told
 

@@ -14,8 +14,8 @@ from worker.model.refund import Lane, Stage
 from worker.model.steps import Action
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions
-from worker.store import scripts
-from worker.store.scripts import LOST_NUDGE, NUDGE_GRACE, SWEEP_HOLD
+from worker.store import gate, sweeps
+from worker.store.sweeps import LOST_NUDGE, NUDGE_GRACE, SWEEP_HOLD
 
 BOTH = frozenset(Lane)
 MILLISECOND = timedelta(milliseconds=1)
@@ -250,7 +250,7 @@ def test_given_back_refunds_are_due_at_once(world: World) -> None:
     world.pass_time(SECOND)
     assert world.swept(dry=BOTH) == []
     before = world.dump()
-    assert world.store.run(scripts.give_back(["a", "b", "c", "nobody"])) == 2
+    assert world.store.run(sweeps.give_back(["a", "b", "c", "nobody"])) == 2
     assert only_time_moved(before, world.dump())
     assert sorted(world.swept()) == ["a", "b"]
     assert world.get("c").next_check_at == NOW + LEASE
@@ -265,7 +265,7 @@ def test_refund_that_a_sweep_had_taken_and_nobody_began_is_given_back_too(
     world.pass_time(HOUR)
     assert world.swept() == [ID]
     assert world.swept() == []
-    assert world.store.run(scripts.give_back([ID])) == 1
+    assert world.store.run(sweeps.give_back([ID])) == 1
     assert world.swept() == [ID]
     world.check()
 
@@ -274,16 +274,16 @@ def test_refund_that_a_sweep_had_taken_and_nobody_began_is_given_back_too(
 def test_refund_given_back_before_its_time_keeps_its_time(world: World, stage: Stage) -> None:
     at_stage(world, stage)
     before = world.dump()
-    assert world.store.run(scripts.give_back([ID])) == 0
+    assert world.store.run(sweeps.give_back([ID])) == 0
     assert world.dump() == before
 
 
 def test_refund_held_back_on_purpose_is_not_given_back_before_its_time(world: World) -> None:
     world.accept()
-    world.store.run(scripts.block_gate(MINUTE))
+    world.store.run(gate.block_gate(MINUTE))
     assert world.claim().result == "blocked"
     before = world.dump()
-    assert world.store.run(scripts.give_back([ID])) == 0
+    assert world.store.run(sweeps.give_back([ID])) == 0
     assert world.dump() == before
 
 

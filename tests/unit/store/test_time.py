@@ -16,7 +16,7 @@ from tests.support.store_world import ID, P, World, at_stage
 from worker.model.refund import Stage
 from worker.model.times import to_ms
 from worker.sandbox.redis_server import running_server
-from worker.store import scripts
+from worker.store import reads, sweeps
 from worker.store.records import CLOCK, records_ms
 from worker.store.store import Store
 
@@ -25,7 +25,7 @@ MS = timedelta(milliseconds=1)
 
 def seen(world: World) -> Any:
     """The time that a script sees now, as told from the beginning of these tests."""
-    return world.store.run(scripts.load(ID)).now - NOW
+    return world.store.run(reads.load(ID)).now - NOW
 
 
 def kept(world: World) -> tuple[timedelta, timedelta]:
@@ -132,9 +132,9 @@ def test_programs_beside_the_scripts_see_the_same_time(world: World) -> None:
 
 def test_store_tells_the_time_of_the_records(sync_redis: redis.Redis) -> None:
     store = Store(sync_redis, durable=False)
-    before = store.run(scripts.load(ID)).now
+    before = store.run(reads.load(ID)).now
     sync_redis.hset(f"{P}clock", mapping={"at": to_ms(before + HOUR), "ahead": HOUR // MS})
-    assert before + HOUR <= store.time() <= store.run(scripts.load(ID)).now
+    assert before + HOUR <= store.time() <= store.run(reads.load(ID)).now
 
 
 def test_server_that_refuses_to_write_still_tells_the_time() -> None:
@@ -185,7 +185,7 @@ def test_lease_lapses_in_time_on_a_server_whose_clock_is_behind(world: World) ->
     world.pass_time(-3 * HOUR)
     seen(world)
     world.pass_time(MINUTE)
-    taken = world.store.run(scripts.sweep(10, dry=frozenset()))
+    taken = world.store.run(sweeps.sweep(10, dry=frozenset()))
     assert [(due.refund_id, due.stage) for due in taken] == [(ID, Stage.SENDING)]
 
 

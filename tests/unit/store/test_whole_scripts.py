@@ -27,7 +27,18 @@ from worker.model.request import MAX_AMOUNT
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions
-from worker.store import erasure, rechecks, scripts
+from worker.store import (
+    account_facts,
+    claims,
+    creations,
+    erasure,
+    gate,
+    meta,
+    rechecks,
+    saves,
+    scripts,
+    sweeps,
+)
 from worker.store.scripts import Argument, Command
 
 HUGE = "10000000000000000000"
@@ -71,7 +82,7 @@ def crowd(world: World) -> None:
             changes={"doubt_since": world.now},
         ),
     )
-    world.store.run(scripts.block_gate(timedelta(milliseconds=1)))
+    world.store.run(gate.block_gate(timedelta(milliseconds=1)))
     world.store.run(rejected.keep(a_rejected("e1")))
     world.redis.hset(f"{P}meta", "schema", "1")
     world.pass_time(timedelta(minutes=1))
@@ -84,7 +95,7 @@ def a_rejected(entry_id: str) -> RejectedMessage:
 
 
 def request(refund_id: str, lane: Lane = Lane.BULK, batch: str | None = BATCH) -> Command[Any]:
-    return scripts.create_several(
+    return creations.create_several(
         [a_request(refund_id), a_request(f"{refund_id}-2"), a_request(refund_id)], lane, batch
     )
 
@@ -105,7 +116,7 @@ def claim_of(refund_id: str, kind: Any = "send", **options: Any) -> Callable[[Wo
             "replay_window": HOUR,
             "currency_checked": True,
         }
-        return scripts.claim(refund_id, kind, **(usual | options))
+        return claims.claim(refund_id, kind, **(usual | options))
 
     return build
 
@@ -120,7 +131,7 @@ def reply_of(refund_id: str, outcome: Any) -> Callable[[World], Command[Any]]:
         refund = world.get(refund_id)
         claimed = refund if refund.stage is Stage.SENDING else world.claim(refund_id).refund
         assert claimed is not None
-        return scripts.save(
+        return saves.save(
             claimed, attempts.after_attempt(claimed, outcome, VERIFY, world.now, 0), {"attempt": 1}
         )
 
@@ -130,7 +141,7 @@ def reply_of(refund_id: str, outcome: Any) -> Callable[[World], Command[Any]]:
 def found(world: World) -> Command[Any]:
     refund, shown = world.get("doubtful"), done_as("succeeded", id="re_x").found
     assert shown is not None
-    return scripts.save(refund, attempts.done(refund, shown, "list", world.now))
+    return saves.save(refund, attempts.done(refund, shown, "list", world.now))
 
 
 def quiet(world: World) -> Command[Any]:
@@ -144,12 +155,12 @@ def quiet(world: World) -> Command[Any]:
         delay=HOUR,
         quiet=True,
     )
-    return scripts.save(refund, step)
+    return saves.save(refund, step)
 
 
 def missing(world: World) -> Command[Any]:
-    world.store.run(scripts.payment(PAYMENT, "shown"))
-    return scripts.payment(PAYMENT, "certain")
+    world.store.run(account_facts.payment(PAYMENT, "shown"))
+    return account_facts.payment(PAYMENT, "certain")
 
 
 def hinted(refund_id: str) -> Command[Any]:
@@ -160,12 +171,12 @@ def again(world: World) -> Command[Any]:
     refund = world.get("failed")
     step = decisions.retry_failed(refund)
     assert step is not None
-    return scripts.save(refund, step)
+    return saves.save(refund, step)
 
 
 CALLS: dict[str, Callable[[World], Command[Any]]] = {
     "accept": lambda _: request("new"),
-    "accept single": lambda _: scripts.create(
+    "accept single": lambda _: creations.create(
         a_request("new", payment_intent="pi_new"), Lane.SINGLE, by="shop"
     ),
     "accept known": lambda _: request("settled"),
@@ -185,8 +196,8 @@ CALLS: dict[str, Callable[[World], Command[Any]]] = {
     "erase": lambda world: erasure.erasable(
         Status.SUCCEEDED, timedelta(0), most=9, done=to_ms(world.now - HOUR)
     ),
-    "sweep": lambda _: scripts.sweep(100, dry=frozenset(Lane)),
-    "give back": lambda _: scripts.give_back(["free", "waiting", "held", "nobody"]),
+    "sweep": lambda _: sweeps.sweep(100, dry=frozenset(Lane)),
+    "give back": lambda _: sweeps.give_back(["free", "waiting", "held", "nobody"]),
     "webhook unsent": lambda _: hinted("free"),
     "webhook in doubt": lambda _: hinted("waiting"),
     "webhook sending": lambda _: hinted("held"),
@@ -199,16 +210,16 @@ CALLS: dict[str, Callable[[World], Command[Any]]] = {
     ),
     "recheck again": lambda _: rechecks.rechecked("free", answered=False),
     "watch": lambda _: rechecks.watch([HOUR], rate=100, most=10),
-    "gate": lambda _: scripts.permits(
+    "gate": lambda _: gate.permits(
         {Lane.BULK: 3}, rate=100, ahead=timedelta(milliseconds=100), bulk_share=0.5
     ),
-    "block gate": lambda _: scripts.block_gate(HOUR),
-    "pin": lambda _: scripts.pin("host", "test"),
+    "block gate": lambda _: gate.block_gate(HOUR),
+    "pin": lambda _: meta.pin("host", "test"),
     "flag": lambda _: Command(script=scripts.FLAG, arguments=["paused", "1", "me"], read=int),
-    "payment shown": lambda _: scripts.payment(PAYMENT, "shown"),
+    "payment shown": lambda _: account_facts.payment(PAYMENT, "shown"),
     "payment missing": missing,
-    "payment gone": lambda _: scripts.payment(PAYMENT, "gone"),
-    "key known": lambda _: scripts.account("salt", known="p1", account="acct_1"),
+    "payment gone": lambda _: account_facts.payment(PAYMENT, "gone"),
+    "key known": lambda _: account_facts.account("salt", known="p1", account="acct_1"),
     "keep a message": lambda _: rejected.keep(a_rejected("e2")),
     "drop messages": lambda _: Command(script=rejected.SCRIPT, arguments=["drop", ""], read=int),
     "open batch": lambda _: Command(

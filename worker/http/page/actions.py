@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from aiohttp import web
@@ -16,7 +16,9 @@ from worker import batches
 from worker.client import Refunds
 from worker.http import problems
 from worker.http.context import Threads
+from worker.http.deeds import deed_of
 from worker.http.nudges import from_thread
+from worker.http.page.refusals import is_version
 from worker.http.page.rendering import PATH
 from worker.http.page.sessions import Session
 from worker.http.problems import Problem
@@ -24,13 +26,13 @@ from worker.model.hints import Hint
 from worker.model.refund import Retriable
 from worker.model.request import is_refund_id
 from worker.store import callback_state, flags, rechecks
-from worker.store.scripts import Due
+from worker.store.audit import Deed, carry_out
+from worker.store.sweeps import Due
 
 T = TypeVar("T")
 Form = Mapping[str, str]
 Action = Callable[[web.Request, Session, Form], Awaitable[str]]
 """Does something and returns the address of the view that shows the result."""
-_LONGEST_VERSION: Final = 15
 
 
 class Actions:
@@ -58,37 +60,45 @@ class Actions:
             f"{PATH}/callbacks/{{endpoint}}/replay": self.replay,
         }
 
-    async def pause(self, _request: web.Request, session: Session, _form: Form) -> str:
+    async def pause(self, request: web.Request, session: Session, _form: Form) -> str:
         """Stop sending; refunds in flight finish, and new ones are still accepted."""
-        await self._do(lambda client: flags.pause(client.store, session.caller.name))
+        deed = _deed(request, session, "pause")
+        await self._do(deed, lambda client: flags.pause(client.store, session.caller.name))
         return PATH
 
-    async def resume(self, _request: web.Request, _session: Session, _form: Form) -> str:
+    async def resume(self, request: web.Request, session: Session, _form: Form) -> str:
         """Start sending again."""
-        await self._do(lambda client: flags.resume(client.store))
+        deed = _deed(request, session, "resume")
+        await self._do(deed, lambda client: flags.resume(client.store))
         return PATH
 
     async def resolve(self, request: web.Request, session: Session, form: Form) -> str:
         """Decide about a refund in review, on the version that the form shows."""
         refund_id, decision = _refund_in(request), _decision_in(form)
-        await self._do(lambda client: client.resolve(refund_id, by=session.caller.name, **decision))
+        action = f"resolve as {decision['decision']}"
+        deed = _deed(request, session, action, refund_id, note=decision["note"])
+        await self._do(
+            deed, lambda client: client.resolve(refund_id, by=session.caller.name, **decision)
+        )
         return _refund_at(refund_id)
 
     async def cancel(self, request: web.Request, session: Session, _form: Form) -> str:
         """Cancel a refund that was not sent."""
         refund_id = _refund_in(request)
-        await self._do(lambda client: client.cancel(refund_id, by=session.caller.name))
+        deed = _deed(request, session, "cancel", refund_id)
+        await self._do(deed, lambda client: client.cancel(refund_id, by=session.caller.name))
         return _refund_at(refund_id)
 
     async def retry(self, request: web.Request, session: Session, form: Form) -> str:
         """Send a failed refund again."""
         refund_id, anyway = _refund_in(request), _is_ticked(form, "unknown")
         await self._do(
-            lambda client: client.retry(refund_id, unknown=anyway, by=session.caller.name)
+            _deed(request, session, "retry", refund_id),
+            lambda client: client.retry(refund_id, unknown=anyway, by=session.caller.name),
         )
         return _refund_at(refund_id)
 
-    async def recheck(self, request: web.Request, _session: Session, _form: Form) -> str:
+    async def recheck(self, request: web.Request, session: Session, _form: Form) -> str:
         """Have a worker read the refund from the provider now."""
         refund_id = _refund_in(request)
 
@@ -97,21 +107,23 @@ class Actions:
             hint = Hint(provider_refund_id=named, refund_id=refund_id)
             return client.store.run(rechecks.hint(hint)).due
 
-        self._nudge(await self._do(note))
+        self._nudge(await self._do(_deed(request, session, "recheck", refund_id), note))
         return _refund_at(refund_id)
 
     async def pause_batch(self, request: web.Request, session: Session, _form: Form) -> str:
         """Send no more refunds of a batch until it is resumed."""
         batch_id = _batch_in(request)
         await self._do(
-            lambda client: batches.pause_batch(client.store, batch_id, session.caller.name)
+            _deed(request, session, "batch pause", batch_id),
+            lambda client: batches.pause_batch(client.store, batch_id, session.caller.name),
         )
         return _batch_at(batch_id)
 
-    async def resume_batch(self, request: web.Request, _session: Session, _form: Form) -> str:
+    async def resume_batch(self, request: web.Request, session: Session, _form: Form) -> str:
         """Send the refunds of a paused batch again."""
         batch_id = _batch_in(request)
-        await self._do(lambda client: batches.resume_batch(client.store, batch_id))
+        deed = _deed(request, session, "batch resume", batch_id)
+        await self._do(deed, lambda client: batches.resume_batch(client.store, batch_id))
         return _batch_at(batch_id)
 
     async def cancel_batch(self, request: web.Request, session: Session, form: Form) -> str:
@@ -121,7 +133,8 @@ class Actions:
             rule = f"must be {batch_id}, because a batch that is canceled cannot be resumed"
             raise problems.wrong_field("typed", "typed", "", rule)
         await self._do(
-            lambda client: batches.cancel_batch(client.store, batch_id, session.caller.name)
+            _deed(request, session, "batch cancel", batch_id),
+            lambda client: batches.cancel_batch(client.store, batch_id, session.caller.name),
         )
         return _batch_at(batch_id)
 
@@ -131,17 +144,18 @@ class Actions:
         also = {Retriable.UNKNOWN} if _is_ticked(form, "unknown") else set()
         nudge = from_thread(self._nudge, asyncio.get_running_loop())
         await self._do(
+            _deed(request, session, "batch retry", batch_id),
             lambda client: batches.retry_batch(
                 client.store,
                 batch_id,
                 session.caller.name,
                 kinds=frozenset({Retriable.YES} | also),
                 nudge=nudge,
-            )
+            ),
         )
         return _batch_at(batch_id)
 
-    async def replay(self, request: web.Request, _session: Session, _form: Form) -> str:
+    async def replay(self, request: web.Request, session: Session, _form: Form) -> str:
         """Send to an endpoint again what is not sent to it any more."""
         name = request.match_info["endpoint"]
 
@@ -150,11 +164,19 @@ class Actions:
             members = [each.member for each in letters]
             return callback_state.replay(client.store, name, members, only_dead=True)
 
-        await self._do(replay)
+        await self._do(_deed(request, session, "callbacks replay", name), replay)
         return f"{PATH}/callbacks"
 
-    async def _do(self, work: Callable[[Refunds], T]) -> T:
-        return await self._threads.run(lambda: work(self._refunds))
+    async def _do(self, deed: Deed, work: Callable[[Refunds], T]) -> T:
+        """Do something that the audit notes."""
+        client = self._refunds
+        return await self._threads.run(lambda: carry_out(client.store, deed, lambda: work(client)))
+
+
+def _deed(
+    request: web.Request, session: Session, action: str, target: str = "", *, note: str = ""
+) -> Deed:
+    return deed_of(request, session.caller, action, target, note=note, via="page")
 
 
 def _refund_in(request: web.Request) -> str:
@@ -186,14 +208,15 @@ def _decision_in(form: Form) -> dict[str, Any]:
     if decision not in {"succeeded", "failed", "resend"}:
         rule = "must be chosen: one of the three"
         raise problems.wrong_field("decision", "choice", "", rule)
-    if not (version.isascii() and version.isdigit() and len(version) <= _LONGEST_VERSION):
+    if not is_version(version):
         raise problems.wrong_field("version", "version", "", "must be the one of the form")
     # A field of another decision may be filled in: it does not count.
     return {
         "decision": decision,
         "provider_refund_id": form.get("provider_refund_id", ""),
         "code": form.get("code", ""),
-        "note": form.get("note", ""),
+        # The field has several lines, and a note has one.
+        "note": " ".join(form.get("note", "").split()),
         "unverified": _is_ticked(form, "unverified"),
         "version": int(version),
     }

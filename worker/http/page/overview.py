@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from worker.http.page import charts
+from worker.model.currencies import KNOWN as CURRENCIES
+from worker.model.refund import Stage
 from worker.model.times import from_ms
+from worker.monitoring.fleet import read_fleet
 from worker.monitoring.snapshot import Snapshot, snapshot
 from worker.store import flags, pace
 from worker.store.counters import BOUNDS, INFINITE
@@ -16,7 +19,7 @@ from worker.store.pace import Minute
 from worker.store.store import SETTLED, Store
 from worker.wording.history import lasting
 from worker.wording.values import moment, plain
-from worker.words import counted, verb
+from worker.words import counted, money, verb
 
 MINUTES: Final = 30
 LATE_MS: Final = 60_000
@@ -48,14 +51,42 @@ def read_overview(store: Store) -> dict[str, Any]:
         "cards": seen.cards,
         "settled": SETTLED,
         "workers": seen.workers,
+        "fleet": read_fleet(store, seen.now_ms),
+        "money": _money(seen.counters),
         "paused": switches.paused_at is not None,
         "minutes": _rows(minutes),
         "minute_bars": charts.stacked(minutes),
+        "most_in_a_minute": max(sum(each.settled.values()) for each in minutes),
         "ages": {_words(bucket): lasting(age) for bucket, age in ages.items()},
         "age_bars": charts.lying({_words(bucket): float(age) for bucket, age in ages.items()}),
         "latencies": latencies,
         "latency_bars": charts.upright(latencies),
     }
+
+
+def _money(counters: Mapping[str, int]) -> list[tuple[str, str, str]]:
+    """Return the currencies of refunds that are not settled: on the way, and in review."""
+    sums: dict[str, list[int]] = {}
+    for name, amount in counters.items():
+        kind, _, rest = name.partition(":")
+        stage, _, currency = rest.partition(":")
+        if kind == "open" and currency:
+            sums.setdefault(currency, [0, 0])[stage == Stage.REVIEW.value] += amount
+    return [
+        (_currency(currency), _amount(moving, currency), _amount(review, currency))
+        for currency, (moving, review) in sorted(sums.items())
+        if moving or review
+    ]
+
+
+def _currency(name: str) -> str:
+    """Return a currency of the counters in words; their names are bounded."""
+    others = {"unknown": "not known yet", "other": "other currencies"}
+    return others.get(name, name.upper())
+
+
+def _amount(amount: int, currency: str) -> str:
+    return money(amount, currency if currency in CURRENCIES else None, "major")
 
 
 def _rows(minutes: Sequence[Minute]) -> list[tuple[str, Mapping[str, int]]]:
@@ -90,9 +121,8 @@ def findings(seen: Snapshot, switches: Switches) -> list[Finding]:
     if found:
         return found
     waiting = _waiting(seen)
-    text = (
-        f"Nothing needs you. {counted(waiting, 'refund')} {verb(waiting, 'is', 'are')} on the way."
-    )
+    moving = f"{counted(waiting, 'refund')} {verb(waiting, 'is', 'are')} on the way."
+    text = f"No action is needed. {moving}"
     return [Finding(level="fine", text=text)]
 
 
@@ -107,20 +137,20 @@ def _stops(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
     if switches.paused_at is not None:
         by = plain(switches.paused_by or "a person")
         yield stops(
-            f"Everything is paused since {moment(switches.paused_at)} by {by}: nothing is sent"
-            " until it is resumed."
+            f"Everything has been paused since {moment(switches.paused_at)} by {by}: nothing is"
+            " sent until it is resumed."
         )
     if switches.credentials_refused_at is not None:
         since = moment(switches.credentials_refused_at)
         yield stops(
-            f"The provider refuses the API key since {since}: nothing is sent. 'refunds doctor'"
+            f"The provider has refused the API key since {since}: nothing is sent. 'refunds doctor'"
             " says what to do."
         )
     if switches.account_lost_at is not None:
         since = moment(switches.account_lost_at)
         yield stops(
-            f"The API key may belong to another account since {since}: nothing is sent. 'refunds"
-            " doctor' says what to do."
+            f"The API key may belong to another account (noticed {since}): nothing is sent."
+            " 'refunds doctor' says what to do."
         )
     if seen.outages:
         yield stops(
@@ -140,7 +170,7 @@ def _looks(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
 
     if seen.gate_blocked_until_ms > seen.now_ms:
         until = moment(from_ms(seen.gate_blocked_until_ms))
-        yield looks(f"The provider asked to slow down: sending goes on at {until}.")
+        yield looks(f"The provider asked to slow down: sending continues at {until}.")
     late = seen.now_ms - (seen.first_due_ms or seen.now_ms)
     if late > LATE_MS and switches.paused_at is None:
         yield looks(f"A refund has been due for {lasting(late)}.", "/page/refunds?status=pending")

@@ -19,17 +19,24 @@ from worker.http.auth import Rates, Tokens
 from worker.http.context import REQUEST_ID, Plain, Threads
 from worker.http.page.actions import Action, Actions
 from worker.http.page.forms import FormReader
+from worker.http.page.imports import Imports
+from worker.http.page.proxies import TrustedProxy
+from worker.http.page.refusals import refusal_of
 from worker.http.page.rendering import HEADERS, PATH, Renderer, static_file
 from worker.http.page.sessions import (
     LIVE,
+    Session,
     Sessions,
     require_form_token,
     require_own,
 )
-from worker.http.page.views import View, Views
+from worker.http.page.views import RefusedView, View, Views
 from worker.http.problems import Problem
+from worker.http.uploads import Uploads
+from worker.model.callers import Scope
+from worker.settings import Settings
 from worker.store.async_store import AsyncStore
-from worker.store.scripts import Due
+from worker.store.sweeps import Due
 
 log = structlog.get_logger(__name__)
 
@@ -51,12 +58,17 @@ class Page:
         auth: Tokens,
         rates: Rates,
         nudge: Callable[[Iterable[Due]], None],
+        *,
+        uploads: Uploads,
+        settings: Settings,
+        proxy: TrustedProxy,
     ) -> None:
         self._rates = rates
         self._threads, self._renderer = Threads(), Renderer()
-        self._sessions, self._forms = Sessions(store, auth), FormReader()
+        self._sessions, self._forms = Sessions(store, auth, proxy), FormReader()
         self._views = Views(refunds, self._threads, self._renderer)
         self._actions = Actions(refunds, self._threads, nudge)
+        self._imports = Imports(refunds, self._threads, self._renderer, uploads, settings)
 
     def add(self, application: web.Application) -> None:
         """Add the routes, and the middleware that answers errors as pages."""
@@ -71,6 +83,20 @@ class Page:
             router.add_get(address, self._signed_in(view))
         for address, action in self._actions.routes().items():
             router.add_post(address, self._acting(action))
+        self._add_imports(router)
+
+    def _add_imports(self, router: web.UrlDispatcher) -> None:
+        for address, view in self._imports.views().items():
+            router.add_get(address, self._signed_in(view, Scope.SUBMIT))
+        for address, view in self._imports.receiving().items():
+            router.add_post(address, self._receiving(view, Scope.SUBMIT))
+        for address, action in self._imports.actions().items():
+            router.add_post(address, self._acting(action, Scope.SUBMIT))
+        shown, received = self._imports.open_to_all()
+        for address, view in shown.items():
+            router.add_get(address, self._signed_in(view))
+        for address, view in received.items():
+            router.add_post(address, self._receiving(view, Scope.READ))
 
     def end(self) -> None:
         """Do nothing: no request waits."""
@@ -111,7 +137,7 @@ class Page:
             await self._sessions.end(request, session, response)
         return response
 
-    def _signed_in(self, view: View) -> Plain:
+    def _signed_in(self, view: View, scope: Scope = Scope.READ) -> Plain:
         """Return a handler that first finds the session, or asks for a token."""
 
         async def found(request: web.Request) -> web.StreamResponse:
@@ -121,32 +147,58 @@ class Page:
                     raise Problem(problems.UNAUTHORIZED)
                 return _see(f"{SIGN_IN}?to={quote(request.path_qs, safe='')}")
             self._rates.take(session.caller.name)
+            _require(scope, session)
             return await view(request, session)
 
         return found
 
-    def _acting(self, action: Action) -> Plain:
+    def _acting(self, action: Action, scope: Scope = Scope.OPERATE) -> Plain:
         """Return a handler that checks the form and the person, acts, and shows the result."""
 
         async def acted(request: web.Request) -> web.StreamResponse:
-            require_own(request)
-            session = await self._sessions.find(request)
-            if session is None:
-                raise Problem(
-                    problems.UNAUTHORIZED,
-                    "Your session has ended, and nothing was changed: sign in and look again.",
-                )
-            self._rates.take(session.caller.name)
+            session = await self._person(request)
             form = await self._forms.read(request)
             require_form_token(request, session, form.get("form_token", ""))
-            if not session.may_act:
-                raise Problem(
-                    problems.FORBIDDEN,
-                    "You may read only: to act, sign in with a token with the scope operate.",
-                )
-            return _see(await action(request, session, form))
+            _require(scope, session)
+            try:
+                return _see(await action(request, session, form))
+            except RefundError as error:
+                refusal, view = refusal_of(error, form), self._refused_view(request)
+                if refusal is None or view is None:
+                    raise
+            return await view(request, session, refusal)
 
         return acted
+
+    def _refused_view(self, request: web.Request) -> RefusedView | None:
+        """Return the view that shows a form again, None if it is answered by an error's page."""
+        named = request.match_info.keys()
+        if "check_id" in named:
+            return self._imports.refused
+        return self._views.refused if named & {"refund_id", "batch_id"} else None
+
+    def _receiving(self, view: View, scope: Scope) -> Plain:
+        """Return a handler that checks the person, and leaves the form with its file to `view`."""
+
+        async def received(request: web.Request) -> web.StreamResponse:
+            session = await self._person(request)
+            _require(scope, session)
+            return await view(request, session)
+
+        return received
+
+    async def _person(self, request: web.Request) -> Session:
+        """Return the session in which a form of this page was sent. Raises `Problem`."""
+        require_own(request)
+        session = await self._sessions.find(request)
+        if session is None:
+            raise Problem(
+                problems.UNAUTHORIZED,
+                "Your session has ended, and nothing was changed: sign in and look again.",
+                ends=True,
+            )
+        self._rates.take(session.caller.name)
+        return session
 
     async def _root(self, _request: web.Request) -> web.Response:
         return _see(PATH)
@@ -216,6 +268,19 @@ class Page:
             request_id=request[REQUEST_ID],
             back=_back(request),
         )
+
+
+def _require(scope: Scope, session: Session) -> None:
+    if scope in session.caller.scopes:
+        return
+    if session.is_proxied:
+        raise Problem(
+            problems.FORBIDDEN,
+            "You may read only: REFUNDS_HTTP_OPERATORS must list your name if you are to act.",
+        )
+    raise Problem(
+        problems.FORBIDDEN, f"To do this, sign in with a token with the scope {scope.value}."
+    )
 
 
 def _target(text: str | None) -> str:

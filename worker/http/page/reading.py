@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
 from worker.batches import is_batch_id, list_batches, look_at_batch
+from worker.callbacks import endpoints
 from worker.client import Refunds
+from worker.errors import SettingsError
+from worker.http.page.refusals import Refusal, move_of
 from worker.listing import Filter, matching, page
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import is_provider_id, is_refund_id
-from worker.store import callback_state, flags, scripts
+from worker.store import audit, callback_state, flags, reads
 from worker.wording import history, reasons
 from worker.wording.batches import facts_of_batch, state_of_batch
 from worker.wording.decisions import evidence, resolutions
@@ -21,6 +25,8 @@ from worker.wording.upcoming import next_of
 LISTED: Final = 50
 MOST_IN_QUEUE: Final = 200
 """The most refunds in review that one page shows."""
+MOST_SORTED: Final = 1000
+"""The most refunds in review that are read to find the oldest."""
 MOST_LETTERS: Final = 100
 
 
@@ -56,7 +62,11 @@ class Found:
 
 
 def search(refunds: Refunds, text: str) -> Found:
-    """Find what has exactly this id: a refund, else a batch, else a payment with refunds."""
+    """Find what has exactly this id.
+
+    A refund by its own id, else a batch, else a payment with refunds, else the refund that a refund
+    of the provider belongs to.
+    """
     store = refunds.store
     if is_refund_id(text) and store.get(text) is not None:
         return Found(refund_id=text)
@@ -64,7 +74,8 @@ def search(refunds: Refunds, text: str) -> Found:
         return Found(batch=text)
     if is_provider_id(text) and store.ids_on_payment(text):
         return Found(payment=text)
-    return Found()
+    owner = store.owner_of(text) if is_provider_id(text) else None
+    return Found(refund_id=owner if owner is not None and store.get(owner) is not None else None)
 
 
 def listed(refunds: Refunds, wanted: Filter, after: str | None) -> dict[str, Any]:
@@ -73,11 +84,11 @@ def listed(refunds: Refunds, wanted: Filter, after: str | None) -> dict[str, Any
     return {"refunds": found.refunds, "next": found.cursor}
 
 
-def one(refunds: Refunds, refund_id: str) -> dict[str, Any]:
+def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dict[str, Any]:
     """Return everything about one refund. Raises `NotFound`."""
     refund = refunds.get(refund_id)
     entries = refunds.history(refund_id)
-    siblings = refunds.store.run(scripts.siblings(refund.payment_intent, refund_id))
+    siblings = refunds.store.run(reads.siblings(refund.payment_intent, refund_id))
     refunds.store.confirm_final(each.updated_at for each in siblings or () if each.settled)
     batch_state = None if refund.batch_id is None else refunds.store.batch_state(refund.batch_id)
     paused = flags.read(refunds.store).paused_at is not None
@@ -89,10 +100,9 @@ def one(refunds: Refunds, refund_id: str) -> dict[str, Any]:
         ],
         "next": next_of(refund, paused=paused, batch_state=batch_state),
         "why": reasons.review_reason(entries) if refund.stage is Stage.REVIEW else None,
-        "moves": [
-            (history.clock(entry.get("at")), str(entry.get("to", "")), history.sentence(entry))
-            for entry in entries
-        ],
+        "moves": [move_of(entry) for entry in entries],
+        "callbacks": callback_state.of_refund(refunds.store, refund_id),
+        "since": [] if refusal is None else refusal.moves_since(entries),
         "sent": _timed(history.sent(entries)),
         "read": _timed(history.read(entries)),
         "evidence": _marks(evidence(refund, entries)),
@@ -144,16 +154,24 @@ def _marks(marks: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def queue(refunds: Refunds) -> dict[str, Any]:
-    """Return the refunds that need a person: contradicted ones first, then by their age."""
+    """Return the refunds that need a person: contradicted ones first, each by its age."""
     store = refunds.store
     contradicted = [
         each for each in refunds.get_many(store.ids_contradicted()) if each and each.settled
     ]
-    found = [*contradicted, *islice(matching(store, Filter(stage=Stage.REVIEW)), MOST_IN_QUEUE)]
+    # The index is by when a refund is due next, not by how long it has waited.
+    waiting = list(islice(matching(store, Filter(stage=Stage.REVIEW)), MOST_SORTED))
+    found = [*sorted(contradicted, key=_changed), *sorted(waiting, key=_changed)]
     return {
         "total": store.counts()["review"] + len(contradicted),
+        "sorted": MOST_SORTED,
+        "is_partly_sorted": len(waiting) == MOST_SORTED,
         "queue": [(each, _why(refunds, each)) for each in found[:MOST_IN_QUEUE]],
     }
+
+
+def _changed(refund: Refund) -> tuple[datetime, str]:
+    return refund.updated_at, refund.refund_id
 
 
 def _why(refunds: Refunds, refund: Refund) -> str:
@@ -184,14 +202,37 @@ def batch(refunds: Refunds, batch_id: str) -> dict[str, Any]:
     }
 
 
+def audited(
+    refunds: Refunds, *, by: str | None, target: str | None, before: str | None
+) -> dict[str, Any]:
+    """Return a page of what people did, newest first; `before` is the last one shown before."""
+    every = audit.entries(refunds.store)
+    if before is not None:
+        # From the newest on, because the result of an action may be noted long after it.
+        every = (each for each in every if audit.position(each.entry_id) < audit.position(before))
+    found = list(islice(audit.selected(every, by=by, target=target), LISTED + 1))
+    more = found[LISTED - 1].entry_id if len(found) > LISTED else None
+    return {"entries": found[:LISTED], "next": more}
+
+
 def callbacks(refunds: Refunds) -> dict[str, Any]:
     """Return the state of the callbacks, with the dead letters of each endpoint."""
     state = callback_state.read_callbacks(refunds.store)
     return {
         "state": state,
+        "addresses": _addresses(refunds),
         "letters": {
             each.name: callback_state.dead_letters(refunds.store, each.name)[:MOST_LETTERS]
             for each in state.endpoints
             if each.dead
         },
     }
+
+
+def _addresses(refunds: Refunds) -> dict[str, str]:
+    """Return where callbacks are sent, as far as this server knows it."""
+    try:
+        return {each.name: each.shown_url for each in endpoints.load(refunds.settings)}
+    except SettingsError:
+        # Workers have the file and the secrets; this server need not.
+        return {}

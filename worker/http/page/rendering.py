@@ -11,8 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from worker.http.page.charts import HEIGHT, WIDTH
+from worker.http.page.refusals import Refusal
 from worker.http.page.sessions import Session
 from worker.wording.batches import state_of_batch
+from worker.wording.callbacks import callback_in_words
 from worker.wording.refunds import result_of, state_of
 from worker.wording.values import amount_of, moment, plain
 
@@ -44,6 +46,11 @@ def _grouped(number: int) -> str:
     return f"{number:,}"
 
 
+def _lines(text: str) -> Markup:
+    """Return a text of several lines, escaped, with its line ends."""
+    return Markup("\n").join(plain(line) for line in text.splitlines())
+
+
 class Renderer:
     """Renders templates to responses."""
 
@@ -63,6 +70,8 @@ class Renderer:
             "result": result_of,
             "batch_state": state_of_batch,
             "grouped": _grouped,
+            "callback": callback_in_words,
+            "lines": _lines,
         }
         self._templates.globals |= {"width": WIDTH, "height": HEIGHT}
 
@@ -72,13 +81,20 @@ class Renderer:
         session: Session | None,
         *,
         status: HTTPStatus = HTTPStatus.OK,
+        refusal: Refusal | None = None,
+        here: str = "",
         **values: Any,
     ) -> web.Response:
-        """Return a page; without a session it has no navigation."""
+        """Return a page; without a session it has no navigation.
+
+        With a `refusal` it answers a form that was not followed, and `here` is the address of the
+        view.
+        """
         text = self._templates.get_template(f"{name}.html").render(
-            session=session, view=name, **values
+            session=session, view=name, refusal=refusal, here=here, **values
         )
-        return web.Response(text=text, content_type="text/html", status=status.value)
+        code = status if refusal is None else refusal.status
+        return web.Response(text=text, content_type="text/html", status=code.value)
 
 
 def static_file(name: str) -> web.Response:

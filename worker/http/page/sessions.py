@@ -1,4 +1,4 @@
-"""Who uses the page: a session is opened with a token, and ends with it.
+"""Who uses the page: a session is opened with a token and ends with it, or a proxy signs in.
 
 The server keeps no state of its own: a session is in Redis, and the token of a form is computed
 from the session's secret. So a form that was shown before a restart can be sent after it.
@@ -18,6 +18,7 @@ from aiohttp import web
 
 from worker.http import problems
 from worker.http.auth import Tokens, host_name
+from worker.http.page.proxies import TrustedProxy
 from worker.http.problems import Problem
 from worker.model.callers import Caller, Scope, token_id
 from worker.settings import is_loopback
@@ -41,11 +42,18 @@ class Session:
 
     caller: Caller
     secret: str
+    is_proxied: bool = False
+    """Whether a proxy signs the person in, and out."""
 
     @property
     def may_act(self) -> bool:
         """Return whether the person may change anything."""
         return Scope.OPERATE in self.caller.scopes
+
+    @property
+    def may_import(self) -> bool:
+        """Return whether the person may import files."""
+        return Scope.SUBMIT in self.caller.scopes
 
     def form_token(self, path: str) -> str:
         """Return what a form that is sent to a path must hold."""
@@ -55,8 +63,8 @@ class Session:
 class Sessions:
     """Opens, finds and ends sessions. For one event loop."""
 
-    def __init__(self, store: AsyncStore, auth: Tokens) -> None:
-        self._store, self._auth = store, auth
+    def __init__(self, store: AsyncStore, auth: Tokens, proxy: TrustedProxy) -> None:
+        self._store, self._auth, self._proxy = store, auth, proxy
 
     async def open(self, request: web.Request, token: str, response: web.Response) -> None:
         """Open a session with a token, and set its cookie. Raises `Problem`, `StoreUnavailable`."""
@@ -72,7 +80,16 @@ class Sessions:
         )
 
     async def find(self, request: web.Request) -> Session | None:
-        """Return the session of a request, None without a valid one. Raises `StoreUnavailable`."""
+        """Return the session of a request, None without a valid one.
+
+        Whom a proxy names needs no cookie. Raises `Problem`, `StoreUnavailable`.
+        """
+        person = self._proxy.person(request)
+        if person is not None:
+            secret = await sessions.secret_of_person(
+                self._store, _sha256(person.name), secrets.token_urlsafe(32), longest=LONGEST
+            )
+            return Session(caller=person, secret=secret, is_proxied=True)
         secret = request.cookies.get(_cookie(request)[0], "")
         if not 0 < len(secret) <= _LONGEST_COOKIE:
             return None
@@ -89,6 +106,9 @@ class Sessions:
 
     async def end(self, request: web.Request, session: Session, response: web.Response) -> None:
         """End a session. Raises `StoreUnavailable`."""
+        if session.is_proxied:
+            await sessions.forget_person(self._store, _sha256(session.caller.name))
+            return
         await sessions.end_session(self._store, _sha256(session.secret))
         name, is_secure = _cookie(request)
         response.del_cookie(name, path="/", secure=is_secure, httponly=True, samesite="Strict")

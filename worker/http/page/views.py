@@ -13,6 +13,7 @@ from worker.http import problems
 from worker.http.context import Threads
 from worker.http.page import overview, reading
 from worker.http.page.forms import without_blanks
+from worker.http.page.refusals import Refusal
 from worker.http.page.rendering import PATH, Renderer
 from worker.http.page.sessions import Session
 from worker.http.problems import Problem
@@ -20,9 +21,12 @@ from worker.http.queries import Query
 from worker.listing import Filter
 from worker.model.refund import Stage, Status
 from worker.model.request import is_provider_id, is_refund_id
+from worker.store.moves import is_move_id
 
 T = TypeVar("T")
-View = Callable[[web.Request, Session], Awaitable[web.Response]]
+View = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
+RefusedView = Callable[[web.Request, Session, Refusal], Awaitable[web.StreamResponse]]
+"""Shows again the view whose form was not followed, with the reason and what was typed."""
 _FILTERS: Final = ("q", "status", "stage", "batch", "payment_intent", "reversed", "after")
 
 
@@ -43,6 +47,7 @@ class Views:
             f"{PATH}/batches/{{batch_id}}": self.batch,
             f"{PATH}/reversed": self.reversed,
             f"{PATH}/callbacks": self.callbacks,
+            f"{PATH}/audit": self.audit,
         }
 
     async def overview(self, request: web.Request, session: Session) -> web.Response:
@@ -87,6 +92,20 @@ class Views:
         values = await self._read(lambda: reading.one(self._refunds, refund_id))
         return self._renderer.page("refund", session, **values)
 
+    async def refused(
+        self, request: web.Request, session: Session, refusal: Refusal
+    ) -> web.Response:
+        """Show the refund or the batch whose form was not followed, as it is now, and why."""
+        refund_id = request.match_info.get("refund_id")
+        if refund_id is not None:
+            name, here = "refund", f"{PATH}/refunds/{_part(refund_id)}"
+            values = await self._read(lambda: reading.one(self._refunds, refund_id, refusal))
+        else:
+            batch_id = request.match_info["batch_id"]
+            name, here = "batch", f"{PATH}/batches/{_part(batch_id)}"
+            values = await self._read(lambda: reading.batch(self._refunds, batch_id))
+        return self._renderer.page(name, session, refusal=refusal, here=here, **values)
+
     async def review(self, request: web.Request, session: Session) -> web.Response:
         """Show the refunds that need a person."""
         Query(request, ()).check()
@@ -124,6 +143,21 @@ class Views:
         values = await self._read(lambda: reading.callbacks(self._refunds))
         return self._renderer.page("callbacks", session, **values)
 
+    async def audit(self, request: web.Request, session: Session) -> web.Response:
+        """Show who did what, newest first."""
+        if (address := without_blanks(request)) is not None:
+            return _to(address)
+        query = Query(request, ("by", "target", "before"))
+        before = query.text("before")
+        query.matching("before", is_move_id(before or ""), "must be the position of an entry")
+        query.check()
+        by, target = query.text("by"), query.text("target")
+        values = await self._read(
+            lambda: reading.audited(self._refunds, by=by, target=target, before=before)
+        )
+        link = _link(request, "before")
+        return self._renderer.page("audit", session, by=by, target=target, link=link, **values)
+
     async def _read(self, work: Callable[[], T]) -> T:
         return await self._threads.run(work)
 
@@ -146,9 +180,9 @@ def _filter(query: Query) -> Filter:
     )
 
 
-def _link(request: web.Request) -> str:
+def _link(request: web.Request, position: str = "after") -> str:
     """Return the parameters of a list without its position, for the link to the next page."""
-    kept: list[tuple[str, Any]] = [(n, v) for n, v in request.query.items() if n != "after"]
+    kept: list[tuple[str, Any]] = [(n, v) for n, v in request.query.items() if n != position]
     query = request.rel_url.with_query(kept).query_string
     return f"{query}&" if query else ""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from worker.model.refund import Stage, Status
-from worker.store import flags, tokens
+from worker.store import audit, flags, tokens
 
 if TYPE_CHECKING:
     import redis
@@ -100,7 +102,8 @@ async def test_two_people_who_decide_at_once_decide_once(actor: PageDoor) -> Non
     second = await actor.post(action, data)
     assert (first.status, second.status) == (303, 409)
     assert "has changed since version" in second.text
-    assert 'href="/page/refunds/order-1"' in second.html
+    assert "Since you opened the form" in second.text
+    assert 'data-view="/page/refunds/order-1"' in second.html
     assert len(actor.refunds.history("order-1")) == moves
 
 
@@ -223,3 +226,102 @@ async def test_after_the_end_of_a_session_its_forms_change_nothing(actor: PageDo
     shown = await actor.post("/page/pause", {"form_token": form})
     assert (shown.status, "nothing was changed" in shown.text) == (401, True)
     assert flags.read(actor.refunds.store).paused_at is None
+
+
+async def test_each_action_is_noted_with_who_did_it_and_from_where(actor: PageDoor) -> None:
+    actor.records.queued("order-1")
+    actor.records.in_review("order-2", payment_intent="pi_2")
+    await send(actor, "/page", "/page/pause")
+    await send(actor, "/page", "/page/resume")
+    await send(actor, "/page/refunds/order-1", "/page/refunds/order-1/cancel")
+    await decide(actor, "order-2", "resend")
+    found = [*audit.entries(actor.refunds.store)]
+    assert [(each.deed.action, each.deed.target) for each in reversed(found)] == [
+        ("pause", ""),
+        ("resume", ""),
+        ("cancel", "order-1"),
+        ("resolve as resend", "order-2"),
+    ]
+    assert {(each.deed.by, each.deed.via, each.deed.address, each.result) for each in found} == {
+        ("ann", "page", "127.0.0.1", "done")
+    }
+    assert found[0].deed.note == HOW["note"]
+
+
+async def test_the_audit_is_shown_in_pages_and_for_one_target(actor: PageDoor) -> None:
+    for number in range(52):
+        deed = audit.Deed(
+            by="bob", via="api", address="10.0.0.7", action="cancel", target=f"<b>{number}"
+        )
+        audit.carry_out(actor.refunds.store, deed, lambda: None)
+    first = await actor.get("/page/audit")
+    assert "<b>51" in first.text
+    assert "<b>1 " not in first.text
+    link = re.search(r'href="(/page/audit\?before=[^"]+)"', first.html)
+    assert link is not None
+    second = await actor.get(unescape(link[1]))
+    assert ("<b>1 " in second.text, "<b>51" in second.text) == (True, False)
+    one = await actor.get("/page/audit?by=bob&target=%3Cb%3E7")
+    assert one.html.count(">cancel</td>") == 1
+    assert (await actor.get("/page/audit?before=x")).status == 422
+
+
+async def test_a_form_that_is_refused_comes_back_with_what_was_typed(actor: PageDoor) -> None:
+    actor.records.in_review("order-1")
+    note = 'it is <b>"mine"</b>'
+    shown = await decide(actor, "order-1", "failed", code="Not a code", note=note, unverified="yes")
+    assert (shown.status, actor.records.get("order-1").stage) == (422, Stage.REVIEW)
+    assert "code must be a code such as" in shown.text
+    assert re.search(r'value="failed" required checked', shown.html)
+    assert re.search(r'name="code" value="Not a code" aria-invalid="true"', shown.html)
+    assert re.search(r'name="unverified" value="yes" checked', shown.html)
+    assert (note in shown.html, note in unescape(shown.html)) == (False, True)
+    again = shown.form_tokens["/page/refunds/order-1/resolve"]
+    version = str(actor.records.get("order-1").version)
+    fields = {"decision": "failed", "code": "paid_in_cash", "version": version, "note": note}
+    action = "/page/refunds/order-1/resolve"
+    assert (await actor.post(action, {"form_token": again, **fields})).status == 303
+
+
+async def test_a_conflict_lists_what_happened_since_the_form_was_shown(actor: PageDoor) -> None:
+    version = actor.records.in_review("order-1", doubt=False).version
+    form = (await actor.get("/page/refunds/order-1")).form_tokens["/page/refunds/order-1/resolve"]
+    actor.refunds.resolve("order-1", "resend", note="bob was faster", by="bob")
+    fields = {"form_token": form, "decision": "resend", "version": str(version), **HOW}
+    shown = await actor.post("/page/refunds/order-1/resolve", fields)
+    assert shown.status == 409
+    since = shown.html.partition("Since you opened the form")[2].partition("</ul>")[0]
+    assert (since.count("<li>"), "bob was faster" in since) == (1, True)
+    assert f"You wrote: {HOW['note']}" in shown.text
+
+
+async def test_a_cancellation_that_came_too_late_shows_that_the_refund_was_sent(
+    actor: PageDoor,
+) -> None:
+    actor.records.queued("order-1")
+    view, action = "/page/refunds/order-1", "/page/refunds/order-1/cancel"
+    seen = await actor.get(view)
+    assert 'name="version" value="1"' in seen.html
+    actor.records.claimed("order-1")
+    shown = await actor.post(action, {"form_token": seen.form_tokens[action], "version": "1"})
+    assert (shown.status, "Since you opened the form" in shown.text) == (409, True)
+
+
+async def test_a_batch_that_was_not_canceled_is_shown_with_the_reason(
+    actor: PageDoor, sync_redis: redis.Redis
+) -> None:
+    fields: dict[Any, Any] = {"rows": 2, "state": "running", "imported_at": 1787730829000}
+    sync_redis.hset("refunds:batch:b-1", mapping=fields)
+    actor.records.queued("row-1", batch_id="b-1")
+    shown = await send(actor, "/page/batches/b-1", "/page/batches/b-1/cancel", typed="b-2")
+    assert shown.status == 422
+    assert "must be b-1" in shown.text
+    assert 'data-view="/page/batches/b-1"' in shown.html
+    assert "/page/batches/b-1/cancel" in shown.form_tokens
+
+
+async def test_a_note_of_several_lines_is_kept_on_one(actor: PageDoor) -> None:
+    actor.records.in_review("order-1", doubt=False)
+    note = "seen in\r\nthe dashboard"
+    assert (await decide(actor, "order-1", "resend", note=note)).status == 303
+    assert actor.refunds.history("order-1")[-1]["note"] == "seen in the dashboard"

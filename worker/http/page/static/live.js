@@ -2,7 +2,8 @@
 "use strict";
 (() => {
   const EVERY = 3000;
-  let busy = false;
+  // The answer to a form that was not followed is the view of another address.
+  const view = document.getElementById("main").dataset.view || location.href;
 
   function holdsFocus(element) {
     return element.contains(document.activeElement);
@@ -22,24 +23,30 @@
     }
   }
 
+  // A view that takes long to read is renewed less often.
+  function again(after) {
+    setTimeout(refresh, Math.max(EVERY, 10 * after));
+  }
+
   async function refresh() {
-    if (busy || document.visibilityState !== "visible") return;
-    busy = true;
+    if (document.visibilityState !== "visible") {
+      again(0);
+      return;
+    }
+    const begun = performance.now();
     try {
-      const answer = await fetch(location.href, {
+      const answer = await fetch(view, {
         headers: { "X-Live": "1" }, cache: "no-store", credentials: "same-origin",
       });
+      if (answer.status === 401) return;
       if (answer.ok && !answer.redirected) {
         swap(new DOMParser().parseFromString(await answer.text(), "text/html"));
-      } else if (answer.status === 401) {
-        clearInterval(timer);
       }
     } catch {
       // The server is away: the next time may work.
-    } finally {
-      busy = false;
     }
+    again(performance.now() - begun);
   }
 
-  const timer = document.querySelector("[data-live]") ? setInterval(refresh, EVERY) : 0;
+  if (document.querySelector("[data-live]")) again(0);
 })();

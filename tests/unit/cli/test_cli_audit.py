@@ -1,0 +1,110 @@
+"""`refunds audit`: what people did with the command line, each action with its result."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import redis
+
+    from tests.support.cli_runner import Cli, Records
+
+ACTOR = {"REFUNDS_ACTOR": "ann"}
+
+
+def done(cli: Cli, *arguments: str) -> list[tuple[str, str, str]]:
+    """Action, target and result, oldest first."""
+    found = cli("audit", "--json", "--limit", "0", *arguments).objects
+    assert {(each["via"], each["address"]) for each in found} <= {
+        ("command line", socket.gethostname())
+    }
+    return [(each["action"], each["target"], each["result"]) for each in reversed(found)]
+
+
+def test_each_action_is_noted_with_who_did_it(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    fields: dict[Any, Any] = {"rows": 1, "state": "running", "imported_at": 1787730829000}
+    sync_redis.hset("refunds:batch:b-1", mapping=fields)
+    records.queued("order-1")
+    records.failed("order-2", payment_intent="pi_2")
+    records.in_review("order-3", doubt=False, payment_intent="pi_3")
+    for arguments in (
+        ("pause",),
+        ("pause",),
+        ("pause", "--batch", "b-1"),
+        ("resume", "--batch", "b-1"),
+        ("batch", "pause", "b-1"),
+        ("batch", "resume", "b-1"),
+        ("resume",),
+        ("resume",),
+        ("cancel", "order-1"),
+        ("retry", "order-2", "--unknown"),
+        ("review", "resolve", "order-3", "--failed", "paid_in_cash", "--note", "by post"),
+        ("tokens", "create", "shop", "--scope", "read"),
+        ("tokens", "revoke", "shop"),
+        ("tokens", "revoke", "shop"),
+        ("callbacks", "on"),
+        ("callbacks", "off"),
+        ("rejected", "drop", "--all"),
+        ("batch", "retry", "b-1"),
+        ("batch", "cancel", "b-1"),
+        ("recover", "--since", "2026-01-31T09:00:00Z"),
+    ):
+        ran = cli(*arguments, **ACTOR)
+        assert ran.code in {0, 9}, ran.err
+    assert done(cli, "--by", "ann") == [
+        ("pause", "", "done"),
+        ("pause", "", "unchanged"),
+        ("batch pause", "b-1", "done"),
+        ("batch resume", "b-1", "done"),
+        ("batch pause", "b-1", "done"),
+        ("batch resume", "b-1", "done"),
+        ("resume", "", "done"),
+        ("resume", "", "unchanged"),
+        ("cancel", "order-1", "done"),
+        ("retry", "order-2", "done"),
+        ("resolve as failed", "order-3", "done"),
+        ("tokens create", "shop", "done"),
+        ("tokens revoke", "shop", "done"),
+        ("tokens revoke", "shop", "unchanged"),
+        ("callbacks on", "", "done"),
+        ("callbacks off", "", "done"),
+        ("rejected drop", "all", "done"),
+        ("batch retry", "b-1", "done"),
+        ("batch cancel", "b-1", "done"),
+        ("recover", "", "done"),
+    ]
+    (decision,) = cli("audit", "--target", "order-3", "--json").objects
+    assert decision["note"] == "by post"
+
+
+def test_an_import_is_noted_with_its_batch(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "season.csv"
+    file.write_text("refund_id,payment_intent,amount\na-1,pi_1,500\n")
+    assert cli("import", str(file), "--dry-run", **ACTOR).code == 0
+    assert cli("import", str(file), "--batch", "season", **ACTOR).code == 0
+    assert done(cli) == [("import", "season", "done")]
+    (entry,) = cli("audit", "--target", "season", "--json").objects
+    assert (entry["by"], entry["note"]) == ("ann", "season.csv")
+
+
+def test_a_refused_action_is_noted_with_the_reason(cli: Cli, records: Records) -> None:
+    records.sending("order-1")
+    assert cli("cancel", "order-1", **ACTOR).code == 6
+    ((action, target, result),) = done(cli)
+    assert (action, target) == ("cancel", "order-1")
+    assert result.startswith("refused: refund order-1 ")
+
+
+def test_the_table_shows_the_latest_and_says_that_there_are_more(cli: Cli) -> None:
+    assert cli("audit").code == 9
+    for _ in range(3):
+        cli("pause", **ACTOR)
+    ran = cli("audit", "--limit", "2")
+    assert (ran.code, ran.out.count("ann")) == (0, 2)
+    assert "more actions than the 2 shown" in ran.err
+    assert cli("audit", "--by", "bob").code == 9

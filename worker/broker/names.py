@@ -1,0 +1,16 @@
+"""What messages are called and hold: a task's name, a queue, and how many ids.
+
+The queues of refunds are named by lane.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PROCESS_TASK: Final = "refunds.process"
+SUBMIT_TASK: Final = "refunds.submit"
+CALLBACK_TASK: Final = "refunds.callback"
+CALLBACK_QUEUE: Final = "refunds.callbacks"
+"""The queue of callbacks; used if `REFUNDS_CALLBACKS_FILE` is set."""
+BULK_IDS: Final = 100
+"""Refund ids in one bulk message: a message costs about 2.5 ms, so the rows of a file share one."""

@@ -1,0 +1,68 @@
+"""The commands that accept refunds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from worker.model.refund import Lane, Refund
+from worker.model.request import RefundRequest
+from worker.model.times import from_ms
+from worker.store import scripts
+from worker.store.records import decode, new_row, pairs_of
+from worker.store.scripts import Argument, Command
+from worker.store.sweeps import NUDGE_GRACE
+
+_ms = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Created:
+    """The result of a request: `created`, `exists` (with the record), or `conflict`."""
+
+    result: Literal["created", "exists", "conflict"]
+    now: datetime
+    refund: Refund | None = None
+
+
+def create(
+    request: RefundRequest, lane: Lane, batch_id: str | None = None, *, by: str = ""
+) -> Command[Created]:
+    """Accept a refund once; `by` names who submits it, for the history.
+
+    The same id changes nothing with the same contents, and conflicts with other contents.
+    """
+    several = create_several([request], lane, batch_id, by=by)
+    return Command(
+        script=scripts.CREATE,
+        arguments=several.arguments,
+        read=lambda reply: several.read(reply)[0],
+    )
+
+
+def create_several(
+    requests: Sequence[RefundRequest], lane: Lane, batch_id: str | None = None, *, by: str = ""
+) -> Command[Sequence[Created]]:
+    """Accept refunds in one script, each as `create` does.
+
+    At most `CREATED_AT_ONCE`, so that others wait little.
+    """
+
+    def read(reply: Any) -> Sequence[Created]:
+        now = from_ms(int(reply[0]))
+        new, conflict = Created(result="created", now=now), Created(result="conflict", now=now)
+        return [
+            (
+                (new if result == "created" else conflict)
+                if isinstance(result, str)
+                else Created(result="exists", now=now, refund=decode(pairs_of(result)))
+            )
+            for result in reply[1:]
+        ]
+
+    arguments: list[Argument] = [NUDGE_GRACE // _ms, lane.value, batch_id or "", by]
+    for request in requests:
+        arguments += new_row(request)
+    return Command(script=scripts.CREATE, arguments=arguments, read=read)

@@ -1,0 +1,26 @@
+"""The commands that write the hash `meta`: the pinned provider, and the flags."""
+
+from __future__ import annotations
+
+from worker.store import scripts
+from worker.store.records import SCHEMA_VERSION
+from worker.store.scripts import Command
+
+
+def pin(host: str, mode: str) -> Command[tuple[str, str, str]]:
+    """Pin these records to the provider's host and mode on first use; return the pinned values."""
+    return Command(
+        script=scripts.PIN,
+        arguments=[host, mode, SCHEMA_VERSION],
+        read=lambda reply: (str(reply[0]), str(reply[1]), str(reply[2])),
+    )
+
+
+def flag(name: str, *, once: bool, by: str = "") -> Command[bool]:
+    """Set a flag in `meta`, even if memory is full.
+
+    With `once` an existing flag is kept and False is returned.
+    """
+    return Command(
+        script=scripts.FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False
+    )
