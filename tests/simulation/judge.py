@@ -174,7 +174,7 @@ class Judge:
             known.forget()
 
     def server_forgot(self) -> None:
-        """Forget what was read of Redis, and what was told of it: another server has taken over."""
+        """Forget what was read of Redis, and who depends on it: another server has taken over."""
         self.power_was_cut()
         for known in self.refunds.values():
             known.told_version = 0
