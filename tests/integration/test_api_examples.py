@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.compose import ROOT, free_port
+from tests.support.compose import ROOT
 from tests.support.installation import Worker, until
 from tests.support.serving import a_token, serving
 from worker.callbacks.signing import headers, secret_bytes
+from worker.sandbox.ports import free_port
 from worker.store import callback_state
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ import pytest
 from tests.support.installation import Installation, Worker, until
 from worker.client import Refunds
 from worker.model.request import RefundRequest
+from worker.sandbox.ports import free_port
 from worker.store import callback_state
 
 PAGE = Path(__file__).parents[2] / "ops" / "docs" / "callbacks.md"
@@ -56,16 +57,10 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def a_free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 @pytest.fixture
 def port(installation: Installation) -> int:
     """The port of the receiver; the installation's workers have its endpoint."""
-    port, folder = a_free_port(), installation.folder
+    port, folder = free_port(), installation.folder
     (folder / "callbacks.toml").write_text(
         f'[[endpoints]]\nname = "shop"\nurl = "http://127.0.0.1:{port}/"\nallow_private = true\n'
     )

@@ -17,9 +17,10 @@ import httpx
 import pytest
 import redis
 
-from tests.support.compose import ROOT, free_port
+from tests.support.compose import ROOT
 from tests.support.installation import Installation, until
 from worker import RefundRequest
+from worker.sandbox.ports import free_port
 
 EXAMPLES = ROOT / "ops" / "examples"
 # Where Debian's packages for Node are; its own Node looks there without being told.

@@ -5,7 +5,6 @@ its own password.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from ops.lab.servers import found
 from tests.support.installation import Installation, until
 from worker import RefundRequest
 from worker.errors import StoreUnavailable
+from worker.sandbox.ports import free_port
 from worker.sandbox.redis_server import VARIABLE, ThrowawayServer
 
 CERTIFICATE = Path(__file__).parents[1] / "support" / "loopback.pem"
@@ -28,13 +28,6 @@ FILES = {
     "tls_key_file": str(CERTIFICATE),
     "tls_ca_cert_file": str(CERTIFICATE),
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")

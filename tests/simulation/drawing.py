@@ -22,6 +22,7 @@ from tests.simulation.plan import (
 from tests.simulation.secrets import EMAIL
 from tests.simulation.special_plans import (
     each_alone,
+    forgetful,
     in_currencies,
     looking_first,
     only_by_webhooks,
@@ -108,6 +109,8 @@ def plan_for(seed: int, *, wide: bool = False, families: Collection[str] = ON) -
         plan = only_by_webhooks(plan)
     if odd.families and plan.rules.readback == "list":
         plan = looking_first(plan)
+    if odd.takeover is not None:
+        return forgetful(plan, odd.takeover)
     return each_alone(plan) if odd.alone else plan
 
 

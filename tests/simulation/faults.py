@@ -92,6 +92,14 @@ ODD: Final = {
         *FATES,
     ),
     "reversals": (*REVERSALS, KILLED),
+    "forgets": (
+        "forgot_acceptances",
+        "forgot_claims",
+        "claimed_unnoticed",
+        "counter_caught_up",
+        "records_behind",
+        "recovered",
+    ),
 }
 """What fires in a world of each family of `odd`."""
 EVERY_FAULT: Final = (

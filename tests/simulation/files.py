@@ -14,11 +14,11 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tests.simulation.clock import OUTSIDE
-from tests.simulation.shell import Killed, Shell
+from tests.simulation.shell import Shell
 from worker import batches
 from worker.batches import BatchDraft
 from worker.client import Refunds
-from worker.errors import GuardRefused, NotFound, StoreUnavailable
+from worker.errors import GuardRefused, NotFound
 from worker.model.refund import Lane, Retriable
 from worker.store.store import Store
 
@@ -91,24 +91,11 @@ class Files:
         if when is not None:
             loop.call_at(when, start, context=OUTSIDE)
 
-    async def _until_through(self, command: Callable[[Store], T], killed: str = "") -> T:
-        """Run a command as its user does.
-
-        Again, some time later, while it is killed or Redis is away.
-        """
-        while True:
-            try:
-                return await self._shell.run(command)
-            except Killed:
-                if killed:
-                    self._world.happens(killed, "person")
-            except StoreUnavailable:
-                self._world.tell("person", "Redis is away")
-            await asyncio.sleep(self._world.dice.choice((1.0, 30.0, 300.0)))
-
     async def _import(self, file: File) -> None:
         try:
-            await self._until_through(lambda store: self._hand_in(store, file), "import_killed")
+            await self._shell.until_through(
+                lambda store: self._hand_in(store, file), "import_killed"
+            )
             self._world.judge.batches.imported(file.batch_id, [row.refund_id for row in file.rows])
             self._world.tell("person", "handed in", file.batch_id)
         except GuardRefused as refusal:
@@ -143,18 +130,20 @@ class Files:
 
     async def _pause(self, file: File) -> None:
         with suppress(NotFound, GuardRefused):
-            if await self._until_through(
+            if await self._shell.until_through(
                 lambda store: batches.pause_batch(store, file.batch_id, by="person")
             ):
                 self._world.happens("batch_paused", "person")
             self._told(file, "paused")
             await asyncio.sleep((file.resume_at or 0.0) - (file.pause_at or 0.0))
-            if await self._until_through(lambda store: batches.resume_batch(store, file.batch_id)):
+            if await self._shell.until_through(
+                lambda store: batches.resume_batch(store, file.batch_id)
+            ):
                 self._told(file, "running")
 
     async def _cancel(self, file: File) -> None:
         with suppress(NotFound):
-            canceled = await self._until_through(
+            canceled = await self._shell.until_through(
                 lambda store: batches.cancel_batch(store, file.batch_id, "person"), "cancel_killed"
             )
             self._world.tell("person", "canceled", file.batch_id, canceled.canceled)
@@ -175,7 +164,7 @@ class Files:
             self._world.mail.nudge(refund_ids, Lane.BULK)
 
         with suppress(NotFound, GuardRefused):
-            retried = await self._until_through(
+            retried = await self._shell.until_through(
                 lambda store: batches.retry_batch(
                     store, file.batch_id, "person", kinds=_BOTH, nudge=nudge
                 )

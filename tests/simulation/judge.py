@@ -9,39 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tests.simulation.batch_judge import BatchJudge, Move
-from tests.simulation.bounds_judge import TEXTS, BoundsJudge
+from tests.simulation.batch_judge import BatchJudge
+from tests.simulation.bounds_judge import BoundsJudge
 from tests.simulation.brakes_judge import BrakesJudge
-from tests.simulation.failing_judge import VERDICTS, why_it_may_not_fail
+from tests.simulation.effects_judge import EffectsJudge
+from tests.simulation.history_judge import HistoryJudge
 from tests.simulation.known import Known, Post
-from tests.simulation.money_judge import MoneyJudge, as_made
+from tests.simulation.money_judge import MoneyJudge
 from tests.simulation.places_judge import PlacesJudge
 from tests.simulation.posts_judge import PostsJudge
 from tests.simulation.secrets import leaks
 from tests.simulation.snapshot import BUCKETS, FIELDS
 from tests.simulation.webhooks_judge import WebhooksJudge
 from tests.simulation.words_judge import WordsJudge
-from worker.model.refund import Stage
 from worker.rules.attempts import Rules
-from worker.rules.transitions import TRANSITIONS
-from worker.sandbox.judging import (
-    FALSE_FAILED,
-    FALSE_SUCCEEDED,
-    false_failed,
-    false_id,
-    false_succeeded,
-)
-from worker.sandbox.ledger import STANDING
+from worker.sandbox.judging import FALSE_FAILED
 
 if TYPE_CHECKING:
-    from worker.sandbox.bank import Bank, SandboxRefund
+    from worker.sandbox.bank import Bank
 
+EXCUSED: Final = frozenset({"money twice", "unproven", FALSE_FAILED})
+"""What is not promised of a refund that is claimed on a server which lacks an earlier claim of it,
+before a worker asks there that remembers a lost claim: it may be sent twice, and the second request
+refused.
+"""
 PAYMENT_ROWS: Final = 3
-STIRRED: Final = frozenset({"operator_says_absent", "operator_says_failed", "first_look"})
-"""What puts a refund in doubt beside others of its payment."""
 """Rows of the snapshot for each payment."""
 
 
@@ -71,25 +65,19 @@ class Judge:
     violations: list[str] = field(default_factory=list)
     refunds: dict[str, Known] = field(default_factory=dict)
     payments: list[str] = field(default_factory=list)
-    effects: dict[str, list[str]] = field(default_factory=dict)
-    """Our id → the provider's refunds made for it."""
     due: dict[str, float] = field(default_factory=dict)
     rechecks: dict[str, float] = field(default_factory=dict)
     """When refunds are to be read outside their own schedule."""
-    remade: int = 0
-    """Refunds made again after the first one of the same generation had failed at the provider by
-    itself.
-    """
     batches: BatchJudge = field(init=False)
     brakes: BrakesJudge = field(init=False)
     money: MoneyJudge = field(init=False)
     bounds: BoundsJudge = field(init=False)
     words: WordsJudge = field(init=False)
     webhooks: WebhooksJudge = field(init=False)
+    effects: EffectsJudge = field(init=False)
+    history: HistoryJudge = field(init=False)
     _places: PlacesJudge = field(init=False)
     _posts: PostsJudge = field(init=False)
-    past_window: set[str] = field(default_factory=set)
-    """Refunds that were not settled when their key's window had passed."""
     _snapshot: Sequence[Any] = ()
     _clock: tuple[int, int] = (0, 0)
     """What the records hold of their time.
@@ -98,9 +86,6 @@ class Judge:
     """
     _before_the_cut: dict[str, str | None] | None = None
     """Between a power cut and the next look: the state of each batch before it."""
-    _moves: list[Move] = field(default_factory=list)
-    _seen_entries: int = 0
-    _statuses: dict[str, set[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.batches = BatchJudge(self.broken)
@@ -118,6 +103,26 @@ class Judge:
             lag=self.lag,
             oddly_shown=self.oddly_shown,
         )
+        self.effects = EffectsJudge(
+            broken=self.broken,
+            bank=self.bank,
+            rules=self.rules,
+            now_ms=self.now_ms,
+            money=self.money,
+            refunds=self.refunds,
+            reads_well=self.reads_well,
+        )
+        self.history = HistoryJudge(
+            broken=self.broken,
+            tells_no_secret=self.tells_no_secret,
+            rules=self.rules,
+            now_ms=self.now_ms,
+            bounds=self.bounds,
+            effects=self.effects,
+            money=self.money,
+            webhooks=self.webhooks,
+            words=self.words,
+        )
 
     def now_ms(self) -> int:
         """Return the time as the records see it, which never goes back."""
@@ -126,6 +131,9 @@ class Judge:
 
     def broken(self, rule: str, refund_id: str, fact: str) -> None:
         """Note a violation."""
+        known = self.refunds.get(refund_id)
+        if known is not None and known.exposed and rule in EXCUSED:
+            return
         self.violations.append(f"{rule}: {refund_id}: {fact}")
 
     def tells_no_secret(self, where: str, about: str, text: str) -> None:
@@ -160,9 +168,16 @@ class Judge:
     def power_was_cut(self) -> None:
         """Forget what was read of Redis: the next look reads histories from their beginning."""
         self._snapshot, self._before_the_cut = (), self.batches.states()
+        self.history.after_a_cut = True
         self.brakes.power_was_cut()
         for known in self.refunds.values():
             known.forget()
+
+    def server_forgot(self) -> None:
+        """Forget what was read of Redis, and who depends on it: another server has taken over."""
+        self.power_was_cut()
+        for known in self.refunds.values():
+            known.told_version = 0
 
     def may_send(self, refund_id: str, worker: str, flags: Sequence[str | None]) -> None:
         """Note that a worker was told that it may send, and judge that by the flags that stood in
@@ -183,7 +198,7 @@ class Judge:
 
     def look(self, snapshot: Sequence[Any]) -> None:
         """Judge the records as they lie now."""
-        self.read_ledger()
+        self.effects.read_ledger()
         at, ahead = snapshot[-len(BUCKETS) - 3]
         self._clock = (int(at or 0), int(ahead or 0))
         if snapshot == self._snapshot:
@@ -192,16 +207,14 @@ class Judge:
         self._snapshot = snapshot
         noted, place = frozenset(snapshot[0]), 1
         claimed = []
-        self._moves.clear()
+        self.history.moves.clear()
         for refund_id, known in self.refunds.items():
             record = dict(zip(FIELDS, snapshot[place], strict=True))
-            is_new = self._before_the_cut is None and record["version"] != known.record.get(
-                "version"
-            )
-            if is_new and record["stage"] == "sending":
+            is_new = record["version"] != known.record.get("version")
+            if is_new and record["stage"] == "sending" and not self.history.after_a_cut:
                 claimed.append(refund_id)
                 self.webhooks.claimed(refund_id, record)
-            self._judge_record(refund_id, known, record, snapshot[place + 1])
+            self.history.look(refund_id, known, record, snapshot[place + 1])
             # Nothing takes it out of the outbox in a world.
             if record["stage"] in {"settled", "review"} and refund_id not in noted:
                 self.broken(
@@ -218,9 +231,10 @@ class Judge:
             place += PAYMENT_ROWS
         self.money.owners(self.refunds)
         cut, self._before_the_cut = self._before_the_cut, None
+        self.history.after_a_cut = False
         if cut is not None:
-            self._moves.clear()
-        self.batches.look(snapshot[of_batches:], self._moves, self.refunds)
+            self.history.moves.clear()
+        self.batches.look(snapshot[of_batches:], self.history.moves, self.refunds)
         if cut is not None:
             self._judge_promises(cut)
 
@@ -234,193 +248,6 @@ class Judge:
                     f" {known.moves}"
                 )
                 self.broken("told", refund_id, fact)
-
-    def _judge_record(
-        self, refund_id: str, known: Known, record: dict[str, str | None], entries: Sequence[str]
-    ) -> None:
-        if record["stage"] is None:
-            if known.record:
-                self.broken("lost", refund_id, "its record is gone")
-            return
-        before = known.record
-        known.record = record
-        for text in entries:
-            self.tells_no_secret("history", refund_id, text)
-        for name in TEXTS:
-            self.tells_no_secret(name, refund_id, record[name] or "")
-        self.bounds.record(refund_id, record, entries)
-        for entry in known.told.read(entries):
-            self._replay(refund_id, known, entry)
-            self._note_prior(known, before)
-        self._judge_replay(refund_id, known)
-        if before and before["generation"] == record["generation"]:
-            # A settled record may drop both: nothing of its generation is sent again, and it tells
-            # what was asked.
-            settled = record["stage"] == "settled"
-            dropped = settled and record["idempotency_key"] is None
-            if before["idempotency_key"] != record["idempotency_key"] and not dropped:
-                self.broken("key", refund_id, "the key of a generation changed")
-            self._judge_contents(refund_id, known, before)
-        if (
-            self._before_the_cut is None
-            and record["stage"] == "settled"
-            and (not before or before["version"] != record["version"])
-        ):
-            self.judge_settled(refund_id, record)
-            self._judge_failed(refund_id, known)
-
-    def _note_prior(self, known: Known, before: Mapping[str, str | None]) -> None:
-        """Note which refunds of the provider are to be read before a retry is sent."""
-        if known.label == "retried" and before:
-            known.priors += [before["provider_refund_id"] or ""]
-            self.webhooks.forget(known.priors)
-        elif known.by_person and known.record["prior_refund_ids"] is None:
-            # A person has insisted that they moved nothing.
-            known.priors.clear()
-
-    def _judge_contents(
-        self, refund_id: str, known: Known, before: Mapping[str, str | None]
-    ) -> None:
-        """Judge that a record still tells what was asked for, also once its metadata are erased."""
-        record = known.record
-        known.fingerprint = known.fingerprint or before["fingerprint"]
-        erased = record["metadata_erased_at"] is not None
-        # A settled record may drop it, because its other fields tell the same, but not without its
-        # metadata.
-        told = record["fingerprint"]
-        dropped = record["stage"] == "settled" or before["fingerprint"] is None
-        if told != known.fingerprint and (told is not None or erased or not dropped):
-            self.broken("body", refund_id, "what was asked for changed")
-        # A person who ends a contradiction lets a settled record be read again, and sends nothing.
-        if erased and (record["metadata"] is not None or record["stage"] in {"queued", "sending"}):
-            self.broken("erased", refund_id, f"erased, and it is {record['stage']} again")
-
-    def _judge_replay(self, refund_id: str, known: Known) -> None:
-        """Judge whether the history leads to the record."""
-        record = known.record
-        told = (
-            str(known.moves),
-            known.stage,
-            known.status,
-            str(known.attempts),
-            str(known.generations),
-        )
-        stands = (record["version"], record["stage"], record["status"])
-        if told != (*stands, record["attempts"] or "0", record["generation"] or "1"):
-            self.broken("history", refund_id, f"history ends in {told}, the record says {record}")
-        if record["first_attempt_at"] is not None:
-            known.first_attempt_at = int(record["first_attempt_at"])
-            if self.now_ms() - known.first_attempt_at > self.rules.key_window / timedelta(
-                milliseconds=1
-            ):
-                self.past_window.add(refund_id)
-
-    def _replay(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
-        source, target = entry["from"], entry["to"]
-        if entry["version"] != known.moves + 1 or source != known.stage:
-            self.broken(
-                "history", refund_id, f"{entry} follows version {known.moves} in {known.stage}"
-            )
-        legal = source is None or Stage(target) in TRANSITIONS[Stage(source)]
-        if not legal:
-            self.broken("transition", refund_id, f"{source} to {target} stands in no table")
-        known.moves, known.stage, known.status = known.moves + 1, target, entry["status"]
-        known.label = entry["label"]
-        known.attempts += target == "sending"
-        known.verdicts += source == "sending" and entry.get("seen") in VERDICTS
-        if known.label == "retried":
-            known.generations, known.verdicts = known.generations + 1, 0
-        if known.last:
-            self.webhooks.repeated(refund_id, known.last, entry)
-        known.by_person, known.last = entry.get("by") == "person", entry
-        known.path.append(f"{known.moves} {target} {known.status}")
-        self._judge_move(refund_id, known, entry)
-        if target == "sending":
-            known.lease_end = entry["at"] + self.rules.lease // timedelta(milliseconds=1)
-        elif target not in {"processing", "settled"}:
-            known.lease_end = None
-        elif source == "sending":
-            known.proven_at = entry["at"]
-        self._moves.append((refund_id, entry))
-        known.stirred = known.stirred or known.label in STIRRED
-        if known.label == "resend":
-            for post in known.posts:
-                post.cleared = True
-
-    def _judge_move(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
-        """Judge what a move concludes from what was read."""
-        if self._before_the_cut is None:
-            self.webhooks.move(refund_id, known, entry)
-        if entry["to"] == "in_doubt":
-            self._judge_doubt(refund_id, known, entry)
-        elif entry["to"] == "review" and self._before_the_cut is None:
-            self.words.review(refund_id, known, entry, self.effects.get(refund_id, ()))
-            if entry["label"] == "refund_missing":
-                self.money.missing(refund_id, known)
-
-    def _judge_doubt(self, refund_id: str, known: Known, entry: Mapping[str, Any]) -> None:
-        """Note when a doubt began and what was found of it.
-
-        Judge the conclusion that there is nothing to be found.
-        """
-        if entry["from"] == "sending":
-            lapsed = known.lease_end if entry["label"] == "lease_lapsed" else None
-            known.quiet_at = min(entry["at"], lapsed or entry["at"])
-        elif entry["label"] == "found_in_totals":
-            known.found_at = entry["at"]
-        elif entry["label"] == "absence_proven" and self._before_the_cut is None:
-            self.money.absence(refund_id, self._made(refund_id), known.generations)
-
-    def _made(self, refund_id: str) -> list[SandboxRefund]:
-        """Return what the provider has made for a refund, oldest first."""
-        return [self.bank.refunds[identity] for identity in self.effects.get(refund_id, ())]
-
-    def judge_settled(self, refund_id: str, record: Mapping[str, str | None]) -> None:
-        """Judge a status that is said to be final, at the moment at which it is said."""
-        made, known = self._made(refund_id), self.refunds[refund_id]
-        if known.misled and not self.reads_well:
-            self.money.misled(refund_id, record, made)
-            return
-        if record["status"] in {"failed", "canceled"}:
-            if record["contradicted_by"] in known.priors:
-                # An earlier refund succeeded since, and the record names it for a person.
-                return
-            if (fact := false_failed(str(record["status"]), as_made(made))) is not None:
-                self.broken(FALSE_FAILED, refund_id, fact)
-            return
-        succeeded = [refund for refund in made if "succeeded" in self._statuses[refund.id]]
-        if (fact := false_succeeded(as_made(made), as_made(succeeded))) is not None:
-            if not self.money.may_be_others(known):
-                self.broken(FALSE_SUCCEEDED, refund_id, fact)
-            return
-        self.money.stands(refund_id, known, succeeded)
-        if (fact := false_id(record["provider_refund_id"], as_made(succeeded))) is not None:
-            self.broken(FALSE_SUCCEEDED, refund_id, fact)
-        self.money.amount(refund_id, record, succeeded)
-        if record["currency"] is not None and record["currency"] != succeeded[-1].payment.currency:
-            self.broken("currency", refund_id, f"recorded {record['currency']}")
-
-    def _judge_failed(self, refund_id: str, known: Known) -> None:
-        # A proof that comes later is kept with the record, which has ended already.
-        if known.status != "failed" or known.by_person or known.last["label"] == "contradicted":
-            return
-        # What failed at once moved nothing and is no effect, but the provider's books show it.
-        made = [
-            refund
-            for refund in self.bank.refunds.values()
-            if refund.metadata.get("refund_id") == refund_id
-        ]
-        if known.misled and self.money.is_fallen(known.record):
-            return
-        posts = [post for post in known.posts if post.generation == str(known.generations)]
-        age_ms = None if known.first_attempt_at is None else self.now_ms() - known.first_attempt_at
-        answered, statuses = [post.answered for post in posts], [refund.status for refund in made]
-        mismatch = self.money.is_mismatch(known)
-        fact = why_it_may_not_fail(
-            known.last, answered, statuses, known.verdicts, age_ms, self.rules, mismatch=mismatch
-        )
-        if fact is not None:
-            self.broken("false failed", refund_id, fact)
 
     # The provider
 
@@ -438,67 +265,25 @@ class Judge:
 
     def bytes_left(self, post: Post, durable_body: str | None, now_ms: int) -> None:
         """Judge a request at the moment at which its first byte leaves."""
-        self.read_ledger()
+        self.effects.read_ledger()
         known = self.refunds.get(post.refund_id)
         if known is None:
             self.broken("unasked", post.refund_id, "sent, and never accepted")
             return
         if self.mode == "ours":
-            self._posts.leaves(post, known, durable_body, now_ms)
+            # A lost claim is still good for the request that was about to leave under it.
+            if known.forgotten_at is None or post.asked_at > known.forgotten_at:
+                self._posts.leaves(post, known, durable_body, now_ms)
             self.webhooks.sent(post.refund_id, known)
             self.money.sends(post.refund_id, known.payment, known.record.get("asked_currency"))
             self.told(post.refund_id, known.moves if known.stage == "sending" else 0)
         known.posts.append(post)
 
-    def read_ledger(self) -> None:
-        """Judge what the provider has done since the last time."""
-        self.bank.settle_due()
-        entries = self.bank.ledger.entries
-        for entry in entries[self._seen_entries :]:
-            self._statuses.setdefault(entry["refund"], set()).add(entry["status"])
-            self.money.entered(entry)
-            if entry["event"] == "effect" and entry["refund_id"] is not None:
-                self._judge_effect(
-                    entry["refund_id"],
-                    entry["refund"],
-                    entry["payment_intent"],
-                    turned="was" in entry,
-                )
-        self._seen_entries = len(entries)
-
-    def _judge_effect(
-        self, refund_id: str, identity: str, payment_id: str, *, turned: bool
-    ) -> None:
-        """Judge an effect; `turned` is one that the provider made of a failed refund by itself."""
-        made = self.effects.setdefault(refund_id, [])
-        if turned:
-            made.append(identity)
-            return
-        refund = self.bank.refunds[identity]
-        generation = refund.metadata.get("refund_generation")
-        known = self.refunds.get(refund_id)
-        if any(self.bank.refunds[one].status in STANDING for one in made):
-            if known is None or not known.misled or self.reads_well:
-                self.broken(
-                    "money twice", refund_id, f"{identity} was made while {made[-1]} stands"
-                )
-        elif any(
-            self.bank.refunds[one].metadata.get("refund_generation") == generation for one in made
-        ):
-            self.remade += 1
-        made.append(identity)
-        payment = self.bank.payments[payment_id]
-        if payment.succeeded + payment.pending > payment.amount:
-            self.broken("over", refund_id, f"{payment_id} gave back more than was captured")
-        record = known.record if known is not None else {}
-        if record.get("stage") == "settled" and record.get("status") in {"failed", "canceled"}:
-            self.broken("false failed", refund_id, f"{record['status']} before {identity} was made")
-
     # The end
 
     def finish(self) -> None:
         """Judge what is left when the backlog has had its time."""
-        self.read_ledger()
+        self.effects.read_ledger()
         self.batches.finish(self.refunds)
         for refund_id, known in self.refunds.items():
             if not known.record and not known.said:
@@ -512,7 +297,7 @@ class Judge:
                     f"still {known.record['stage']} long after the faults stopped",
                 )
             else:
-                self.money.untold(refund_id, known, self._made(refund_id))
+                self.money.untold(refund_id, known, self.effects.made(refund_id))
 
     def identified(self, tampered: Collection[str]) -> None:
         """Judge that nobody is asked about a refund that a webhook has named, `tampered` ones
@@ -520,7 +305,7 @@ class Judge:
         """
         for refund_id, known in self.refunds.items():
             if known.record and refund_id not in tampered:
-                self.webhooks.unidentified(refund_id, known, self._made(refund_id))
+                self.webhooks.unidentified(refund_id, known, self.effects.made(refund_id))
 
     def judge_counters(self, flat: Sequence[str]) -> None:
         """Judge what the counters are called, and what they say."""

@@ -84,6 +84,12 @@ class Known:
     server's clock, in milliseconds."""
     found_at: int | None = None
 
+    forgotten_at: int | None = None
+    """When a server took over that lacks a claim of it, in the server's milliseconds."""
+    exposed: bool = False
+    """Whether it was claimed there before a worker had asked that remembers a lost claim: outside
+    the promise.
+    """
     misled: bool = False
     """Whether a person has insisted on what is not so."""
     late_proofs: list[Machine] = field(default_factory=list)

@@ -100,7 +100,7 @@ class NaiveWorker:
 
     def _write(self, refund_id: str, status: str, payload: dict[str, Any]) -> None:
         judge = self._world.judge
-        judge.read_ledger()
+        judge.effects.read_ledger()
         record: dict[str, str | None] = dict.fromkeys(FIELDS)
         stage = "processing" if status == "pending" else "settled"
         record |= {
@@ -112,7 +112,7 @@ class NaiveWorker:
         record["provider_refund_id"] = payload.get("id")
         judge.refunds[refund_id].record = record
         if stage == "settled":
-            judge.judge_settled(refund_id, record)
+            judge.effects.settled(refund_id, record)
 
 
 async def _bounded(call: Any) -> httpx.Response:

@@ -53,6 +53,10 @@ FAMILIES: Final[Mapping[str, str]] = {
     "reversals": (
         "refunds that change after they have settled: minutes or weeks later, or before a retry"
     ),
+    "forgets": (
+        "a server that lacks confirmed writes takes over, and a person recovers: a replica that was"
+        " behind, or an older copy"
+    ),
 }
 """Every family, with what it does."""
 
@@ -64,12 +68,30 @@ SHARE: Final = 0.6
 OFTEN: Final[Mapping[str, int]] = {"others": 4, "people": 2}
 """How much oftener than another a family is drawn."""
 MOST_AT_ONCE: Final = 4
+ALONE: Final = "forgets"
+"""Drawn for seeds without any other family, since it changes what is asked for."""
+ALONE_SHARE: Final = 0.3
 BESIDE: Final[Mapping[str, float]] = {"short": 0.15, "webhooks": 0.35, "reversals": 0.2}
 """Families drawn on dice of their own, each with its share of seeds.
 
 So seeds with pinned faults play as they did before there were these.
 """
 SHORT_SECONDS: Final = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Takeover:
+    """A server that lacks confirmed writes takes the place of the one that has them."""
+
+    at: Seconds
+    lacks: Seconds
+    """It lacks what was written in so many seconds before."""
+    claims: int
+    """If it is not 0, it lacks all from so many claims on instead."""
+    frozen: Seconds
+    """If it is not 0, a worker that remembers a lost claim is frozen for so long, and the others
+    are killed.
+    """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +117,7 @@ class Odd:
     """Whether all that others have refunded before falls back during our doubts."""
     cuts: tuple[Seconds, ...] = ()
     """When the server's power is cut, beside those cuts that somebody's word tempts."""
+    takeover: Takeover | None = None
     back: tuple[tuple[Seconds, Seconds], ...] = ()
     """When another server is promoted, and by how much its clock is behind."""
     shown: Mapping[str, str] = field(default_factory=dict)
@@ -136,8 +159,10 @@ def odd_for(
     )
     unlisted = SHORT_SECONDS if "short" in beside else 0.0
     if dice.random() >= SHARE:
-        return Odd(families=beside, unlisted=unlisted) if beside else NOTHING
-    every = sorted(FAMILIES.keys() - BESIDE.keys())
+        if beside:
+            return Odd(families=beside, unlisted=unlisted)
+        return _forgetting(seed) if ALONE in families else NOTHING
+    every = sorted(FAMILIES.keys() - BESIDE.keys() - {ALONE})
     drawn = frozenset(
         dice.sample(
             every, dice.randint(1, MOST_AT_ONCE), counts=[OFTEN.get(name, 1) for name in every]
@@ -171,3 +196,16 @@ def odd_for(
         known_first=dice.random() < 0.3,
         alone="others" in drawn and dice.random() < 0.5,
     )
+
+
+def _forgetting(seed: int) -> Odd:
+    dice = random.Random(f"forgets:{seed}")  # noqa: S311 - repeatable, not secret
+    if dice.random() >= ALONE_SHARE:
+        return NOTHING
+    takeover = Takeover(
+        at=dice.uniform(20, 120),
+        lacks=dice.choice((1.0, 5.0, 30.0, 600.0)),
+        claims=dice.choice((0, 1, 2, 3)),
+        frozen=dice.choice((0.0, 0.0, 60.0, 150.0, 300.0)),
+    )
+    return Odd(families=frozenset({ALONE}), takeover=takeover)

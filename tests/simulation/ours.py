@@ -69,10 +69,13 @@ class _NotedStore(AsyncStore):
     """The store; each call is noted when it is asked for."""
 
     noted: Callable[[Command[Any]], None]
+    heard: Callable[[Command[Any], Any], None]
 
     async def run(self, call: Command[T]) -> T:
         self.noted(call)
-        return await super().run(call)
+        result = await super().run(call)
+        self.heard(call, result)
+        return result
 
 
 class _NotedService(Service):
@@ -119,8 +122,8 @@ class OurWorker:
         store = _NotedStore(
             client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated"
         )
-        store.wait_for_disk = world.power.is_drawn
-        # Nothing that is confirmed is forgotten here, so no server may ever be called behind.
+        store.wait_for_disk = world.power.keeps_file
+        # So that positions are remembered.
         store.wants_disk = True
         http = httpx.AsyncClient(
             base_url="https://provider.test",
@@ -144,7 +147,7 @@ class OurWorker:
             on_attempt=tally.attempt,
             token=lambda: f"{dice.getrandbits(64):x}",
         )
-        store.noted = self._noted
+        store.noted, store.heard = self._noted, self._heard
         self._sweeper: asyncio.Task[None] | None = None
         self._probe_at = 0.0
         self._early = _QUEUED_EARLY
@@ -176,6 +179,7 @@ class OurWorker:
     def _noted(self, call: Command[Any]) -> None:
         """Judge that one who was told to end begins nothing more."""
         service, machine = self.service, self._machine
+        self._world.forgetting.asks(machine, call)
         if call.script.name == "give_back":
             service.given_back.update(
                 (str(refund_id), machine.loop.time()) for refund_id in call.arguments
@@ -191,6 +195,10 @@ class OurWorker:
                     "began", refund_id, "begun by a worker that had been told to end"
                 )
             service.begun.add(refund_id)
+
+    def _heard(self, call: Command[Any], result: Any) -> None:
+        if call.script.name == "claim":
+            self._world.forgetting.confirmed(self._machine, result)
 
     async def end(self) -> None:
         """End in good order, as `app` and `runtime` do.
@@ -210,8 +218,11 @@ class OurWorker:
 
     async def _sweeps(self) -> None:
         await asyncio.sleep(self._phase)
+        forgets = self._world.plan.odd.takeover is not None
         while True:
             try:
+                if forgets:
+                    await self.service.positions.check()
                 if not self.service.stopping and not self.service.breaker.resting:
                     await self._watch()
                     taken = await sweep(
@@ -225,7 +236,10 @@ class OurWorker:
                     self._probe_at = self._machine.loop.time() + PROBE_SECONDS
                     await self.service.trouble.probe_credentials()
             except StoreUnavailable:
-                pass  # tried again at the next turn, as the runtime's loop does
+                # Tried again at the next turn, as the runtime's loop does.
+                if forgets:
+                    await asyncio.sleep(SWEEP_SECONDS)
+                    continue
             await self._rest()
 
     async def _watch(self) -> None:

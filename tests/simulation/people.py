@@ -76,16 +76,14 @@ class People:
         Where something is still on its way, leave it for later.
         """
         world = self._world
-        world.judge.read_ledger()
+        world.judge.effects.read_ledger()
         settle = world.plan.rules.settle.total_seconds()
         known = world.judge.refunds[refund_id]
         if known.posts and known.posts[-1].left_at + 2 * settle + 60 > world.loop.time():
             return
         self._resolved += 1
         generation = known.record["generation"] or "1"
-        made = [
-            world.seam.bank.refunds[identity] for identity in world.judge.effects.get(refund_id, ())
-        ]
+        made = world.judge.effects.made(refund_id)
         here = [refund for refund in made if refund.metadata.get("refund_generation") == generation]
         # A retry may be in review because its earlier refund turned succeeded.
         own = bool(here)

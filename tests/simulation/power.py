@@ -1,5 +1,7 @@
-"""The server's power: what was written a moment ago and not waited for is gone after a cut, and
-scripts are too.
+"""What a server lacks that starts again, or takes over from another one.
+
+After a power cut what was written a moment ago and not waited for is gone, and scripts are too. A
+server that takes over may lack more.
 
 The server flushes its file once a second (`appendfsync everysec`); `WAITAOF` waits for that. A cut
 is played by carrying the kept commands out once more: scripts are told the time, so they do again
@@ -36,8 +38,18 @@ class Power:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether this world's server can lose its power at all."""
+        """Whether this world's server may lose what is not on disk yet."""
         return "power" in self._world.plan.odd
+
+    @property
+    def keeps_file(self) -> bool:
+        """Whether what is written is noted, since some of it may be lost."""
+        return self.is_drawn or self._world.plan.odd.takeover is not None
+
+    @property
+    def written(self) -> int:
+        """The number of commands noted so far."""
+        return len(self._file)
 
     @property
     def is_away(self) -> bool:
@@ -77,20 +89,29 @@ class Power:
         since = world.loop.time() - world.odd_dice.uniform(0, FLUSH_SECONDS)
         kept = max(self._synced, sum(1 for at, _ in self._file if at <= since))
         lost = len(self._file) - kept
-        del self._file[kept:]
-        self._synced = kept
-        self._away_until = world.loop.time() + world.odd_dice.choice((1.5, 5.0, 40.0))
         world.tell("redis", "power cut:", lost, "writes are lost")
         world.happens("power_cut", "redis")
         if lost:
             world.happens("writes_lost", "redis")
+        self.start_with(kept, world.odd_dice.choice((1.5, 5.0, 40.0)))
+        world.judge.power_was_cut()
+        world.look()
+
+    def written_until(self, when: float) -> int:
+        """Return how many commands were noted up to then."""
+        return sum(1 for at, _ in self._file if at <= when)
+
+    def start_with(self, kept: int, seconds: float) -> None:
+        """Start a server that has the first `kept` commands, and is away for so long."""
+        world = self._world
+        del self._file[kept:]
+        self._synced = kept
+        self._away_until = world.loop.time() + seconds
         world.wire.one("FLUSHALL")
         world.load_scripts()
         world.wire.run([command for _, command in self._file])
         world.wire.flush_scripts()
         world.wire.load([SNAPSHOT])
-        world.judge.power_was_cut()
-        world.look()
 
 
 def without_waits(commands: Sequence[RawCommand]) -> list[RawCommand]:

@@ -57,6 +57,19 @@ class Processes:
             self._retire(alive[0])
         return bool(alive)
 
+    def kill_all_but(self, spared: Machine | None) -> None:
+        """Kill every worker process but one, and start as many again."""
+        for machine in [machine for machine in self.machines if machine.alive]:
+            if machine is not spared:
+                self._retire(machine)
+
+    def freeze(self, machine: Machine, seconds: float) -> None:
+        """Stop one worker process for so long."""
+        machine.stop()
+        self._world.loop.call_at(
+            self._world.loop.time() + seconds, self._go_on, machine, context=OUTSIDE
+        )
+
     def boot(self) -> None:
         """Start one more worker process."""
         self._lives += 1
@@ -101,10 +114,7 @@ class Processes:
             pause = FROZEN_SECONDS
         if pause > lease:
             self._world.happens("stopped_past_lease", machine.name)
-        machine.stop()
-        self._world.loop.call_at(
-            self._world.loop.time() + pause, self._go_on, machine, context=OUTSIDE
-        )
+        self.freeze(machine, pause)
 
     async def _end(self, machine: Machine) -> None:
         await self.workers[machine.name].end()

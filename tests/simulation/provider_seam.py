@@ -197,7 +197,7 @@ class ProviderSeam:
         if not fault.startswith("request_lost"):
             if request.method == "POST":
                 answer = await self._create(request, draw)
-                self.judge.read_ledger()
+                self.judge.effects.read_ledger()
             else:
                 answer = self._read(request, draw)
             if fault not in BROKEN and fault != "late_effect":

@@ -161,7 +161,7 @@ class Reversals:
             return False
         self._changed.add(identity)
         self._world.tell("provider", identity, "is", refund.status, refund.metadata)
-        self._world.judge.read_ledger()
+        self._world.judge.effects.read_ledger()
         return True
 
     # Noticing

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from tests.simulation.bugs.planted import may_show, planted
+from tests.simulation.bugs.planted import planted
+from tests.simulation.bugs.showing import may_show
 from tests.simulation.bugs.sources import CAUGHT_BY
 from tests.simulation.drawing import plan_for
 from tests.simulation.naive import NaiveWorker

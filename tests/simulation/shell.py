@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from redis import exceptions
 
 from tests.simulation.records_seam import PREFIX, RawCommand
+from worker.errors import StoreUnavailable
 from worker.store.store import Store
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Shell:
         store = Store(
             client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated"
         )
-        store.wait_for_disk = self._world.power.is_drawn
+        store.wait_for_disk = self._world.power.keeps_file
         thread = threading.Thread(target=desk.work, args=(command, store), daemon=True)
         thread.start()
         try:
@@ -64,6 +65,21 @@ class Shell:
             desk.told.put(Killed())
             thread.join()
 
+    async def until_through(self, command: Callable[[Store], T], killed: str = "") -> T:
+        """Run a command as its user does.
+
+        Again, some time later, while it is killed or Redis is away.
+        """
+        while True:
+            try:
+                return await self.run(command)
+            except Killed:
+                if killed:
+                    self._world.happens(killed, "person")
+            except StoreUnavailable:
+                self._world.tell("person", "Redis is away")
+            await asyncio.sleep(self._world.dice.choice((1.0, 30.0, 300.0)))
+
     async def _trip(self, commands: list[RawCommand]) -> Any:
         world, dice = self._world, self._world.dice
         dies = dice.random() if world.faulty and dice.random() < KILLED_RATE else 0.0
@@ -74,7 +90,10 @@ class Shell:
         if fault in {"redis_lost", "redis_refuses"}:
             return exceptions.ConnectionError("cut before the command")
         try:
-            results = world.serve(commands, None)
+            results = [
+                divmod(world.clock_for(None) * 1000, 1_000_000) if command == ["TIME"] else result
+                for command, result in zip(commands, world.serve(commands, None), strict=True)
+            ]
         except exceptions.ConnectionError as error:
             return error
         await asyncio.sleep(back)
@@ -134,6 +153,14 @@ class _Desk:
     def hgetall(self, key: str) -> Mapping[str, str]:
         return _mapping(self._one("HGETALL", key))
 
+    def hset(self, key: str, *, mapping: Mapping[str, str]) -> Any:
+        return self._one("HSET", key, *_flat(mapping))
+
+    def zrange(self, key: str, start: int, stop: int, *, desc: bool, withscores: bool) -> Any:
+        command = ["ZRANGE", key, start, stop, *["REV"] * desc, *["WITHSCORES"] * withscores]
+        flat = self._one(*command)
+        return list(zip(flat[::2], map(float, flat[1::2]), strict=True)) if withscores else flat
+
     def lrange(self, key: str, start: int, stop: int) -> Any:
         return self._one("LRANGE", key, start, stop)
 
@@ -155,11 +182,24 @@ class _Pipeline:
     def execute_command(self, *command: Any) -> None:
         self._add(list(command), lambda reply: reply)
 
-    def hset(self, key: str, name: str, value: str) -> None:
-        self._add(["HSET", key, name, value], lambda reply: reply)
+    def hset(
+        self, key: str, name: str = "", value: str = "", *, mapping: Mapping[str, str] | None = None
+    ) -> None:
+        pairs = [name, value] if mapping is None else _flat(mapping)
+        self._add(["HSET", key, *pairs], lambda reply: reply)
 
-    def hmget(self, key: str, names: Iterable[str]) -> None:
-        self._add(["HMGET", key, *names], list)
+    def hdel(self, key: str, *names: str) -> None:
+        self._add(["HDEL", key, *names], lambda reply: reply)
+
+    def delete(self, key: str) -> None:
+        self._add(["DEL", key], lambda reply: reply)
+
+    def time(self) -> None:
+        self._add(["TIME"], lambda reply: reply)
+
+    def hmget(self, key: str, names: Iterable[str], *more: str) -> None:
+        first = [names] if isinstance(names, str) else names
+        self._add(["HMGET", key, *first, *more], list)
 
     def hgetall(self, key: str) -> None:
         self._add(["HGETALL", key], _mapping)
@@ -179,6 +219,10 @@ class _Pipeline:
             reply if isinstance(reply, BaseException) else read(reply)
             for reply, read in zip(replies, self._read, strict=True)
         ]
+
+
+def _flat(mapping: Mapping[str, str]) -> list[str]:
+    return [each for pair in mapping.items() for each in pair]
 
 
 def _mapping(flat: Sequence[str]) -> dict[str, str]:

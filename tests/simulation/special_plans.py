@@ -6,8 +6,9 @@ import random
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Final
 
-from tests.simulation.odd import CURRENCIES
+from tests.simulation.odd import CURRENCIES, Takeover
 from tests.simulation.plan import (
     FAILING,
     FAMILIES,
@@ -19,8 +20,12 @@ from tests.simulation.plan import (
     Plan,
 )
 from tests.simulation.reversals import Watch
+from worker.model.request import RefundRequest
 from worker.sandbox.bank import CAPTURED, Outcome
 from worker.settings import WATCH_RATE
+
+FORGETTING_ENDS: Final = 1200.0
+"""When the faults end in a world with a server that forgot."""
 
 
 def looking_first(plan: Plan) -> Plan:
@@ -194,6 +199,48 @@ def in_currencies(plan: Plan) -> Plan:
         for one in plan.asked
     )
     return _asking(replace(plan, payments=payments), asked)
+
+
+def forgetful(plan: Plan, takeover: Takeover) -> Plan:
+    """Return the plan with refunds before, at and after a takeover by a server that forgot.
+
+    Each has a payment of its own: a refund whose record is lost is somebody else's in the totals.
+    The provider honours no key, so that whatever is sent twice moves money twice.
+    """
+    dice = random.Random(f"forgetful:{plan.seed}")  # noqa: S311 - repeatable, not secret
+    facts = [*plan.payments.values()]
+    times = [
+        dice.uniform(0, 10),
+        # Acceptances and claims that are lost.
+        *(takeover.at - dice.choice((0.1, 1.0, 5.0, 20.0)) * dice.random() for _ in range(3)),
+        *(takeover.at + dice.uniform(0, 60) for _ in range(dice.randint(0, 3))),
+        *(takeover.at + takeover.frozen + dice.uniform(0, 90) for _ in range(dice.randint(1, 3))),
+    ]
+    payments = {f"pi_{number}": dice.choice(facts) for number in range(len(times))}
+    asked = tuple(
+        Asked(
+            request=RefundRequest(refund_id=f"r{number}", payment_intent=name, amount=500),
+            at=at,
+            again_at=(at + dice.uniform(0, 90),) if dice.random() < 0.3 else (),
+        )
+        for number, (name, at) in enumerate(zip(payments, times, strict=True))
+    )
+    refused = {"http_401", "http_403"}
+    return replace(
+        plan,
+        rules=replace(plan.rules, idempotency="verify"),
+        sandbox=replace(plan.sandbox, idempotency="ignore"),
+        machines=dice.randint(1, 3),
+        payments=payments,
+        asked=asked,
+        files=(),
+        faults_end=FORGETTING_ENDS,
+        post_faults=tuple(name for name in plan.post_faults if name not in refused),
+        list_lag=0.0,
+        outages=(),
+        pauses=(),
+        foreign=(),
+    )
 
 
 def each_alone(plan: Plan) -> Plan:

@@ -103,7 +103,7 @@ class Webhooks:
             self._send(event, delay)
 
     def _settle(self) -> None:
-        self._world.judge.read_ledger()
+        self._world.judge.effects.read_ledger()
 
     def _event(self, refund: SandboxRefund) -> Event:
         dice = self._dice

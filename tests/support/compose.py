@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from worker.sandbox.installation import environment
+from worker.sandbox.ports import free_port
 from worker.sandbox.redis_server import find_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,16 +59,17 @@ def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -
         time.sleep(0.02)
 
 
-def free_port(wished: int = 0) -> int:
-    """Return a free loopback port: the one wished for, else any."""
+def port_for(wished: int) -> int:
+    """Return the port wished for if it is free, else any free one; 0 wishes for none."""
+    if not wished:
+        return free_port()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", wished))
         except OSError:
             return free_port()
-        port: int = probe.getsockname()[1]
-        return port
+        return wished
 
 
 def variables_of(file: Path) -> dict[str, str]:
@@ -127,7 +129,7 @@ class Stack:
         # Where several listen on the same port of their containers, only the first gets it.
         firsts = {port: name for name, port in reversed([*_INSIDE.items()])}
         wished = {name: port for port, name in firsts.items()} if self.usual_ports else {}
-        self.ports = {name: free_port(wished.get(name, 0)) for name in self.services}
+        self.ports = {name: port_for(wished.get(name, 0)) for name in self.services}
         for name in ("secrets", "flower", "tsdb", "alerts", "etc", "programs"):
             (self.folder / name).mkdir()
         (self.folder / "programs" / "redis-server").symlink_to(find_server())

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -26,6 +25,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from worker.errors import StoreUnavailable
+from worker.sandbox.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,7 +149,7 @@ class ThrowawayServer:
         self._folder = Path(tempfile.mkdtemp(prefix="refunds-server-"))
         try:
             for tries_left in reversed(range(_PORTS_TRIED)):
-                self._port = _free_port()
+                self._port = free_port()
                 try:
                     self._launch(server, self._folder)
                 except StoreUnavailable:
@@ -259,13 +259,6 @@ def running_server(**options: str) -> Iterator[ThrowawayServer]:
     """
     with ThrowawayServer(**options) as server:
         yield server
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _log(folder: Path) -> str:

@@ -23,7 +23,7 @@ import redis.sentinel
 from ops.lab.opened import Opened
 from ops.lab.prove.proxy import HOST, FaultProxy
 from ops.lab.prove.rig import PATIENCE, RigError
-from ops.lab.prove.servers import free_port
+from worker.sandbox.ports import free_port
 from worker.sandbox.redis_server import ThrowawayServer, find_server
 
 NAME: Final = "refunds"

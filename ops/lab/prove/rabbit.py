@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from ops.lab.prove.rig import PATIENCE, RigError
-from ops.lab.prove.servers import free_port
+from worker.sandbox.ports import free_port
 
 # Debian's command of the same name on PATH is a wrapper for its service's own user.
 SCRIPTS: Final = (

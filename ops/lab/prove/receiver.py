@@ -5,7 +5,6 @@ It is killed and started again on the same port, as a supervisor would do it.
 
 from __future__ import annotations
 
-import socket
 import sys
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,6 +13,7 @@ from typing import Final
 import httpx
 
 from ops.lab.prove.rig import WEBHOOK_CANARY, Rig, Worker
+from worker.sandbox.ports import free_port
 
 _TRIES: Final = 100
 _RETRY_MS: Final = 300.0
@@ -60,9 +60,7 @@ class Receiver:
 
 def received(rig: Rig, mode: str, shape: str) -> Receiver:
     """Start a receiver and let the sandbox send events to it in this mode and shape."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        receiver = Receiver(rig, probe.getsockname()[1])
+    receiver = Receiver(rig, free_port())
     receiver.start()
     rig.sandbox.set_modes(
         webhook=f"{receiver.url}/webhooks/wooshpay",

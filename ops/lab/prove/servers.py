@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from ops.lab.prove.proxy import HOST, FaultProxy
 from ops.lab.prove.rig import Rig, RigError, Worker
 from ops.lab.prove.subjects import Product
 from worker.model.callers import Scope
+from worker.sandbox.ports import free_port
 from worker.store import tokens
 
 SERVERS: Final = 2
@@ -132,10 +132,3 @@ class Servers:
         """Restart a server, and kill it the `after`-th time that it reaches a point."""
         self._next[place] = {"point": point, "after": after}
         self.signal(place, signal.SIGKILL)
-
-
-def free_port() -> int:
-    """Return a port of this machine that is free now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from ops.lab.prove.rig import Rig, Worker
-from ops.lab.prove.servers import free_port
 from worker.sandbox.installation import environment
+from worker.sandbox.ports import free_port
 
 Ways = Mapping[str, float]
 OK: Final[Ways] = {"ok": 1}

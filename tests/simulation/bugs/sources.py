@@ -140,6 +140,15 @@ SEEN_IN: Final[Mapping[str, str]] = MappingProxyType(
         "refused_key_fails_refunds": (
             "freedomofpress/securedrop-client#517: a refused login fails whatever is queued"
         ),
+        "marks_not_compared": (
+            "Actyx/Actyx#33: a restored node numbers other data as its peers know from before"
+        ),
+        "claim_asks_nothing": (
+            "redis/redis#6062: a key is ten seconds older after a failover, and no client is told"
+        ),
+        "recovered_as_they_are": (
+            "3scale/3scale-Operations#1: jobs of a restored queue run twice, payments among them"
+        ),
     }
 )
 """owner/repository#number: what the thread shows, in our words.
@@ -229,6 +238,13 @@ CAUGHT_BY: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "cursor_moved_first": frozenset({"unnoticed"}),
         "final_state_skipped": frozenset({"unnoticed"}),
         "earlier_refunds_forgotten": frozenset({"unnoticed"}),
+        "marks_not_compared": frozenset({"forgot"}),
+        "stop_ends_when_caught_up": frozenset({"forgot"}),
+        "claim_asks_nothing": frozenset({"forgot"}),
+        "stop_not_kept": frozenset({"forgot"}),
+        "memory_outlives_recovery": frozenset({"behind"}),
+        "recovered_as_they_are": frozenset({"money_twice", "unproven"}),
+        "resubmitted_as_new": frozenset({"money_twice", "unproven"}),
     }
 )
 """The rules by which a bug is to be caught.
@@ -254,6 +270,7 @@ CAUGHT_AT: Final[Mapping[str, int]] = MappingProxyType(
         "cancel_in_flight": 50,
         "canceled_batch_goes_on": 18,
         "check_then_insert": 0,
+        "claim_asks_nothing": 111,
         "connect_timeout_at_its_word": 0,
         "counted_as_they_come": 51,
         "cursor_moved_first": 26,
@@ -274,6 +291,8 @@ CAUGHT_AT: Final[Mapping[str, int]] = MappingProxyType(
         "lapsed_lease_is_unsent": 8,
         "lapsed_leases_not_swept": 13,
         "lock_not_held_in_doubt": 0,
+        "marks_not_compared": 209,
+        "memory_outlives_recovery": 83,
         "message_in_history": 0,
         "message_kept_as_it_came": 1,
         "metadata_logged": 3,
@@ -294,15 +313,19 @@ CAUGHT_AT: Final[Mapping[str, int]] = MappingProxyType(
         "rate_limit_fails_refunds": 9,
         "rate_not_shared": 4,
         "record_deleted_on_error": 0,
+        "recovered_as_they_are": 156,
         "redelivery_without_claim": 8,
         "refused_key_fails_refunds": 2,
         "refused_key_ignored": 82,
         "request_forgotten": 0,
+        "resubmitted_as_new": 83,
         "retry_after_ignored": 26,
         "rise_believed_whenever": 167,
         "rows_forgotten_at_a_restart": 1,
         "server_error_is_not_done": 11,
         "stale_write_accepted": 37,
+        "stop_ends_when_caught_up": 111,
+        "stop_not_kept": 83,
         "timeout_is_failure": 0,
         "totals_beside_another": 643,
         "unsent_fails_refunds": 12,

@@ -19,10 +19,10 @@ import pytest
 from ops.lab.prove import callbacks, shop
 from ops.lab.prove.evidence import Evidence
 from ops.lab.prove.faulty_worker import shorten_callback_waits
-from ops.lab.prove.servers import free_port
 from ops.lab.prove.shops import SHOPS, Arrival
 from worker.callbacks import delivery, retries, signing
 from worker.model.request import RefundRequest
+from worker.sandbox.ports import free_port
 from worker.store import callbacks as stored
 
 RECORD = {

@@ -11,6 +11,7 @@ import redis
 import redis.asyncio
 
 from worker.errors import StoreUnavailable
+from worker.sandbox import ports
 from worker.sandbox import redis_server as server_module
 from worker.sandbox.redis_server import ThrowawayServer, find_server, running_server
 
@@ -155,9 +156,9 @@ def test_a_directive_the_server_does_not_know_is_told_in_its_own_words() -> None
 def test_a_port_taken_in_between_is_replaced_by_another(
     monkeypatch: pytest.MonkeyPatch, redis_server: ThrowawayServer
 ) -> None:
-    free_port = server_module._free_port
+    free_port = ports.free_port
     offered = iter([redis_server.port])
-    monkeypatch.setattr(server_module, "_free_port", lambda: next(offered, None) or free_port())
+    monkeypatch.setattr(server_module, "free_port", lambda: next(offered, None) or free_port())
     with running_server() as server:
         assert server.port != redis_server.port
 

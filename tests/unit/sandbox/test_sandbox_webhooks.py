@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from tests.unit.sandbox.asking import PAYMENT, Asking, Seen, asking, basic, unti
 from tests.unit.sandbox.receiving import Received, Receiver, receiving
 from worker.model import hints, signatures
 from worker.sandbox.config import SandboxConfig, SandboxConfigError
+from worker.sandbox.ports import free_port
 from worker.sandbox.running import Sandbox, SandboxCallError
 
 if TYPE_CHECKING:
@@ -179,11 +179,6 @@ def test_an_event_that_fails_does_not_hold_back_the_next() -> None:
         provider.refund(amount="1")
         made = provider.refund(amount="1").json
         assert receiver.wait_for(2)[1].shown["id"] == made["id"]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 @pytest.mark.parametrize("mode", ["in_order", "shuffled", "early", "twice"])

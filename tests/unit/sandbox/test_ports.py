@@ -1,0 +1,41 @@
+"""Which port a server that others start is given."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from worker.sandbox import ports
+from worker.sandbox.ports import HOST, free_port
+
+
+@pytest.fixture
+def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which the system says which ports it gives to connections."""
+    file = tmp_path / "ip_local_port_range"
+    monkeypatch.setattr(ports, "_RANGE", file)
+    return file
+
+
+def test_port_is_below_those_that_connections_get(given: Path) -> None:
+    given.write_text("10010\t60999\n")
+    assert {free_port() for _ in range(50)} <= {*range(10_000, 10_010)}
+
+
+def test_port_that_is_in_use_is_not_given(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server((HOST, 0)) as server:
+        taken = server.getsockname()[1]
+        monkeypatch.setattr(ports, "_FIRST", taken - 1)
+        given.write_text(f"{taken + 2} 60999")
+        assert taken not in {free_port() for _ in range(50)}
+
+
+@pytest.mark.parametrize("text", [None, "", "all", "9000 60999"])
+def test_any_free_port_is_given_where_the_range_says_nothing(given: Path, text: str | None) -> None:
+    if text is not None:
+        given.write_text(text)
+    port = free_port()
+    with socket.create_server((HOST, port)):
+        assert not ports._is_free(port)
