@@ -129,14 +129,14 @@ class Refunds:
     @property
     def celery(self) -> Celery:
         """The Celery app that sends the nudges."""
-        return self._ready_to_nudge()
+        return self.ready_to_nudge()
 
-    def _ready_to_nudge(self) -> Celery:
+    def ready_to_nudge(self) -> Celery:
         """Return the Celery app; call it before a write, because its settings may be wrong."""
         store = self.store
         if self._celery is None:
             with forks.building():
-                # Celery is a third of all that is imported, and reading needs none of it.
+                # Celery and kombu are a quarter of what is imported, and reading needs neither.
                 from worker.broker import queues  # noqa: PLC0415 - see above
 
                 if self._celery is None and self._store is store:
@@ -173,7 +173,7 @@ class Refunds:
         finds the record. No failure after the record is written raises. Raises
         `IdempotencyConflict` if the id exists with other contents.
         """
-        self._ready_to_nudge()
+        self.ready_to_nudge()
         created = self.store.run(creations.create(_checked(request), lane))
         refund = record_of(request, lane, created)
         if created.result == "created":
@@ -211,7 +211,7 @@ class Refunds:
 
         Each chunk is recorded before its nudges are sent.
         """
-        self._ready_to_nudge()
+        self.ready_to_nudge()
         iterator = map(_checked, requests)
         per_message = BULK_IDS if lane is Lane.BULK else 1
         while chunk := list(islice(iterator, CHUNK)):
@@ -369,7 +369,7 @@ class Refunds:
         self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]
     ) -> Refund:
         """Decide a step on the current record and save it; repeat if another writer was faster."""
-        self._ready_to_nudge()
+        self.ready_to_nudge()
         for _ in range(_SAVE_TRIES):
             refund = self.get(refund_id)
             if refund.status is Status.CANCELED and decide is decisions.cancel:

@@ -51,7 +51,7 @@ class Door(Refunds):
     def store(self) -> Store:
         return self._given
 
-    def _ready_to_nudge(self) -> Any:
+    def ready_to_nudge(self) -> Any:
         return SimpleNamespace()
 
     def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:

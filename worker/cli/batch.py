@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import click
+from celery import Celery
 
 from worker import batches
 from worker.broker import queues
@@ -19,7 +20,6 @@ from worker.cli.exits import DONE, NOTHING_TO_DO
 from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
 from worker.cli.progress import detached, progress, verdict, watch_batch
 from worker.cli.session import ALL_PAUSED, act, note, opened, operator
-from worker.client import Refunds
 from worker.errors import InputError
 from worker.importer import open_source, validate, write_result
 from worker.imports import reading_of
@@ -213,6 +213,8 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
     with opened() as refunds:
         total = batches.batch_size(refunds.store, batch_id)
         store, by = refunds.store, operator(refunds.settings)
+        # Made before anything is changed, because the settings of the broker may be wrong.
+        celery = refunds.celery
         with progress("checked", total) as show_done:
             done = act(
                 refunds,
@@ -223,7 +225,7 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
                     batch_id,
                     by,
                     kinds=kinds,
-                    nudge=lambda ids: _nudge(refunds, ids),
+                    nudge=lambda ids: _nudge(celery, ids),
                     on_progress=show_done,
                 ),
             )
@@ -260,10 +262,10 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
     return DONE if done.retried else NOTHING_TO_DO
 
 
-def _nudge(refunds: Refunds, refund_ids: Sequence[str]) -> None:
+def _nudge(celery: Celery, refund_ids: Sequence[str]) -> None:
     try:
         for start in range(0, len(refund_ids), BULK_IDS):
-            queues.nudge(refunds.celery, refund_ids[start : start + BULK_IDS], Lane.BULK)
+            queues.nudge(celery, refund_ids[start : start + BULK_IDS], Lane.BULK)
     except queues.PUBLISH_ERRORS as error:
         note(
             f"warning: a message to the workers was not sent ({type(error).__name__}): "

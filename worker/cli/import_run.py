@@ -88,6 +88,8 @@ def process(
     with opened(settings) as refunds:
         if options.dry_run:
             return _dry_run(refunds, source, validation, options, refusals)
+        # Wrong settings of the broker are found before a batch is opened.
+        refunds.ready_to_nudge()
         code = _import(refunds, source, validation, options)
         if code != REFUSED:
             try:

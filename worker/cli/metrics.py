@@ -7,6 +7,7 @@ import click
 from worker.cli.exits import DONE
 from worker.cli.session import note, opened
 from worker.listening import cannot_listen
+from worker.monitoring.metrics import serve
 from worker.ranges import Whole
 
 
@@ -33,8 +34,6 @@ def metrics(*, host: str, port: int) -> int:
 
     One process serves any number of workers.
     """
-    from worker.monitoring.metrics import serve  # noqa: PLC0415 - it loads an HTTP client
-
     with opened() as refunds:
         try:
             serve(

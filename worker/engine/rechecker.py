@@ -26,18 +26,6 @@ from worker.rules.rechecks import Candidate, CandidateVerdict, RecheckResult
 
 log = structlog.get_logger(__name__)
 
-RESULTS: Final = (
-    "confirmed",
-    "reversed",
-    "unreversed",
-    "identified",
-    "found",
-    "refuted",
-    "contradicts",
-    "again",
-    "given_up",
-)
-"""The results under which rechecks are counted."""
 _CONFLICT: Final = "conflict"
 
 

@@ -65,7 +65,8 @@ async def run(
     """Serve until SIGTERM or SIGINT; a second signal ends the grace period.
 
     Raises `OSError` if the port is taken, `NotDurable` if the server may forget what it
-    acknowledged, and `StoreUnavailable` if Redis is away.
+    acknowledged, `StoreUnavailable` if Redis is away, and `SettingsError` if the address of the
+    broker cannot be used.
     """
     url = settings.redis_url.get_secret_value()
     store = AsyncStore(
@@ -77,8 +78,10 @@ async def run(
         address=address_of(url),
     )
     counters, refunds = Counters(), Refunds(settings=settings)
+    # Made before anything is accepted, because the settings of the broker may be wrong.
+    celery = refunds.celery
     nudges = Nudges(
-        lambda ids, lane: queues.nudge(refunds.celery, ids, lane),
+        lambda ids, lane: queues.nudge(celery, ids, lane),
         lambda ids: store.run(sweeps.give_back(ids)),
     )
     ended, ticking = asyncio.Event(), None

@@ -8,9 +8,9 @@ from typing import Final
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from worker.engine.rechecker import RESULTS
 from worker.model.currencies import KNOWN as CURRENCIES
 from worker.rules.codes import OTHER
+from worker.rules.rechecks import RESULTS
 from worker.store.watch_state import WatchState, rung_name
 
 UNKNOWN: Final = "unknown"

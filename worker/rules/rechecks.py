@@ -171,6 +171,20 @@ def unreadable_hint(refund: Refund) -> Step:
     return to_review(changes, "hint_unreadable", reason)
 
 
+RESULTS: Final = (
+    "confirmed",
+    "reversed",
+    "unreversed",
+    "identified",
+    "found",
+    "refuted",
+    "contradicts",
+    "again",
+    "given_up",
+)
+"""The results under which rechecks are counted."""
+
+
 class RecheckResult(StrEnum):
     """What a recheck of a settled refund showed."""
 

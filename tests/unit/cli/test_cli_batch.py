@@ -296,6 +296,15 @@ def test_retry_sends_again_what_is_retriable_in_the_bulk_lane(
     assert [records.get(f"row-{number}").generation for number in range(4)] == [2, 1, 2, 1]
 
 
+def test_retry_with_wrong_settings_of_the_broker_sends_nothing_again(
+    cli: Cli, records: Records, batch: str
+) -> None:
+    settled(records, "row-0", Retriable.YES)
+    cli.environment["REFUNDS_BROKER_URL"] = "sentinel://127.0.0.1:1/0"
+    assert cli("batch", "retry", batch).code == 2
+    assert records.get("row-0").generation == 1
+
+
 def test_a_retry_of_a_paused_batch_says_how_to_let_it_go_and_of_a_canceled_one_is_refused(
     cli: Cli, records: Records, batch: str
 ) -> None:

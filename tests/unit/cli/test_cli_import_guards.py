@@ -323,3 +323,11 @@ def test_a_file_whose_batch_was_canceled_is_sent_to_new_ids_and_not_to_again(
         assert (ran.code, "--again" in ran.err) == (6, False)
         assert "which was canceled: nothing was imported" in ran.err
         assert "import those still wanted under new ids" in ran.err
+
+
+def test_with_wrong_settings_of_the_broker_no_batch_is_opened(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
+    cli.environment["REFUNDS_BROKER_URL"] = "sentinel://127.0.0.1:1/0"
+    assert cli("import", a_file(tmp_path)).code == 2
+    assert (accepted(records), cli("batch", "list", "--json").out) == (0, "")

@@ -277,7 +277,7 @@ READING: Final = {
     "metrics": "counts, with a user that may not write: ops/docs/design.md says so",
     "worker": (
         "reports nothing: its claims and acceptances are durable, see"
-        " tests/unit/store/test_calls.py"
+        " tests/unit/store/test_scripts.py"
     ),
     "probe": "its refunds are outside the records; what it found is confirmed where it is kept",
     "sandbox": "knows no records",

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 import redis.asyncio
 
+from worker.errors import SettingsError
 from worker.http import running
 from worker.sandbox.redis_server import running_server
 from worker.settings import Settings
@@ -49,6 +50,12 @@ async def until(url: str, wanted: int) -> None:
                 if answer.status == wanted:
                     return
             await asyncio.sleep(0.02)
+
+
+async def test_it_accepts_nothing_with_wrong_settings_of_the_broker(redis_url: str) -> None:
+    settings = Settings.load(redis_url=redis_url, broker_url="sentinel://127.0.0.1:1/0")
+    with pytest.raises(SettingsError, match="master's name"):
+        await running.run(settings, parts=("api",), host="127.0.0.1", port=0)
 
 
 async def test_it_is_not_ready_while_too_few_replicas_follow(

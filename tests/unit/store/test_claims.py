@@ -15,35 +15,18 @@ from tests.factories import (
     NOW,
     PAYMENT,
     SECOND,
-    TRUST,
-    VERIFY,
     a_request,
     done_as,
     found,
 )
-from tests.support.store_world import ID, LEASE, World, at_stage, only_time_moved
-from worker.model.answers import PaymentView, Readback, ReadbackVerdict
-from worker.model.refund import Baseline, Refund, Stage, Status
+from tests.support.store_world import ID, LEASE, World, at_stage
+from worker.model.answers import PaymentView, ReadbackVerdict
+from worker.model.refund import Baseline, Stage, Status
 from worker.model.request import request_body
 from worker.model.times import to_ms
-from worker.rules import attempts, decisions, readback
-from worker.rules.attempts import VERDICT_LIFE
+from worker.rules import attempts, decisions
 from worker.rules.evidence import judge_totals
-from worker.store import gate, reads
-
-ABSENT = Readback(verdict=ReadbackVerdict.ABSENT, reason="so")
-
-
-def proven_absent(world: World) -> Refund:
-    """A refund in doubt, by two looks a settle time apart proven absent just now."""
-    at_stage(world, Stage.IN_DOUBT)
-    for _ in range(2):
-        world.pass_time(VERIFY.settle)
-        refund = world.get()
-        world.save(refund, readback.after_readback(refund, ABSENT, VERIFY, world.now, 0))
-    refund = world.get()
-    assert refund.proven_absent_at == world.now
-    return refund
+from worker.store import reads
 
 
 def test_claim_moves_the_refund_and_hands_over_body_lease_and_record(world: World) -> None:
@@ -172,9 +155,6 @@ def test_claim_without_its_stored_body_is_refused(world: World) -> None:
     assert world.dump() == before
 
 
-# The baseline
-
-
 def test_baseline_is_stored_by_the_claim(world: World) -> None:
     world.accept()
     seen = world.store.run(reads.load(ID))
@@ -278,208 +258,3 @@ def test_refund_that_a_lost_record_may_have_sent_is_not_sent_before_its_currency
     assert world.claim(kind=kind, currency_checked=False).result == "unchecked"
     assert world.dump() == before
     assert world.claim(kind=kind).claimed
-
-
-# Replays
-
-
-def test_replay_sends_the_same_bytes_and_the_doubt_stays(world: World) -> None:
-    refund = at_stage(world, Stage.IN_DOUBT)
-    world.pass_time(MINUTE)
-    claim = world.claim(kind="replay")
-    assert claim.claimed
-    assert claim.body == request_body(a_request(), 1)
-    assert claim.refund is not None
-    assert (claim.refund.doubt_since, claim.refund.attempts, claim.refund.resends) == (
-        refund.doubt_since,
-        2,
-        0,
-    )
-    assert claim.refund.idempotency_key == refund.idempotency_key
-
-
-def test_replay_waits_for_its_time(world: World) -> None:
-    at_stage(world, Stage.IN_DOUBT)
-    assert world.claim(kind="replay").result == "early"
-
-
-def test_replay_window_is_judged_by_the_servers_clock_from_the_first_attempt(world: World) -> None:
-    at_stage(world, Stage.IN_DOUBT)
-    window = timedelta(hours=22)
-    world.store.now = NOW + window
-    before = world.dump()
-    assert (
-        world.claim(kind="replay", replay_window=window - timedelta(milliseconds=1)).result
-        == "window"
-    )
-    assert world.dump() == before
-    assert world.claim(kind="replay", replay_window=window).claimed
-
-
-def test_replays_do_not_move_the_window(world: World) -> None:
-    at_stage(world, Stage.IN_DOUBT)
-    for _ in range(3):
-        world.pass_time(HOUR)
-        world.attempt(MAYBE, kind="replay", rules=TRUST)
-    assert world.get().first_attempt_at == NOW
-    world.pass_time(HOUR)
-    assert world.claim(kind="replay", replay_window=4 * HOUR - SECOND).result == "window"
-
-
-# Resends after proven absence
-
-
-def test_resend_after_proven_absence_clears_the_doubt_and_counts(world: World) -> None:
-    refund = proven_absent(world)
-    claim = world.claim(kind="resend", version=refund.version)
-    assert claim.claimed
-    after = world.get()
-    assert (after.stage, after.resends, after.attempts) == (Stage.SENDING, 1, 2)
-    assert (after.doubt_since, after.absent_at, after.proven_absent_at, after.quiet_at) == (
-        None,
-    ) * 4
-    assert (after.idempotency_key, after.generation) == (refund.idempotency_key, 1)
-    assert claim.body == request_body(a_request(), 1)
-    world.check()
-
-
-def test_verdict_of_absence_ages_by_the_servers_clock(world: World) -> None:
-    refund = proven_absent(world)
-    world.pass_time(VERDICT_LIFE)
-    before = world.dump()
-    assert world.claim(kind="resend", version=refund.version).claimed
-    world.restore(before)
-    world.pass_time(timedelta(milliseconds=1))
-    assert world.claim(kind="resend", version=refund.version).result == "verdict"
-    assert world.dump() == before
-
-
-def test_resend_without_a_verdict_is_refused(world: World) -> None:
-    refund = at_stage(world, Stage.IN_DOUBT)
-    assert world.claim(kind="resend", version=refund.version).result == "verdict"
-
-
-def test_resend_rests_on_the_version_at_which_absence_was_proven(world: World) -> None:
-    refund = proven_absent(world)
-    assert world.claim(kind="resend", version=refund.version - 1).result == "stale"
-
-
-def test_look_that_can_no_longer_tell_takes_the_verdict_back(world: World) -> None:
-    refund = proven_absent(world)
-    look = Readback(verdict=ReadbackVerdict.INCONCLUSIVE, reason="so")
-    assert (
-        world.save(refund, readback.after_readback(refund, look, VERIFY, world.now, 0)).result
-        == "saved"
-    )
-    assert world.claim(kind="resend", version=refund.version).result == "verdict"
-
-
-def test_resend_is_not_claimed_twice_on_one_verdict(world: World) -> None:
-    refund = proven_absent(world)
-    world.attempt(MAYBE, kind="resend", version=refund.version)
-    world.pass_time(SECOND)
-    assert world.claim(kind="resend", version=refund.version).result == "stale"
-    assert world.claim(kind="resend").result == "verdict"
-
-
-# What holds every claim back
-
-
-@pytest.mark.parametrize(
-    ("flag", "result"), [("paused", "paused"), ("credentials_refused_at", "parked")]
-)
-@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING, Stage.IN_DOUBT])
-def test_flag_for_all_holds_a_claim_back_without_version_history_or_attempt(
-    world: World, flag: str, result: str, stage: Stage
-) -> None:
-    at_stage(world, stage)
-    world.pass_time(10 * MINUTE)
-    world.redis.hset("refunds:meta", flag, "1")
-    before, refund = world.dump(), world.get()
-    kind = "replay" if stage is Stage.IN_DOUBT else "send"
-    assert world.claim(kind=kind).result == result  # type: ignore[arg-type]
-    assert only_time_moved(before, world.dump())
-    due = world.get().next_check_at
-    assert due is not None
-    assert world.now < due <= world.now + MINUTE
-    assert (world.get().version, world.get().attempts) == (refund.version, refund.attempts)
-    world.redis.hdel("refunds:meta", flag)
-    world.store.now = due
-    assert world.claim(kind=kind).claimed  # type: ignore[arg-type]
-    world.check()
-
-
-def test_closed_gate_holds_a_claim_back_until_it_opens(world: World) -> None:
-    world.accept()
-    world.store.run(gate.block_gate(MINUTE))
-    before = world.dump()
-    assert world.claim().result == "blocked"
-    assert only_time_moved(before, world.dump())
-    assert world.get().next_check_at == world.now + MINUTE
-    world.pass_time(MINUTE)
-    assert world.claim().claimed
-    world.check()
-
-
-def test_paused_batch_holds_back_its_own_refunds_alone(world: World) -> None:
-    world.accept("mine", batch="b1")
-    world.accept("other", batch="b2", payment_intent="pi_2")
-    world.redis.hset("refunds:batch:b1", "state", "paused")
-    before = world.dump()
-    assert world.claim("mine").result == "batch"
-    assert only_time_moved(before, world.dump())
-    assert world.claim("other").claimed
-    world.redis.hset("refunds:batch:b1", "state", "running")
-    assert world.claim("mine").claimed
-
-
-def test_delayed_batch_is_not_sent_before_its_time(world: World) -> None:
-    world.accept(batch="b1")
-    start = NOW + 70 * MINUTE
-    world.redis.hset("refunds:batch:b1", "not_before", str(to_ms(start)))
-    before = world.dump()
-    assert world.claim().result == "batch"
-    assert only_time_moved(before, world.dump())
-    assert world.get().next_check_at == start
-    world.store.now = start
-    assert world.claim().claimed
-
-
-def test_canceled_batch_settles_what_was_never_sent_when_it_is_claimed(world: World) -> None:
-    world.accept("mine", batch="b1")
-    world.accept("other", payment_intent="pi_2")
-    world.redis.hset("refunds:batch:b1", "state", "canceled")
-    claim = world.claim("mine")
-    assert (claim.result, claim.body) == ("canceled", b"")
-    assert claim.refund == world.get("mine")
-    refund = world.get("mine")
-    assert (refund.stage, refund.status, refund.attempts) == (Stage.SETTLED, Status.CANCELED, 0)
-    assert world.store.history("mine")[-1]["label"] == "batch_canceled"
-    assert world.claim("other").claimed
-    world.check()
-
-
-def test_canceled_batch_settles_what_was_provably_not_done_when_it_is_claimed_again(
-    world: World,
-) -> None:
-    at_stage(world, Stage.WAITING, batch="b1")
-    world.redis.hset("refunds:batch:b1", "state", "canceled")
-    world.pass_time(HOUR)
-    assert world.claim().result == "canceled"
-    refund = world.get()
-    assert (refund.stage, refund.status, refund.attempts, refund.baseline) == (
-        Stage.SETTLED,
-        Status.CANCELED,
-        1,
-        None,
-    )
-    world.check()
-
-
-def test_canceled_batch_does_not_touch_what_may_have_happened(world: World) -> None:
-    at_stage(world, Stage.IN_DOUBT, batch="b1")
-    world.redis.hset("refunds:batch:b1", "state", "canceled")
-    world.pass_time(MINUTE)
-    world.claim(kind="replay")
-    assert world.get().status is Status.PENDING
-    assert world.get().doubt_since is not None
