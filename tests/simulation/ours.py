@@ -152,6 +152,7 @@ class OurWorker:
         self._probe_at = 0.0
         self._early = _QUEUED_EARLY
         self._added = 0
+        self._watched_at = 0.0
         self._phase = dice.random() * SWEEP_SECONDS
 
     def start(self) -> None:
@@ -248,7 +249,9 @@ class OurWorker:
         if watch.rungs:
             most = max(1, round(watch.rate * SWEEP_SECONDS))
             call = rechecks.watch(watch.rungs, rate=watch.rate, most=most)
+            began = self._machine.loop.time()
             self._added = await self.service.store.run(call)
+            self._watched_at = began
 
     async def _erase(self) -> None:
         """Erase metadata as `runtime` does, in the worlds that do."""
@@ -289,7 +292,8 @@ class OurWorker:
         # heard of.
         soonest = loop.time() + (24 * 3600.0 if self._world.reversals.days_later else 3600.0)
         if self._world.plan.watch.rungs:
-            point = self._world.reversals.next_read(loop.time())
+            # What came due since this worker's last walk has not been found yet.
+            point = self._world.reversals.next_read(self._watched_at)
             soonest = loop.time() if self._added else min(soonest, point or soonest)
         for refund_id, score in judge.due.items():
             known = judge.refunds.get(refund_id)
