@@ -28,7 +28,7 @@ from worker.provider.gateway import Gateway, is_missing
 from worker.rules import decisions, readback
 
 SEEDS = 100
-"""A first look: CI plays 5,000 with `python -m tests.simulation`, which also wants each kind of
+"""A first look: CI plays 3,000 with `python -m tests.simulation`, which also wants each kind of
 fault and of end.
 """
 CONTROL_SEEDS = 60
