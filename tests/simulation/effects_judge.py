@@ -82,7 +82,8 @@ class EffectsJudge:
         # A proof that comes later is kept with the record, which has ended already.
         if known.status != "failed" or known.by_person or known.last["label"] == "contradicted":
             return
-        # What failed at once moved nothing and is no effect, but the provider's books show it.
+        # A refund that failed at once moved nothing, so it is not an effect. The provider still
+        # lists it.
         made = [
             refund
             for refund in self.bank.refunds.values()

@@ -79,7 +79,7 @@ class Forgetting:
     # What workers know
 
     def confirmed(self, machine: Machine, claim: Claim) -> None:
-        """Note what a worker was told of its claim, with its write confirmed."""
+        """Note what a worker learned about its claim once the write was confirmed."""
         if claim.claimed and claim.position:
             known = self._remembered.get(machine.name, "")
             self._remembered[machine.name] = max(known, claim.position, key=_rank)

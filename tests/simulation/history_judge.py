@@ -140,7 +140,7 @@ class HistoryJudge:
             )
         legal = source is None or Stage(target) in TRANSITIONS[Stage(source)]
         if not legal:
-            self.broken("transition", refund_id, f"{source} to {target} stands in no table")
+            self.broken("transition", refund_id, f"{source} to {target} is not a move of the table")
         known.moves, known.stage, known.status = known.moves + 1, target, entry["status"]
         known.label = entry["label"]
         known.attempts += target == "sending"

@@ -1,4 +1,4 @@
-"""What the judge, the sweepers and the trace are told of each trip to Redis."""
+"""What the judge, the sweepers and the trace learn about each trip to Redis."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def _histories(
                 yield Violation(
                     rule="transition",
                     about=refund_id,
-                    fact=f"{source} to {stage} stands in no table",
+                    fact=f"{source} to {stage} is not a move of the table",
                 )
             if (
                 not evidence.started - evidence.slack

@@ -27,7 +27,7 @@ def claim(refund_id: str = "a") -> Command[claims.Claim]:
 
 @contextmanager
 def client_of(server: ThrowawayServer) -> Iterator[redis.Redis]:
-    """A client of the emptied server, its statistics begun anew."""
+    """A client of the emptied server, whose statistics begin at zero."""
     with redis.Redis.from_url(server.url, decode_responses=True) as client:
         client.flushall()
         client.config_resetstat()

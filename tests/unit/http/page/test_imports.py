@@ -481,7 +481,7 @@ async def test_a_client_that_goes_away_leaves_no_file(page: PageDoor, folder: Pa
     writer.write(head.encode() + body)
     await writer.drain()
     async with asyncio.timeout(10):
-        while not names(folder):  # noqa: ASYNC110 - the server's own folder tells it
+        while not names(folder):  # noqa: ASYNC110 - only the server's own folder shows it
             await asyncio.sleep(0.01)
         writer.close()
         while names(folder):  # noqa: ASYNC110 - see above
