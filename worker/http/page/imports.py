@@ -41,12 +41,13 @@ from worker.imports import ImportSettings
 from worker.model.callers import Caller
 from worker.settings import Settings
 from worker.store.audit import Deed
-from worker.wording.files import rows_of_report
 
 Report = Mapping[str, Any]
 IMPORT: Final = f"{PATH}/import"
 _ONE: Final = f"{IMPORT}/{{check_id}}"
 _BATCH: Final = f"{PATH}/batches/{{batch_id}}"
+_write_failed_rows: Final = partial(write_failed_rows, say=importwords.in_labels)
+"""Writes the rows with errors as a person of the page reads them."""
 
 
 class Imports:
@@ -135,7 +136,8 @@ class Imports:
             wrong=importwords.wrong_in(report, typed) if report and typed else {},
             check=check,
             report=report,
-            rows=[(name, value) for name, value in rows_of_report(report) if value],
+            rows=importwords.rows_of(report) if report else [],
+            errors=importwords.errors_of(report) if report else [],
             warnings=importwords.warnings_of(report) if report else [],
             sums=importwords.sums_of(report) if report else [],
             open_rows=importwords.without_amount(report) if report else 0,
@@ -153,7 +155,7 @@ class Imports:
             file = self._checks.reader(check.check_id)
             return Source(name=check.file, file=file, options=wanted.reading)
 
-        return await self._rows.send(request, source, write_failed_rows, "invalid-rows")
+        return await self._rows.send(request, source, _write_failed_rows, "invalid-rows")
 
     async def check_again(self, request: web.Request, session: Session, form: Form) -> str:
         """Check a file with other options."""
@@ -201,7 +203,9 @@ class Imports:
         """Return the rows that were left out of a batch, with their errors."""
         Query(request, ()).check()
         stored = await self._rows.stored(_batch_in(request))
-        return await self._rows.errors(request, stored, f"{stored.batch_id}-errors")
+        return await self._rows.errors(
+            request, stored, f"{stored.batch_id}-errors", write=_write_failed_rows
+        )
 
     async def _read(self, request: web.Request) -> Check:
         return await asyncio.to_thread(self._checks.read, request.match_info["check_id"])

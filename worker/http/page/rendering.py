@@ -11,12 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from worker.http.page.charts import HEIGHT, WIDTH
+from worker.http.page.pagewords import UNVERIFIED, amount_of
 from worker.http.page.refusals import Refusal
 from worker.http.page.sessions import Session
 from worker.wording.batches import state_of_batch
 from worker.wording.callbacks import callback_in_words
 from worker.wording.refunds import result_of, state_of
-from worker.wording.values import amount_of, moment, plain
+from worker.wording.values import moment, plain
 
 PATH: Final = "/page"
 HEADERS: Final = {
@@ -73,7 +74,7 @@ class Renderer:
             "callback": callback_in_words,
             "lines": _lines,
         }
-        self._templates.globals |= {"width": WIDTH, "height": HEIGHT}
+        self._templates.globals |= {"width": WIDTH, "height": HEIGHT, "unverified": UNVERIFIED}
 
     def page(
         self,
