@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 from aiohttp import web
 
-from worker.batches import is_batch_id
+from worker.batches import Batch, is_batch_id
 from worker.client import Refunds
 from worker.errors import FieldError, GuardRefused, InputError, InvalidRequest
 from worker.http import problems
@@ -132,6 +132,7 @@ class Imports:
             "checked",
             session,
             refusal=refusal,
+            here=f"{IMPORT}/{check.check_id}" if refusal else "",
             typed=typed,
             wrong=importwords.wrong_in(report, typed) if report and typed else {},
             check=check,
@@ -196,6 +197,8 @@ class Imports:
         try:
             saved = f"{stored.batch_id}-result"
             return await self._rows.results(request, stored, kept, session.caller, saved)
+        except InputError:
+            raise _another_file(stored, form.name) from None
         finally:
             kept.remove()
 
@@ -278,6 +281,14 @@ class Imports:
                 kept.file.close()
                 if source is not None:
                     source.close()
+
+
+def _another_file(stored: Batch, name: str) -> Problem:
+    return Problem(
+        replace(problems.REFUSED, title="This is another file."),
+        f"{name} is not the file that was imported as batch {stored.batch_id}, or was changed"
+        f" since: choose {stored.file}, just as it was imported.",
+    )
 
 
 def _batch_in(request: web.Request) -> str:

@@ -260,6 +260,8 @@ async def test_each_action_is_noted_with_who_did_it_and_from_where(actor: PageDo
         ("ann", "page", "127.0.0.1", "done")
     }
     assert found[0].deed.note == HOW["note"]
+    shown = (await actor.get("/page/audit")).html
+    assert shown.count('<a href="/page/refunds/order-') == 2
 
 
 async def test_the_audit_is_shown_in_pages_and_for_one_target(actor: PageDoor) -> None:

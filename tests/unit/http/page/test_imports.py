@@ -416,7 +416,12 @@ async def test_the_results_come_for_the_same_file_only(page: PageDoor, folder: P
     await page.sign_in("read", name="bob")
     action = f"{done.location}/result"
     token = (await page.get(done.location)).form_tokens[action]
-    assert (await page.post(action, a_form(token, rows(2), "season.csv"))).status == 422
+    other = await page.post(action, a_form(token, rows(2), "other.csv"))
+    assert (other.status, "choose season.csv.gz, just as it was imported" in other.text) == (
+        409,
+        True,
+    )
+    assert 'href="/page/batches"' in other.html
     result = await page.post(action, a_form(token, packed, "any.csv.gz"))
     assert "attachment" in result.headers["Content-Disposition"]
     assert result.headers["X-Content-Type-Options"] == "nosniff"

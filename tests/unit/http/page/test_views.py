@@ -117,6 +117,7 @@ async def test_an_id_that_nothing_has_is_said_to_be_unknown(reader: PageDoor) ->
     reader.records.queued("order-1")
     text = (await reader.get("/page/refunds?q=order")).text
     assert "No refund, batch or payment here has exactly the id “order”" in text
+    assert "search for the id of the payment" in text
 
 
 async def test_a_refund_in_review_shows_its_evidence_and_what_can_be_decided(
