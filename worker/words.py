@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from worker.importer import AmountUnit, in_major
+from worker.model.currencies import in_major
+
+if TYPE_CHECKING:
+    from worker.importer import AmountUnit
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from tests.simulation.records_seam import RawCommand
     from tests.simulation.world import World
     from worker.store.claims import Claim
-    from worker.store.scripts import Command
 
 SPARE: Final = timedelta(minutes=2)
 """How much earlier a person says that the loss began."""
@@ -84,10 +83,10 @@ class Forgetting:
             known = self._remembered.get(machine.name, "")
             self._remembered[machine.name] = max(known, claim.position, key=_rank)
 
-    def asks(self, machine: Machine, command: Command[Any]) -> None:
-        """Note what a worker remembers while it asks for a claim, or has its position compared."""
-        if command.script.name in {"claim", "position"}:
-            question = machine.name, *map(str, command.arguments)
+    def asks(self, machine: Machine, command: RawCommand) -> None:
+        """Note what a worker remembers as it sends a claim, or has its position compared."""
+        if command[1] in {scripts.CLAIM.sha, scripts.POSITION.sha}:
+            question = machine.name, *map(str, command[_FIRST:])
             self._asking[question] = self._remembered.get(machine.name, "")
 
     def answered(self, machine: Machine, command: RawCommand, result: Any) -> None:

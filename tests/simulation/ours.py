@@ -11,12 +11,13 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import httpx
 
 from tests.simulation.provider_seam import Transport
-from tests.simulation.records_seam import PREFIX, RedisSeam
+from tests.simulation.records_seam import PREFIX, RawCommand, RedisSeam
 from tests.simulation.secrets import API_KEY
 from worker.engine.endings import Ending
 from worker.engine.eraser import erase_metadata
@@ -69,6 +70,7 @@ class _NotedStore(AsyncStore):
     """The store; each call is noted when it is asked for."""
 
     noted: Callable[[Command[Any]], None]
+    sent: Callable[[RawCommand], None]
     heard: Callable[[Command[Any], Any], None]
 
     async def run(self, call: Command[T]) -> T:
@@ -76,6 +78,11 @@ class _NotedStore(AsyncStore):
         result = await super().run(call)
         self.heard(call, result)
         return result
+
+    def raw_command(self, command: Command[Any]) -> RawCommand:
+        raw = super().raw_command(command)
+        self.sent(raw)
+        return raw
 
 
 class _NotedService(Service):
@@ -148,6 +155,7 @@ class OurWorker:
             token=lambda: f"{dice.getrandbits(64):x}",
         )
         store.noted, store.heard = self._noted, self._heard
+        store.sent = partial(world.forgetting.asks, machine)
         self._sweeper: asyncio.Task[None] | None = None
         self._probe_at = 0.0
         self._early = _QUEUED_EARLY
@@ -180,7 +188,6 @@ class OurWorker:
     def _noted(self, call: Command[Any]) -> None:
         """Judge that one who was told to end begins nothing more."""
         service, machine = self.service, self._machine
-        self._world.forgetting.asks(machine, call)
         if call.script.name == "give_back":
             service.given_back.update(
                 (str(refund_id), machine.loop.time()) for refund_id in call.arguments

@@ -15,8 +15,8 @@ from worker.cli import render
 from worker.cli.exits import DONE, INTERNAL, NOTHING_TO_DO
 from worker.cli.session import note, opened
 from worker.cli.windows import window_of, window_options, zone_name
-from worker.importer import in_major
 from worker.importer.cells import guarded
+from worker.model.currencies import in_major
 from worker.model.times import rfc3339
 from worker.reconcile.totals import GROUPS, Compared, Total, check, totals
 from worker.reconcile.window import Window

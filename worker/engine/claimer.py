@@ -83,7 +83,7 @@ class Claimer:
             currency_checked=currency_checked,
             payment_shown=payment_shown,
             prior_read_at=prior_read_at,
-            position=self._positions.latest,
+            remembered=lambda: self._positions.latest,
         )
         try:
             claim = await self._store.run(call)

@@ -8,7 +8,6 @@ Everything but a workbook's sheet streams: a file is read as often as needed and
 memory. The package uses no Celery, no Redis and no clock.
 """
 
-from worker.importer.amounts import decimals_of, in_major
 from worker.importer.columns import (
     ALIASES,
     FAILED_COLUMNS,
@@ -71,11 +70,9 @@ __all__ = [
     "Validation",
     "accepted",
     "column_option",
-    "decimals_of",
     "delimiter_of",
     "describe",
     "field_of",
-    "in_major",
     "is_settable",
     "judged",
     "looks_like_amount",

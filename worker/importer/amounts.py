@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from worker.model.currencies import DECIMALS, UNEQUAL
+from worker.model.currencies import UNEQUAL, decimals_of
 from worker.model.request import MAX_AMOUNT
 
 if TYPE_CHECKING:
@@ -33,24 +32,6 @@ class AmountProblem(NamedTuple):
 
     code: str
     rule: str
-
-
-def decimals_of(currency: str) -> int | None:
-    """Return a lower-case currency's decimals, None if it cannot be read in major units."""
-    return DECIMALS.get(currency)
-
-
-def in_major(amount: int, currency: str | None, mark: str = ".", group: str = "") -> str | None:
-    """Return minor units in major units, `1050` as `10.50`.
-
-    None if the currency cannot be read in major units.
-    """
-    decimals = decimals_of(currency or "")
-    return (
-        None
-        if decimals is None
-        else f"{Decimal(amount).scaleb(-decimals):{group}.{decimals}f}".replace(".", mark)
-    )
 
 
 def parse_amount(

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.errors import InvalidRequest
-from worker.importer.amounts import AmountProblem, decimals_of, grouping_of, parse_amount
+from worker.importer.amounts import AmountProblem, grouping_of, parse_amount
 from worker.importer.cells import cell_problem, decimal_text, text_of
 from worker.importer.columns import columns_of, id_fields, plain_name
 from worker.importer.ids import METADATA, MadeId, base_of, made_id, sent_fields
+from worker.model.currencies import decimals_of
 from worker.model.request import MAX_METADATA_KEYS, MAX_METADATA_VALUE_LENGTH, RefundRequest, shown
 
 if TYPE_CHECKING:

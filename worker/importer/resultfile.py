@@ -13,7 +13,6 @@ import json
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
-from worker.importer.amounts import in_major
 from worker.importer.cells import decimal_text, guarded, text_of
 from worker.importer.columns import (
     FAILED_COLUMNS,
@@ -24,6 +23,7 @@ from worker.importer.columns import (
 )
 from worker.importer.formats import delimiter_of, separator_named
 from worker.importer.verdicts import JudgedRow, judged, refused
+from worker.model.currencies import in_major
 from worker.model.refund import Refund, Status
 from worker.model.times import rfc3339
 

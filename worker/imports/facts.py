@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from worker.batches import Comparison
-from worker.importer import Source, Summary, decimals_of, describe
+from worker.importer import Source, Summary, describe
 from worker.imports.limits import UNSTATED
+from worker.model.currencies import decimals_of
 
 
 def facts_of(source: Source, summary: Summary) -> dict[str, Any]:

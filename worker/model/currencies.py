@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Final
 
@@ -29,3 +30,21 @@ DECIMALS: Final = MappingProxyType(
 UNEQUAL: Final = frozenset({"clf", "huf", "iqd", "isk", "lyd", "mga", "twd", "ugx", "uyi", "uyw"})
 KNOWN: Final = frozenset({*DECIMALS, *UNEQUAL})
 """The currencies that metrics count under their own names; any other counts as `other`."""
+
+
+def decimals_of(currency: str) -> int | None:
+    """Return a lower-case currency's decimals, None if it cannot be read in major units."""
+    return DECIMALS.get(currency)
+
+
+def in_major(amount: int, currency: str | None, mark: str = ".", group: str = "") -> str | None:
+    """Return minor units in major units, `1050` as `10.50`.
+
+    None if the currency cannot be read in major units.
+    """
+    decimals = decimals_of(currency or "")
+    return (
+        None
+        if decimals is None
+        else f"{Decimal(amount).scaleb(-decimals):{group}.{decimals}f}".replace(".", mark)
+    )

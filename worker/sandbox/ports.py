@@ -12,18 +12,21 @@ _FIRST: Final = 10_000
 _TRIES: Final = 1_000
 _RANGE: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _draw = random.SystemRandom()
+_returned: Final[set[int]] = set()
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free now.
+    """Return a port of loopback that is free now; no process is given the same one twice.
 
     It is one that the system never gives to a connection by itself, if that can be known. A port
-    of those may be taken before the server that is to have it has started.
+    of those may be taken before the server that is to have it has started. A port that was given
+    before may belong to a server that is down and comes back.
     """
     last = _first_given() - 1
     for _ in range(_TRIES if last > _FIRST else 0):
         port = _draw.randint(_FIRST, last)
-        if _is_free(port):
+        if port not in _returned and _is_free(port):
+            _returned.add(port)
             return port
     with socket.socket() as probe:
         probe.bind((HOST, 0))

@@ -11,11 +11,11 @@ import redis
 import redis.asyncio
 from redis import exceptions
 
-from worker.errors import NotDurable, SettingsError, StoreUnavailable
+from worker.errors import NotDurable, SettingsError, StoreUnavailable, TooFewReplicas
 from worker.model.refund import Lane
 from worker.store import durability, meta, reads, record_time
 from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts
-from worker.store.connection import ours, redis_errors
+from worker.store.connection import ask_sentinels_again_async, ours, redis_errors
 from worker.store.reads import Loaded
 from worker.store.scripts import Command, Script
 
@@ -134,6 +134,8 @@ class AsyncStore(_Scripts):
         try:
             self.check_waits(waits, confirmed)
         except (NotDurable, StoreUnavailable, exceptions.RedisError, OSError) as error:
+            if isinstance(error, TooFewReplicas):
+                await ask_sentinels_again_async(self.redis)
             return [
                 error if wants else result for wants, result in zip(durable, results, strict=True)
             ]

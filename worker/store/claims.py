@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -68,7 +69,7 @@ def claim(
     currency_checked: bool = False,
     payment_shown: bool = False,
     prior_read_at: datetime | None = None,
-    position: str = "",
+    remembered: Callable[[], str] = str,
 ) -> Command[Claim]:
     """Claim a refund for one attempt.
 
@@ -76,9 +77,11 @@ def claim(
 
     `payment_shown` says that the payment was read just now, and `currency_checked` that it is in
     the currency stated by the refund. `prior_read_at` is when the provider's refunds of earlier
-    generations were read, and had moved nothing. `position` is the latest one that this worker
-    remembers: a server that lacks it grants no claim (`behind`). `token` identifies this claim: a
-    repeated claim with it, after a lost reply, returns the same claim.
+    generations were read, and had moved nothing. `remembered` returns the latest position that this
+    worker remembers, '' for none: a server that lacks it grants no claim (`behind`). It is asked
+    when the claim is sent, since claims that waited for it may have been confirmed by a server that
+    was lost meanwhile. `token` identifies this claim: a repeated claim with it, after a lost reply,
+    returns the same claim.
     """
 
     def read(reply: Any) -> Claim:
@@ -122,9 +125,13 @@ def claim(
         VERDICT_LIFE // _ms,
         PARKED // _ms,
         *encode(noted),
-        *(["position", position] if position else []),
     ]
-    return Command(script=scripts.CLAIM, arguments=arguments, read=read)
+
+    def compared() -> list[Argument]:
+        position = remembered()
+        return ["position", position] if position else []
+
+    return Command(script=scripts.CLAIM, arguments=arguments, read=read, latest=compared)
 
 
 def claimed(refund_id: str, token: str) -> Command[Claim]:

@@ -66,6 +66,7 @@ class _Scripts:
             scripts.at(self.now),
             self.retention_ms,
             *command.arguments,
+            *command.latest(),
         ]
 
     def waits(self) -> tuple[durability.RawCommand, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -126,6 +126,23 @@ def connect(url: str) -> redis.Redis:
         plain = redis.Redis.from_url(url, **_options_for(url))
         _try_options(plain.connection_pool)
         return plain
+
+
+def ask_sentinels_again(client: redis.Redis) -> None:
+    """Close a client's idle connections if Sentinels name its server.
+
+    Each then asks the Sentinels before its next command. A server without replicas may be one that
+    they have replaced: it keeps its clients until they reach it.
+    """
+    if isinstance(client.connection_pool, redis.sentinel.SentinelConnectionPool):
+        client.connection_pool.disconnect(inuse_connections=False)
+
+
+async def ask_sentinels_again_async(client: redis.asyncio.Redis) -> None:
+    """As `ask_sentinels_again`, for a client of the event loop."""
+    if isinstance(client.connection_pool, redis.asyncio.sentinel.SentinelConnectionPool):
+        with suppress(exceptions.RedisError):
+            await client.connection_pool.disconnect(inuse_connections=False)
 
 
 def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis:

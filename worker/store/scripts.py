@@ -81,6 +81,8 @@ class Command(Generic[T]):
     arguments: Sequence[Argument]
     read: Callable[[Any], T]
     durable: bool = True
+    latest: Callable[[], Sequence[Argument]] = tuple
+    """Returns further arguments, as they are when the command is sent."""
 
 
 CREATE: Final = Script("create")

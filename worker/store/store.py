@@ -12,12 +12,12 @@ import redis
 import redis.asyncio
 from redis import exceptions
 
-from worker.errors import NotDurable, SettingsError
+from worker.errors import NotDurable, SettingsError, TooFewReplicas
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.times import from_ms
 from worker.store import durability, record_time, scripts
 from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts
-from worker.store.connection import redis_errors
+from worker.store.connection import ask_sentinels_again, redis_errors
 from worker.store.records import CLOCK, Moves, decode, records_ms
 from worker.store.scripts import Command
 
@@ -98,7 +98,11 @@ class Store(_Scripts):
             for wait in waits:
                 pipeline.execute_command(*wait)
             results: list[Any] = pipeline.execute(raise_on_error=False)
-        self.check_waits(waits, results[len(batch) :])
+        try:
+            self.check_waits(waits, results[len(batch) :])
+        except TooFewReplicas:
+            ask_sentinels_again(self.redis)
+            raise
         return results[: len(batch)]
 
     def ask(self, questions: Generator[durability.RawCommand, Any, T]) -> T:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from worker.model.currencies import decimals_of
 from worker.model.refund import Refund
+from worker.words import money
 
 
 def plain(value: object) -> str:
@@ -19,10 +21,16 @@ def plain(value: object) -> str:
 
 
 def amount_of(refund: Refund) -> str:
-    """Return the amount in minor units with its currency, or `all that is left` if it is None."""
+    """Return `1,234.50 USD`, or minor units if the currency cannot be read in major ones.
+
+    `all that is left` if the amount is None.
+    """
     if refund.amount is None:
         return "all that is left"
-    return f"{refund.amount} {plain(refund.currency)}" if refund.currency else str(refund.amount)
+    shown = money(refund.amount, refund.currency, "major")
+    if refund.currency and decimals_of(refund.currency) is None:
+        return f"{shown}, {plain(refund.currency)}"
+    return shown
 
 
 def moment(value: datetime | None) -> str:

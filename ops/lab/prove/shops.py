@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ops.lab.prove.rig import Rig, Worker
+from ops.lab.prove.rig import Rig, RigError, Worker
 from worker.sandbox.installation import environment
 from worker.sandbox.ports import free_port
 
@@ -141,6 +141,8 @@ class Shops:
         self._rig.until(partial(self._listens, name), f"the shop {name} listens")
 
     def _listens(self, name: str) -> bool:
+        if not self._processes[name].alive:
+            raise RigError(f"the shop {name} ended at its start: see its log")
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self._ports[name])) == 0
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.files import Files
-from worker.importer.amounts import AmountProblem, decimals_of, in_major, parse_amount
+from worker.importer.amounts import AmountProblem, parse_amount
+from worker.model.currencies import decimals_of, in_major
 from worker.model.request import MAX_AMOUNT
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.files import Files, workbook
 from worker.errors import InputError
-from worker.importer.amounts import AmountProblem, decimals_of, parse_amount
+from worker.importer.amounts import AmountProblem, parse_amount
 from worker.importer.options import ImportOptions
+from worker.model.currencies import decimals_of
 
 NO_DECIMALS = "BIF CLP DJF GNF JPY KMF KRW MGA PYG RWF UGX VND VUV XAF XOF XPF".lower().split()
 THREE_DECIMALS = "BHD JOD KWD OMR TND".lower().split()

@@ -16,12 +16,19 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file in which the system says which ports it gives to connections."""
     file = tmp_path / "ip_local_port_range"
     monkeypatch.setattr(ports, "_RANGE", file)
+    monkeypatch.setattr(ports, "_returned", set())
     return file
 
 
 def test_port_is_below_those_that_connections_get(given: Path) -> None:
-    given.write_text("10010\t60999\n")
-    assert {free_port() for _ in range(50)} <= {*range(10_000, 10_010)}
+    given.write_text("10100\t60999\n")
+    assert {free_port() for _ in range(20)} <= {*range(10_000, 10_100)}
+
+
+def test_port_is_not_given_twice_since_its_server_may_be_down(given: Path) -> None:
+    """A shop that had died came back, and another run's shop had its port."""
+    given.write_text("10100\t60999\n")
+    assert len({free_port() for _ in range(60)}) == 60
 
 
 def test_port_that_is_in_use_is_not_given(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:

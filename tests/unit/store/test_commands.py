@@ -17,7 +17,7 @@ from tests.factories import NOW, a_refund
 from tests.support.store_calls import BROKEN, LOAD, accept, asked, settings_read, wish
 from worker.model.refund import Lane, Stage
 from worker.sandbox.redis_server import ThrowawayServer
-from worker.store import commands, reads, record_time, store
+from worker.store import claims, commands, reads, record_time, store
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 from worker.store.store import Store
@@ -56,6 +56,19 @@ def test_script_is_asked_for_with_prefix_clock_and_retention(sync_redis: redis.R
     assert made.raw_command(call) == ["EVALSHA", call.script.sha, 0, "p:", "", 7, "a"]
     made.now = datetime.fromtimestamp(1, NOW.tzinfo)
     assert made.raw_command(call) == ["EVALSHA", call.script.sha, 0, "p:", "1000", 7, "a"]
+
+
+def test_claim_is_sent_with_the_position_that_was_confirmed_while_it_waited(
+    sync_redis: redis.Redis,
+) -> None:
+    made = Store(sync_redis)
+    confirmed = ""
+    call = claims.claim(
+        "a", "send", token="t", lease=timedelta(days=1), remembered=lambda: confirmed
+    )
+    assert made.raw_command(call)[6:] == call.arguments
+    confirmed = "0-a:1:x"
+    assert made.raw_command(call)[-2:] == ["position", confirmed]
 
 
 # The blocking store

@@ -22,7 +22,7 @@ def claimed(world: World, remembered: str = "") -> Claim:
     """Claim a refund of a payment of its own, as a worker that remembers a position."""
     number = next(_NUMBERS)
     world.accept(f"order-{number}", payment_intent=f"pi_{number}")
-    return world.claim(f"order-{number}", position=remembered)
+    return world.claim(f"order-{number}", remembered=lambda: remembered)
 
 
 def copy_of(world: World) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import redis
 import redis.asyncio
+import redis.asyncio.sentinel
+import redis.sentinel
 from redis import exceptions
 
 from tests.factories import a_request
@@ -229,6 +231,58 @@ async def _demoted(admin: redis.Redis, work: Callable[[], object]) -> BaseExcept
     admin.execute_command("REPLICAOF", HOST, 1)
     await asyncio.wait([waiting])
     return waiting.exception()
+
+
+class Named:
+    """Sentinels that name one server as the primary."""
+
+    def __init__(self, server: ThrowawayServer) -> None:
+        self.server = server
+
+    def discover_master(self, _service: str) -> tuple[str, int]:
+        return HOST, self.server.port
+
+
+class NamedOnTheLoop(Named):
+    async def discover_master(self, service: str) -> tuple[str, int]:  # type: ignore[override]
+        return super().discover_master(service)
+
+
+@pytest.mark.usefixtures("replica", "sync_redis")
+def test_after_too_few_replicas_the_sentinels_are_asked_again(
+    redis_server: ThrowawayServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server that has no replicas is one that the Sentinels have replaced."""
+    monkeypatch.setattr(commands, "WAIT_MS", 500)
+    with running_server() as replaced:
+        sentinels = Named(replaced)
+        pool = redis.sentinel.SentinelConnectionPool("refunds", sentinels, decode_responses=True)
+        with redis.Redis(connection_pool=pool) as client:
+            store = Store(client, durable=False, replicas=1)
+            with pytest.raises(TooFewReplicas):
+                store.run(accept())
+            sentinels.server = redis_server
+            assert store.run(accept()).result == "created"
+        pool.disconnect()
+
+
+@pytest.mark.usefixtures("replica", "sync_redis")
+async def test_on_the_loop_the_sentinels_are_asked_again_too(
+    redis_server: ThrowawayServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "WAIT_MS", 500)
+    with running_server() as replaced:
+        sentinels = NamedOnTheLoop(replaced)
+        pool = redis.asyncio.sentinel.SentinelConnectionPool(
+            "refunds", sentinels, decode_responses=True
+        )
+        async with redis.asyncio.Redis(connection_pool=pool) as client:
+            store = AsyncStore(client, durable=False, replicas=1)
+            with pytest.raises(TooFewReplicas):
+                await store.run(accept())
+            sentinels.server = redis_server
+            assert (await store.run(accept())).result == "created"
+        await pool.disconnect()
 
 
 def test_server_replies_before_the_client_gives_up() -> None:

@@ -9,8 +9,9 @@ from typing import Any, Final, NamedTuple
 
 from worker.errors import FieldError
 from worker.http.uploads import Judged, sentence_of
-from worker.importer import IGNORED, AmountUnit, in_major, looks_like_amount
+from worker.importer import IGNORED, AmountUnit, looks_like_amount
 from worker.imports import Refusal
+from worker.model.currencies import in_major
 from worker.words import counted, money, verb
 
 LABELS: Final = {
