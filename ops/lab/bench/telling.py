@@ -62,7 +62,7 @@ class _Answer(BaseHTTPRequestHandler):
 def receiving() -> Iterator[Receiver]:
     """Run a receiver until the end of the block."""
     with Receiver() as receiver:
-        thread = threading.Thread(target=receiver.serve_forever, daemon=True)
+        thread = threading.Thread(target=receiver.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
             yield receiver

@@ -86,6 +86,12 @@ reason = "Nobody calls it."
 """
 
 
+@pytest.fixture(autouse=True)
+def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugins of installed packages take most of a second in each pytest that is started."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     """A checkout with one module of rules and its tests."""

@@ -90,7 +90,7 @@ def test_a_server_that_refuses_a_tls_greeting_did_not_speak_tls(cli: Cli, web: i
 def test_a_redis_without_tls_that_lets_the_greeting_wait_did_not_speak_tls(
     cli: Cli, redis_server: ThrowawayServer
 ) -> None:
-    url = f"rediss://127.0.0.1:{redis_server.port}/0?socket_connect_timeout=0.5"
+    url = f"rediss://127.0.0.1:{redis_server.port}/0?socket_connect_timeout=0.1&socket_timeout=0.1"
     ran = cli("list", REFUNDS_REDIS_URL=url)
     assert (ran.code, "does not speak TLS, which rediss:// requires" in ran.err) == (5, True)
 

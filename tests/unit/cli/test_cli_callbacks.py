@@ -37,7 +37,7 @@ class Shop(BaseHTTPRequestHandler):
 def shop() -> Iterator[HTTPServer]:
     with HTTPServer(("127.0.0.1", 0), Shop) as server:
         server.types = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
         server.shutdown()

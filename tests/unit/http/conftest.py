@@ -7,10 +7,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.api_door import Door, a_door
+from worker.http import app, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a connection and of the reading of events is waited for, not looked at."""
+    monkeypatch.setattr(app, "LINGER_SECONDS", 0.2)
+    monkeypatch.setattr(running, "BLOCK_MS", 100)
 
 
 @pytest.fixture

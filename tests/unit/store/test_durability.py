@@ -219,6 +219,8 @@ async def test_after_a_fault_nothing_is_accepted_before_the_file_is_rewritten() 
                 filled(client)
                 client.config_set("appendonly", "yes")
         assert not client.exists("refunds:refund:a")
+        # In good order it would not end before its file is written.
+        server.kill()
 
 
 def test_a_rewrite_without_a_fault_refuses_nothing() -> None:

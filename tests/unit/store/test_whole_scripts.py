@@ -340,12 +340,12 @@ def test_each_call_does_something_and_ends_in_no_error(whole: Whole, kind: str) 
 
 
 @kinds
-def test_key_of_another_type_leaves_everything_as_it_was(whole: Whole, kind: str) -> None:
-    client, call = whole.world.redis, CALLS[kind](whole.world)
-    start = whole.seen()
-    whole.run(call)
-    keys = {**start, **whole.seen()}
-    whole.bring_back(start)
+def test_key_of_another_type_leaves_everything_as_it_was(real: Whole, kind: str) -> None:
+    client, call = real.world.redis, CALLS[kind](real.world)
+    start = real.seen()
+    real.run(call)
+    keys = {**start, **real.seen()}
+    real.bring_back(start)
     for key in keys:
         for other in ("text", "hash"):
             client.delete(key)
@@ -353,7 +353,7 @@ def test_key_of_another_type_leaves_everything_as_it_was(whole: Whole, kind: str
                 client.set(key, "text")
             else:
                 client.hset(key, "field", "value")
-            whole.run_with_spoilt(call, start, [key])
+            real.run_with_spoilt(call, start, [key])
 
 
 @kinds
