@@ -12,7 +12,6 @@ from worker.callbacks import endpoints
 from worker.client import Refunds
 from worker.errors import SettingsError
 from worker.http.page import pagewords
-from worker.http.page.choices import choices
 from worker.http.page.refusals import Refusal, move_of
 from worker.listing import Filter, matching, page
 from worker.model.refund import Refund, Retriable, Stage, Status
@@ -20,6 +19,7 @@ from worker.model.request import is_provider_id, is_refund_id
 from worker.store import audit, callback_state, flags, reads
 from worker.wording import history, reasons
 from worker.wording.batches import facts_of_batch, state_of_batch
+from worker.wording.choices import choices
 from worker.wording.decisions import evidence
 from worker.wording.refunds import facts_of
 from worker.wording.upcoming import next_of

@@ -1,4 +1,4 @@
-"""What a person can decide about a refund, and what each decision does, in the page's words."""
+"""Words for what a person can decide on the page about a refund, and what each decision does."""
 
 from __future__ import annotations
 
