@@ -8,9 +8,9 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from worker.errors import FieldError
+from worker.file_import import Refusal
 from worker.http.uploads import Judged, sentence_of
 from worker.importer import IGNORED, AmountUnit, looks_like_amount
-from worker.imports import Refusal
 from worker.model.currencies import in_major
 from worker.words import counted, money, verb
 
