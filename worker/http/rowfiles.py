@@ -13,6 +13,7 @@ from worker import batches
 from worker.batches import Batch
 from worker.client import Refunds
 from worker.errors import InputError
+from worker.file_import import reading_of
 from worker.http import problems
 from worker.http.batches import NDJSON
 from worker.http.context import Threads
@@ -21,7 +22,6 @@ from worker.http.spool import Kept
 from worker.http.streams import streamed
 from worker.http.uploads import Uploads
 from worker.importer import Format, Source, Validation, write_failed_rows, write_result
-from worker.imports import reading_of
 from worker.model.callers import Caller
 from worker.model.refund import Refund
 

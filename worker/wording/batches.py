@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from worker.batches import Batch, BatchProgress
+from worker.file_import import UNSTATED, reading_of
 from worker.importer import AmountUnit
-from worker.imports import UNSTATED, reading_of
 from worker.wording import held
 from worker.wording.values import moment
 from worker.words import counted, money

@@ -18,6 +18,7 @@ from aiohttp import web
 from worker.batches import Batch, is_batch_id
 from worker.client import Refunds
 from worker.errors import FieldError, GuardRefused, InputError, InvalidRequest
+from worker.file_import import ImportSettings
 from worker.http import problems
 from worker.http.batches import unknown
 from worker.http.context import Threads
@@ -37,7 +38,6 @@ from worker.http.spool import Kept
 from worker.http.uploads import Judged, Opening, Uploads, opened
 from worker.http.wanted import Wanted
 from worker.importer import Source, write_failed_rows
-from worker.imports import ImportSettings
 from worker.model.callers import Caller
 from worker.settings import Settings
 from worker.store.audit import Deed

@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from worker.errors import FieldError
+from worker.file_import import UNSTATED, Refusal
 from worker.http.page.pagewords import batch_facts
 from worker.http.uploads import Judged, sentence_of
 from worker.importer import IGNORED, looks_like_amount
-from worker.imports import UNSTATED, Refusal
 from worker.model.currencies import in_major
 from worker.wording.files import rows_of_report
 from worker.words import counted, money, verb

@@ -39,8 +39,8 @@ SAID = {
     "importer/requests.py": in_labels,
     "importer/sources.py": in_labels,
     "importer/workbook.py": in_labels,
-    "imports/limits.py": in_labels,
-    "imports/submitting.py": on_page,
+    "file_import/limits.py": in_labels,
+    "file_import/submitting.py": on_page,
 }
 """The files whose sentences reach the page, and what puts them into its words."""
 
