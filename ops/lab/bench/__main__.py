@@ -31,11 +31,12 @@ from ops.lab.bench import (
     watch,
 )
 from ops.lab.bench.machine import Cores, described, usable
+from ops.lab.bench.peers import compared
 from ops.lab.bench.plan import Plan
 from ops.lab.bench.rig import Rig, WrongCountError
-from ops.lab.bench.table import Row, rendered
+from ops.lab.bench.table import Row, Standing, rendered
 
-Taker = Callable[[Plan, frozenset[str]], Iterator[Row]]
+Taker = Callable[[Plan, frozenset[str]], Iterator[Row | Standing]]
 
 FIGURES: Final[dict[str, Taker]] = {
     "bulk": rates.against_floor,
@@ -56,6 +57,7 @@ FIGURES: Final[dict[str, Taker]] = {
     "reconcile": reconcile.reconcile,
     "replicas": replicas.replicas,
     "page": page.page,
+    "peers": compared.peers,
 }
 
 
@@ -88,11 +90,14 @@ def main(
     """Measure the figures named, all unless told otherwise.
 
     They are: bulk single latency lanes processes accept memory limit backlog payment
-    transport watch door upload callbacks reconcile replicas page.
+    transport watch door upload callbacks reconcile replicas page peers.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """
     if quick and full:
         raise click.UsageError("--quick and --full exclude each other")
+    wanted = frozenset(figures or FIGURES)
+    if "peers" in wanted:
+        compared.require()
     Rig.allocator = allocator
     # Ended by a signal, it still ends what it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -100,9 +105,8 @@ def main(
     cores = Cores.split()
     cores.take_rest()
     chosen = plan.quick(cores) if quick else (plan.full if full else plan.usual)(cores, rounds)
-    wanted = frozenset(figures or FIGURES)
     started = time.monotonic()
-    rows: list[Row] = []
+    rows: list[Row | Standing] = []
     try:
         for taker in dict.fromkeys(FIGURES[name] for name in FIGURES if name in wanted):
             for row in taker(chosen, wanted):

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 
 from ops.lab.bench.machine import resident_mb
-from ops.lab.bench.rig import requests
+from ops.lab.bench.orders import requests
 from worker.client import Refunds
 from worker.model.request import RefundRequest
 

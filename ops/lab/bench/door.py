@@ -16,9 +16,10 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ops.lab.bench.machine import cpu_seconds, resident_mb
+from ops.lab.bench.orders import requests
 from ops.lab.bench.plan import Plan
 from ops.lab.bench.posting import Load, message, posted
-from ops.lab.bench.rig import Rig, WrongCountError, requests
+from ops.lab.bench.rig import Rig, WrongCountError
 from ops.lab.bench.serving import DOOR, prepared
 from ops.lab.bench.table import Row, at_least, number, quantile, spread
 from ops.lab.bench.uploading import upload

@@ -17,8 +17,8 @@ from typing import Any
 
 from aiohttp import web
 
-from ops.lab.bench.floor import Gathered
-from ops.lab.bench.rig import requests
+from ops.lab.bench.floor import Scripts
+from ops.lab.bench.orders import requests
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
 from worker.settings import Settings
@@ -30,8 +30,8 @@ from worker.store.scripts import Argument
 class Bare:
     """Answers POSTs by the pattern of the first request."""
 
-    def __init__(self, gathered: Gathered, first: RefundRequest) -> None:
-        self._redis, self._first = gathered, first
+    def __init__(self, ran: Scripts, first: RefundRequest) -> None:
+        self._redis, self._first = ran, first
         self._pattern = creations.create(first, Lane.SINGLE, by="bench").arguments
 
     async def create(self, request: web.Request) -> web.Response:
@@ -58,11 +58,9 @@ async def _run() -> None:
     settings = Settings.load(api_key=None)
     connected = connect_async(settings.redis_url.get_secret_value())
     await connected.script_load(scripts.CREATE.text)
-    gathered = Gathered(
-        connected, timedelta(days=settings.retention_days) // timedelta(milliseconds=1)
-    )
+    ran = Scripts(connected, timedelta(days=settings.retention_days) // timedelta(milliseconds=1))
     application = web.Application()
-    application.router.add_post("/v1/refunds", Bare(gathered, next(requests(1))).create)
+    application.router.add_post("/v1/refunds", Bare(ran, next(requests(1))).create)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -20,7 +20,8 @@ from typing import Any
 import httpx
 import redis.asyncio
 
-from ops.lab.bench.rig import requests
+from ops.lab.bench.gathered import Gathered
+from ops.lab.bench.orders import requests
 from worker.model.answers import Reply
 from worker.model.refund import Baseline
 from worker.model.request import idempotency_key
@@ -29,7 +30,6 @@ from worker.rules import attempts, payloads
 from worker.rules.outcomes import classify
 from worker.settings import Settings
 from worker.store import claims, saves, scripts
-from worker.store.async_store import TRIPS
 from worker.store.connection import connect_async
 from worker.store.scripts import Argument, Script
 
@@ -37,37 +37,17 @@ TOKEN = "t" * 16
 PREFIX = "refunds:"
 
 
-class Gathered:
-    """Scripts asked for while the worker's number of pipelines is under way leave together in the
-    next.
-    """
+class Scripts:
+    """The worker's scripts, where those of many coroutines leave for Redis together."""
 
     def __init__(self, client: redis.asyncio.Redis, retention_ms: int) -> None:
-        self.redis = client
+        self._commands = Gathered(client)
         self._retention_ms = retention_ms
-        self._waiting: list[tuple[Script, Sequence[Argument], asyncio.Future[Any]]] = []
-        self._flushers: set[asyncio.Task[None] | None] = set()
 
     async def run(self, script: Script, arguments: Sequence[Argument]) -> Any:
         """Run one script and return its raw reply."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((script, arguments, future))
-        if len(self._flushers) < TRIPS:
-            self._flushers.add(asyncio.create_task(self._flush()))
-        return await future
-
-    async def _flush(self) -> None:
-        while self._waiting:
-            group, self._waiting = self._waiting, []
-            async with self.redis.pipeline(transaction=False) as pipeline:
-                for script, arguments, _ in group:
-                    pipeline.execute_command(
-                        "EVALSHA", script.sha, 0, PREFIX, "", self._retention_ms, *arguments
-                    )
-                replies = await pipeline.execute()
-            for (_, _, future), reply in zip(group, replies, strict=True):
-                future.set_result(reply)
-        self._flushers.discard(asyncio.current_task())
+        head = ("EVALSHA", script.sha, 0, PREFIX, "", self._retention_ms)
+        return await self._commands.run(*head, *arguments)
 
 
 class Floor:
@@ -76,10 +56,10 @@ class Floor:
     """
 
     def __init__(
-        self, settings: Settings, gathered: Gathered, client: httpx.AsyncClient, *, lean: bool
+        self, settings: Settings, ran: Scripts, client: httpx.AsyncClient, *, lean: bool
     ) -> None:
         self._rules = settings.rules
-        self._redis = gathered
+        self._redis = ran
         self._client = client
         self._send = self._send_lean if lean else self._send_by_client
         # A GET has no Content-Length, so each request made by this pattern gets its own.
@@ -164,12 +144,10 @@ async def _run(*, count: int, concurrency: int, lean: bool) -> None:
     connected = connect_async(settings.redis_url.get_secret_value())
     for script in (scripts.CLAIM, scripts.SAVE):
         await connected.script_load(script.text)
-    gathered = Gathered(
-        connected, timedelta(days=settings.retention_days) // timedelta(milliseconds=1)
-    )
+    ran = Scripts(connected, timedelta(days=settings.retention_days) // timedelta(milliseconds=1))
     async with build_client(settings) as client:
         numbered = ((request.refund_id, request.payment_intent) for request in requests(count))
-        floor = Floor(settings, gathered, client, lean=lean)
+        floor = Floor(settings, ran, client, lean=lean)
         await floor.learn(*next(numbered))
         await asyncio.gather(*(floor.take(numbered) for _ in range(concurrency)))
     await connected.aclose()

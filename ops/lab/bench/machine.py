@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,10 +22,11 @@ _NAMED: Final = (
     "structlog",
 )
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_PARENT: Final = 1
 _USER_TICKS: Final = 11
-"""Where utime stands among the fields of `/proc/<pid>/stat` behind the command's name.
+"""Where the parent's id and utime are in `/proc/<pid>/stat`, behind the command's name.
 
-Stime is the next.
+Stime follows utime.
 """
 
 
@@ -89,8 +91,37 @@ class Cores:
 
 def cpu_seconds(pid: int) -> float:
     """Return the processor time that a process has used, all its threads together."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    fields = _stat(pid)
     return (int(fields[_USER_TICKS]) + int(fields[_USER_TICKS + 1])) / _TICKS
+
+
+def cpu_seconds_of_family(pid: int) -> float:
+    """Return the processor time that a process and all processes below it have used.
+
+    Those that have ended are left out.
+    """
+    used = cpu_seconds(pid)
+    for child in family(pid) - {pid}:
+        with suppress(OSError):
+            used += cpu_seconds(child)
+    return used
+
+
+def family(pid: int) -> set[int]:
+    """Return the ids of a process and of all processes below it."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):
+                parents[int(entry.name)] = int(_stat(int(entry.name))[_PARENT])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
 def resident_mb(pid: int, *, peak: bool = False) -> float:

@@ -39,10 +39,13 @@ class Plan:
     backlogs: Sequence[int]
     backlog_window: int
     shown: int
+    beside: int
+    beside_files: int
+    beside_in_flight: int
 
 
 def usual(cores: Cores, rounds: int) -> Plan:
-    """Return the plan whose table `ops/docs/results.md` carries: about twenty minutes."""
+    """Return the plan whose table `ops/docs/results.md` carries: about half an hour."""
     return Plan(
         cores=cores,
         rounds=rounds,
@@ -65,6 +68,9 @@ def usual(cores: Cores, rounds: int) -> Plan:
         backlogs=(1_000, 100_000),
         backlog_window=6_000,
         shown=1_000_000,
+        beside=3_000,
+        beside_files=6_000,
+        beside_in_flight=128,
     )
 
 
@@ -96,6 +102,9 @@ def full(cores: Cores, rounds: int) -> Plan:
         backlogs=(1_000, 100_000, 1_000_000),
         backlog_window=10_000,
         shown=1_000_000,
+        beside=5_000,
+        beside_files=10_000,
+        beside_in_flight=128,
     )
 
 
@@ -123,4 +132,7 @@ def quick(cores: Cores) -> Plan:
         backlogs=(300, 2_000),
         backlog_window=500,
         shown=20_000,
+        beside=160,
+        beside_files=320,
+        beside_in_flight=16,
     )

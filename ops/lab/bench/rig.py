@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +21,13 @@ from typing import Any, ClassVar, Final
 
 import redis
 
-from ops.lab.bench.machine import Cores, cpu_seconds
+from ops.lab.bench.machine import Cores, cpu_seconds, cpu_seconds_of_family
+from ops.lab.bench.orders import requests
 from ops.lab.opened import Opened
 from worker.broker.names import CALLBACK_QUEUE
 from worker.cli.worker import command
 from worker.client import Refunds, Submitted
 from worker.model.refund import Lane
-from worker.model.request import RefundRequest
 from worker.sandbox.installation import SandboxProcess, end, environment, sandbox_process
 from worker.sandbox.redis_server import HOST, ThrowawayServer
 from worker.settings import Settings
@@ -69,18 +69,6 @@ class Mode:
     def wants_baseline(self) -> bool:
         """Tell whether each refund costs a read of its payment first."""
         return self.idempotency == "verify" and self.readback == "totals"
-
-
-def requests(count: int, *, start: int = 0, name: str = "tour") -> Iterator[RefundRequest]:
-    """Yield requests as an order system would make them, each on a payment of its own."""
-    for number in range(start, start + count):
-        yield RefundRequest(
-            refund_id=f"{name}-{number}-1",
-            payment_intent=f"pi_17878297308{name}{number:07d}",
-            amount=500 + number % 90_000,
-            reason="requested_by_customer",
-            metadata={"order": f"{name}-{number}", "channel": "web"},
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,12 +196,12 @@ class Rig(Opened):
         name = ["--hostname", f"bench-{place}@%h"]
         python, flag, _, *rest = command(queues, self.refunds.settings)
         started = [*wrapped, python, flag, module, *rest, *name]
-        return self._start(started, f"worker-{place}.log", place)
+        return self.start(started, f"worker-{place}.log", place)
 
     def start_floor(self, count: int, *, lean: bool = False) -> subprocess.Popen[bytes]:
         """Start the bare loop over the refunds that `fill` accepted, on the worker's core."""
         wanted = {"count": count, "concurrency": self.concurrency, "lean": lean}
-        return self._start(
+        return self.start(
             [sys.executable, "-m", "ops.lab.bench.floor", json.dumps(wanted)], "floor.log", 0
         )
 
@@ -222,7 +210,7 @@ class Rig(Opened):
     ) -> tuple[subprocess.Popen[bytes], str]:
         """Start an HTTP server on a worker's core; return it and its URL once it listens."""
         log = f"server-{len(self.workers)}.log"
-        process = self._start(started, log, place)
+        process = self.start(started, log, place)
         said = self.folder / log
         self.until(lambda: LISTENING in said.read_text(errors="replace"), "the server listens")
         url = said.read_text(errors="replace").partition(LISTENING)[2].split()[0]
@@ -234,7 +222,8 @@ class Rig(Opened):
         self.until(lambda: process.poll() is not None or ENDING in self.said(), "it ends")
         self.stop()
 
-    def _start(self, started: Sequence[str], log: str, place: int) -> subprocess.Popen[bytes]:
+    def start(self, started: Sequence[str], log: str, place: int) -> subprocess.Popen[bytes]:
+        """Start a process on a worker's core, with its output in a log of this name."""
         with (self.folder / log).open("wb") as file:
             process = subprocess.Popen(  # noqa: S603 - ours
                 started, cwd=ROOT, env=self.environment, stdout=file, stderr=file
@@ -242,6 +231,17 @@ class Rig(Opened):
         self.cores.give(process.pid, place)
         self.workers.append(process)
         return process
+
+    def report_of(self, started: Sequence[str]) -> Any:
+        """Run a process on the first worker's core to its end, and return the JSON it prints."""
+        with subprocess.Popen(  # noqa: S603 - ours
+            started, cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, text=True
+        ) as process:
+            self.cores.give(process.pid, 0)
+            said, _ = process.communicate()
+        if process.returncode:
+            raise WrongCountError(f"{' '.join(started)} ended with {process.returncode}")
+        return json.loads(said)
 
     def await_workers(self) -> None:
         """Wait until every worker started so far has sent its first heartbeat and reads its
@@ -314,7 +314,7 @@ class Rig(Opened):
         )
 
     def _used(self) -> tuple[float, float, float]:
-        workers = sum(cpu_seconds(process.pid) for process in self.workers)
+        workers = sum(cpu_seconds_of_family(process.pid) for process in self.workers)
         return workers, cpu_seconds(self.server.pid), cpu_seconds(self._sandbox_process.pid)
 
     def count(self, expected: int, *, unsent: int = 0) -> None:
@@ -323,22 +323,26 @@ class Rig(Opened):
 
         Raises `WrongCountError`. Call it once all is settled or the workers have ended.
         """
-        summary = self.sandbox.summary()
+        right, ledger = self.ledger(expected)
         counts = {
             bucket: number for bucket, number in self.refunds.store.counts().items() if number
         }
         queued = counts.pop("queued", 0) + counts.pop("queued.bulk", 0)
+        if not right or counts != ({"succeeded": expected} if expected else {}) or queued != unsent:
+            raise WrongCountError(
+                f"expected {expected} refunds settled and {unsent} queued; the records hold"
+                f" {counts} and {queued} queued, the ledger {ledger}:\n{self.said()}"
+            )
+
+    def ledger(self, expected: int) -> tuple[bool, dict[str, Any]]:
+        """Return whether the ledger holds `expected` refunds, each paid once, and what it holds."""
+        summary = self.sandbox.summary()
         right = (
             summary["effects"] == expected
             and not summary["repeated"]
             and not summary["without_refund_id"]
         )
-        if not right or counts != ({"succeeded": expected} if expected else {}) or queued != unsent:
-            ledger = {name: summary[name] for name in ("effects", "repeated", "without_refund_id")}
-            raise WrongCountError(
-                f"expected {expected} refunds settled and {unsent} queued; the records hold"
-                f" {counts} and {queued} queued, the ledger {ledger}:\n{self.said()}"
-            )
+        return right, {name: summary[name] for name in ("effects", "repeated", "without_refund_id")}
 
 
 _SETTLED: Final = ("settled:succeeded", "settled:failed", "settled:canceled")

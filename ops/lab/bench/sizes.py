@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
 from ops.lab.bench.machine import resident_mb
 from ops.lab.bench.plan import Plan
-from ops.lab.bench.rig import IN_FLIGHT, ROOT, Mode, Rig, WrongCountError
+from ops.lab.bench.rig import IN_FLIGHT, Mode, Rig
 from ops.lab.bench.table import Row, at_least, number, spread
 from worker.model.refund import Lane
 
@@ -31,14 +28,7 @@ def accept(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
     for _ in range(plan.rounds):
         with Rig(plan.cores) as rig:
             command = [sys.executable, "-m", "ops.lab.bench.accepting", str(plan.accepted)]
-            with subprocess.Popen(  # noqa: S603 - our own module
-                command, cwd=ROOT, env=rig.environment, stdout=subprocess.PIPE, text=True
-            ) as process:
-                os.sched_setaffinity(process.pid, {plan.cores.workers[0]})
-                said, _ = process.communicate()
-            if process.returncode:
-                raise WrongCountError(f"accepting ended with {process.returncode}")
-            reports.append(json.loads(said))
+            reports.append(rig.report_of(command))
             rig.count(0, unsent=plan.accepted)
     rates = [report["rate"] for report in reports]
     growth = [report["end_mb"] - report["early_mb"] for report in reports]

@@ -12,6 +12,14 @@ from typing import Final
 from ops.lab.tables import aligned
 
 HEAD: Final = ("figure", "setting", "measured", "its floor", "ratio", "to reach", "")
+STANDINGS: Final = (
+    "who",
+    "refunds a second",
+    "CPU a refund",
+    "accepted a second",
+    "of the loop with httpx",
+    "of plain aiohttp",
+)
 _MANY: Final = 100
 _FEW: Final = 10
 
@@ -45,6 +53,23 @@ class Row:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What one way of doing a job reached, beside others that did the same job in the same run."""
+
+    name: str
+    rate: str
+    cpu: str
+    accepted: str
+    of_httpx: str
+    of_aiohttp: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The texts in the order of `STANDINGS`."""
+        return (self.name, self.rate, self.cpu, self.accepted, self.of_httpx, self.of_aiohttp)
+
+
 def number(value: float) -> str:
     """Return a number with no more digits than its size bears."""
     if abs(value) >= _MANY:
@@ -76,6 +101,9 @@ def quantile(values: Sequence[float], part: float) -> float:
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
 
 
-def rendered(rows: Iterable[Row]) -> str:
-    """Return the table with aligned columns."""
-    return aligned([HEAD, *(row.cells for row in rows)])
+def rendered(rows: Iterable[Row | Standing]) -> str:
+    """Return a table of the standings and one of the figures, with aligned columns."""
+    taken = list(rows)
+    kinds = ((Standing, STANDINGS), (Row, HEAD))
+    tables = [(head, [row.cells for row in taken if isinstance(row, kind)]) for kind, head in kinds]
+    return "\n\n".join(aligned([head, *cells]) for head, cells in tables if cells)

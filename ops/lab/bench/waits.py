@@ -12,8 +12,9 @@ from typing import Final
 
 import httpx
 
+from ops.lab.bench.orders import requests
 from ops.lab.bench.plan import Plan
-from ops.lab.bench.rig import CONCURRENCY, IN_FLIGHT, Rig, requests
+from ops.lab.bench.rig import CONCURRENCY, IN_FLIGHT, Rig
 from ops.lab.bench.table import Row, number, quantile
 from worker.model.refund import Lane
 from worker.model.times import to_ms
