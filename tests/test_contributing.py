@@ -15,4 +15,4 @@ CONTRIBUTING = (ROOT / ".github" / "CONTRIBUTING.md").read_text("utf-8")
 def test_contributing_has_a_row_for_every_package() -> None:
     packages = {path.parent.name for path in (ROOT / "worker").glob("*/__init__.py")}
     rows = re.findall(r"^\| .+ \| (.+) \|$", CONTRIBUTING, re.MULTILINE)
-    assert packages - set(re.findall(r"`worker/([a-z]+)/", " ".join(rows))) == set()
+    assert packages - set(re.findall(r"`worker/([a-z_]+)/", " ".join(rows))) == set()

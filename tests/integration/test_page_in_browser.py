@@ -162,13 +162,14 @@ async def test_a_refund_is_decided_by_keyboard_alone(page: PageDoor, tab: Tab) -
     await tab.page.get_by_role("radio", name="It did not happen and must not").focus()
     await keyboard.press("Space")
     await keyboard.press("Tab")
-    await keyboard.type("paid_in_cash")
+    await keyboard.type("Paid in cash")
     await tab.page.get_by_label("How you know").focus()
     await keyboard.type("agreed with the customer")
     await keyboard.press("Tab")
     await keyboard.press("Enter")
     await tab.page.get_by_text("failed", exact=True).first.wait_for()
-    assert page.records.get("order-3001-1").status is Status.FAILED
+    decided = page.records.get("order-3001-1")
+    assert (decided.status, decided.error_code) == (Status.FAILED, "paid_in_cash")
 
 
 async def test_what_is_shown_is_renewed_while_it_is_looked_at(page: PageDoor, tab: Tab) -> None:
@@ -201,7 +202,7 @@ async def test_of_two_people_who_decide_at_the_same_moment_one_does(
         await choose(tab.page, "send it again")
         await other.open("/page/refunds/order-3001-1")
         await choose(other.page, "It did not happen and must not")
-        await other.page.get_by_label("Code of the failure").fill("paid_in_cash")
+        await other.page.get_by_label("Reason of the failure").fill("paid in cash")
         before = len(page.refunds.history("order-3001-1"))
         await asyncio.gather(decide(tab.page), decide(other.page))
         alerts = [each.page.get_by_role("alert") for each in (tab, other)]
@@ -224,6 +225,52 @@ async def test_the_way_back_shows_a_refund_as_it_is_now(page: PageDoor, tab: Tab
     assert tab.page.url == f"{tab.origin}{view}"
     assert await tab.page.get_by_role("button", name="Decide").count() == 0
     assert len(page.refunds.history("order-3001-1")) == moves
+
+
+async def test_the_way_back_after_a_form_that_was_refused_sends_it_no_second_time(tab: Tab) -> None:
+    view = "/page/refunds/order-3001-1"
+    await tab.open(view)
+    await choose(tab.page, "It did not happen and must not")
+    await decide(tab.page)
+    await tab.page.get_by_role("alert").wait_for()
+    await tab.page.get_by_role("link", name="Batches").click()
+    await tab.page.get_by_role("heading", name="Batches").wait_for()
+    await tab.page.go_back()
+    await tab.page.get_by_text("Why it needs review").wait_for()
+    assert tab.page.url == f"{tab.origin}{view}"
+    assert await tab.page.get_by_role("alert").count() == 0
+
+
+async def test_a_person_whom_a_proxy_signs_in_decides_under_their_name(
+    redis_url: str, browser: Browser
+) -> None:
+    settings: dict[str, Any] = {
+        "http_user_header": "X-Forwarded-User",
+        "http_proxies": "127.0.0.1",
+        "http_operators": "ann@example.com",
+    }
+    async with a_page(redis_url, **settings) as door:
+        door.records.in_review("order-1", doubt=False)
+        origin = f"http://127.0.0.1:{door.port}"
+        for name, may_act in (("eve", False), ("ann@example.com", True)):
+            headers = {"X-Forwarded-User": name}
+            async with chromium.opened(browser, origin, extra_http_headers=headers) as tab:
+                await tab.open("/page/refunds/order-1")
+                await tab.page.get_by_text(name, exact=True).wait_for()
+                buttons = tab.page.get_by_role("button", name="Decide")
+                assert await buttons.count() == may_act
+                # The proxy signs them out, too.
+                assert await tab.page.get_by_role("button", name="Sign out").count() == 0
+                assert await tab.inaccessible() == []
+                if may_act:
+                    await choose(tab.page, "send it again")
+                    await decide(tab.page)
+                    await tab.page.get_by_text("queued", exact=True).first.wait_for()
+                assert tab.wrong == []
+        assert door.refunds.history("order-1")[-1]["by"] == "ann@example.com"
+        async with chromium.opened(browser, origin) as tab:
+            await tab.open("/page/refunds/order-1")
+            await tab.page.get_by_label("Token").wait_for()
 
 
 async def test_the_way_back_after_signing_out_asks_for_a_token(tab: Tab) -> None:
@@ -270,6 +317,10 @@ async def test_a_file_with_invalid_rows_is_confirmed_without_them(
     await view.get_by_role("link", name="Import", exact=True).click()
     await view.get_by_label("File: CSV").set_input_files(file)
     await view.get_by_role("button", name="Check the file").click()
+    # The browser asks for the choice that would be wrong by a factor of 100.
+    assert await view.get_by_label("Amounts are written").evaluate("each => !each.validity.valid")
+    await view.get_by_label("Amounts are written").select_option("minor")
+    await view.get_by_role("button", name="Check the file").click()
     await view.get_by_text("3 of 4 rows are invalid").wait_for()
     for scheme, width in SCHEMES.items():
         found += await tab.look(scheme, width)
@@ -279,13 +330,13 @@ async def test_a_file_with_invalid_rows_is_confirmed_without_them(
     await view.get_by_role("button", name="Leave them out").click()
     await view.get_by_text("Nothing is imported yet").wait_for()
     await view.get_by_label("Number of refunds").fill("1")
-    await view.get_by_label("Sum USD").fill("5")
+    await view.get_by_label("Sum in USD").fill("500")
     await view.get_by_role("button", name="Import the file").click()
     await view.get_by_role("alert").wait_for()
     for scheme, width in SCHEMES.items():
         found += await tab.look(scheme, width)
     assert await view.get_by_label("Number of refunds").input_value() == "1"
-    await view.get_by_label("Sum USD").fill("500")
+    await view.get_by_label("Sum in USD").fill("5.00")
     await view.get_by_role("button", name="Import the file").click()
     await view.get_by_text("of 1 refunds are settled").wait_for()
     found += await tab.inaccessible()

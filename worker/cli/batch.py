@@ -21,8 +21,8 @@ from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
 from worker.cli.progress import detached, progress, verdict, watch_batch
 from worker.cli.session import ALL_PAUSED, act, note, opened, operator
 from worker.errors import InputError
+from worker.file_import import reading_of
 from worker.importer import open_source, validate, write_result
-from worker.imports import reading_of
 from worker.model.refund import Lane, Retriable
 from worker.ranges import Whole
 from worker.store import flags

@@ -19,8 +19,8 @@ from worker.cli.import_run import ImportCommand, process
 from worker.cli.options import require_fitting, with_options
 from worker.cli.outputs import forget, named, output
 from worker.cli.progress import progress
+from worker.file_import import Limits, each_sum, length_of_time, most_errors, sums_or_one
 from worker.importer import open_source, validate
-from worker.imports import Limits, each_sum, length_of_time, most_errors, sums_or_one
 from worker.ranges import Whole
 from worker.settings import Settings
 

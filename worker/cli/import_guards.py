@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from worker.imports import Unusable
+from worker.file_import import Unusable
 
 
 def parsed(

@@ -8,8 +8,8 @@ import click
 
 from worker.cli.import_guards import parsed
 from worker.cli.options import CURRENCY, FORM, delimiter_of, require_major
+from worker.file_import import columns_of
 from worker.importer import MOST_ATTEMPTS, ImportOptions
-from worker.imports import columns_of
 from worker.ranges import Whole
 
 READING: Final = (

@@ -31,8 +31,7 @@ from worker.cli.progress import counts_of, detached, progress, verdict, watch_ba
 from worker.cli.session import act, note, opened
 from worker.client import Refunds
 from worker.errors import GuardRefused, InputError, StoreUnavailable
-from worker.importer import Source, Summary, Validation, accepted, write_failed_rows, write_result
-from worker.imports import (
+from worker.file_import import (
     ImportSettings,
     Refusal,
     SubmitCounts,
@@ -46,6 +45,7 @@ from worker.imports import (
     records_of,
     submit,
 )
+from worker.importer import Source, Summary, Validation, accepted, write_failed_rows, write_result
 from worker.settings import Settings
 from worker.wording import held, values
 from worker.wording.batches import span

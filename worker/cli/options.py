@@ -7,8 +7,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from worker.file_import import DELIMITER_OF, unfitting
 from worker.importer import FORMATS, Source
-from worker.imports import DELIMITER_OF, unfitting
 
 F = TypeVar("F", bound=Callable[..., Any])
 

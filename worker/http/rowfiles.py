@@ -13,6 +13,7 @@ from worker import batches
 from worker.batches import Batch
 from worker.client import Refunds
 from worker.errors import InputError
+from worker.file_import import reading_of
 from worker.http import problems
 from worker.http.batches import NDJSON
 from worker.http.context import Threads
@@ -21,7 +22,6 @@ from worker.http.spool import Kept
 from worker.http.streams import streamed
 from worker.http.uploads import Uploads
 from worker.importer import Format, Source, Validation, write_failed_rows, write_result
-from worker.imports import reading_of
 from worker.model.callers import Caller
 from worker.model.refund import Refund
 
@@ -72,7 +72,12 @@ class RowFiles:
         )
 
     async def errors(
-        self, request: web.Request, stored: Batch, saved: str | None = None
+        self,
+        request: web.Request,
+        stored: Batch,
+        saved: str | None = None,
+        *,
+        write: Callable[[Source, Validation, IO[str]], int] = write_failed_rows,
     ) -> web.StreamResponse:
         """Return the rows that were left out of a batch, with their errors. Raises `Problem`."""
         file = await asyncio.to_thread(self._uploads.spool.of_batch, stored.batch_id)
@@ -82,7 +87,7 @@ class RowFiles:
                 f"No file of batch {stored.batch_id} is kept here: rows with errors are kept for 7"
                 " days after the upload.",
             )
-        return await self._of_batch(request, stored, file, write_failed_rows, saved)
+        return await self._of_batch(request, stored, file, write, saved)
 
     async def send(
         self,

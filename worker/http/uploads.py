@@ -20,19 +20,7 @@ from aiohttp import web
 from worker import batches
 from worker.client import Refunds
 from worker.errors import GuardRefused, InputError, NotFound, RefundError, StoreUnavailable
-from worker.http import problems
-from worker.http.problems import Problem, wrong_field
-from worker.http.spool import Kept, Spool
-from worker.importer import (
-    Accepted,
-    ImportOptions,
-    Source,
-    Validation,
-    accepted,
-    refused,
-    validate,
-)
-from worker.imports import (
+from worker.file_import import (
     ImportSettings,
     Refusal,
     SubmitCounts,
@@ -47,6 +35,18 @@ from worker.imports import (
     records_of,
     submit,
     unfitting,
+)
+from worker.http import problems
+from worker.http.problems import Problem, wrong_field
+from worker.http.spool import Kept, Spool
+from worker.importer import (
+    Accepted,
+    ImportOptions,
+    Source,
+    Validation,
+    accepted,
+    refused,
+    validate,
 )
 from worker.model.callers import Caller
 from worker.store.audit import Deed, carry_out

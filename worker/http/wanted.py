@@ -10,9 +10,7 @@ from aiohttp import web
 from multidict import MultiMapping
 
 from worker import batches
-from worker.http.queries import Query
-from worker.importer import MOST_ATTEMPTS, AmountUnit, Format, ImportOptions
-from worker.imports import (
+from worker.file_import import (
     DELIMITER_OF,
     ImportSettings,
     Limits,
@@ -23,6 +21,8 @@ from worker.imports import (
     most_errors,
     sums_or_one,
 )
+from worker.http.queries import Query
+from worker.importer import MOST_ATTEMPTS, AmountUnit, Format, ImportOptions
 from worker.model.callers import Caller
 from worker.model.request import shown
 from worker.settings import Settings

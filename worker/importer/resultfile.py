@@ -70,16 +70,19 @@ def write_result(
     return written
 
 
-def write_failed_rows(source: Source, validation: Validation, out: IO[str]) -> int:
+def write_failed_rows(
+    source: Source, validation: Validation, out: IO[str], *, say: Callable[[str], str] = str
+) -> int:
     """Write each refused row once with line, column, code, value and rule; return their number.
 
     A row that breaks several rules has them in one cell, separated by `; `. Once fixed, the file
-    can be imported. `out` is opened with `encoding="utf-8", newline=""`.
+    can be imported. `out` is opened with `encoding="utf-8", newline=""`. `say` puts a rule into
+    the words of those who read it.
     """
     table = _table(source, FAILED_COLUMNS, out)
     written = 0
     for row, errors in refused(source, validation):
-        table.write(row.names, row.values, _failure(row.line, errors))
+        table.write(row.names, row.values, _failure(row.line, errors, say))
         written += 1
     return written
 
@@ -124,13 +127,13 @@ def _refunded(refund: Refund, options: ImportOptions) -> int | str | None:
     return in_major(refund.amount, refund.currency, mark) or f"{refund.amount} minor units"
 
 
-def _failure(line: int, errors: Sequence[RowError]) -> Mapping[str, Any]:
+def _failure(line: int, errors: Sequence[RowError], say: Callable[[str], str]) -> Mapping[str, Any]:
     return {
         "line": line,
         "column": "; ".join(error.column for error in errors),
         "code": "; ".join(error.code for error in errors),
         "value": "; ".join(error.value for error in errors),
-        "rule": "; ".join(error.rule for error in errors),
+        "rule": "; ".join(say(error.rule) for error in errors),
     }
 
 

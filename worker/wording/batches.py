@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from worker.batches import Batch, BatchProgress
+from worker.file_import import UNSTATED, reading_of
 from worker.importer import AmountUnit
-from worker.imports import UNSTATED, reading_of
 from worker.wording import held
 from worker.wording.values import moment
 from worker.words import counted, money
@@ -35,8 +35,11 @@ def state_of_batch(each: Batch) -> str:
     return "finished" if each.finished else "running"
 
 
-def facts_of_batch(seen: BatchProgress) -> Rows:
-    """Return the named facts of a batch without its state; None means that there is none."""
+def facts_of_batch(seen: BatchProgress, unit: AmountUnit | None = None) -> Rows:
+    """Return the named facts of a batch without its state; None means that there is none.
+
+    Sums are in `unit`, or in the one of the batch's file.
+    """
     each = seen.batch
     waiting = each.not_before is not None and each.not_before > seen.now
     rows: list[tuple[str, object]] = [
@@ -54,7 +57,7 @@ def facts_of_batch(seen: BatchProgress) -> Rows:
         ),
         ("rows", f"{each.rows:,}"),
     ]
-    unit = reading_of(each.options).amount_unit
+    unit = unit or reading_of(each.options).amount_unit
     rows += [
         (label, f"{count:,}") for name, label in _COUNTS.items() if (count := getattr(each, name))
     ]

@@ -8,6 +8,8 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.wording.values import moment
 
 _SENDS: Final = frozenset({Stage.QUEUED, Stage.WAITING})
+_VERIFIED: Final = frozenset({Stage.IN_DOUBT, Stage.PROCESSING})
+"""The stages in which a worker verifies what a person decided."""
 
 
 def next_of(refund: Refund, *, paused: bool, batch_state: str | None) -> str:
@@ -15,9 +17,7 @@ def next_of(refund: Refund, *, paused: bool, batch_state: str | None) -> str:
     if refund.settled:
         return _settled(refund)
     if refund.stage is Stage.REVIEW:
-        return (
-            "Nothing, until a person decides: the worker cannot find out whether the money moved."
-        )
+        return _reviewed(refund)
     if refund.stage in _SENDS and batch_state == "canceled":
         return "It is canceled unsent, because its batch was canceled."
     if refund.stage in _SENDS and paused:
@@ -27,13 +27,24 @@ def next_of(refund: Refund, *, paused: bool, batch_state: str | None) -> str:
     return _moving(refund)
 
 
+def _reviewed(refund: Refund) -> str:
+    if refund.doubt_since is None and not refund.doubted:
+        return "Nothing, until a person decides."
+    return "Nothing, until a person decides: the worker cannot find out whether the money moved."
+
+
 def _settled(refund: Refund) -> str:
     if refund.contradicted_by is not None:
         return "Nothing, until a person decides: the provider shows otherwise than this record."
     if refund.status is Status.SUCCEEDED:
-        return "Nothing: the money moved. If the provider reverses it later, this becomes failed."
+        return (
+            "Nothing: the money moved. The customer's bank decides when it shows the money, often"
+            " some days later. If the provider reverses it later, this becomes failed."
+        )
     if refund.status is Status.CANCELED:
         return "Nothing: it was canceled before anything was sent."
+    if refund.evidence == "operator":
+        return "Nothing: a person decided that it failed, and nothing is sent."
     match refund.retriable:
         case Retriable.YES:
             again = "to send it again can help"
@@ -46,6 +57,8 @@ def _settled(refund: Refund) -> str:
 
 def _moving(refund: Refund) -> str:
     at = f"at {moment(refund.next_check_at)}" if refund.next_check_at else "soon"
+    if refund.operator_says is not None and refund.stage in _VERIFIED:
+        return _decided(refund, at)
     match refund.stage:
         case Stage.SENDING:
             return (
@@ -63,3 +76,19 @@ def _moving(refund: Refund) -> str:
             return f"The provider has it and has not finished: a worker reads it again {at}."
         case _:
             return "A worker sends it as soon as one is free."
+
+
+def _decided(refund: Refund, at: str) -> str:
+    """Return what follows a person's decision, until a worker has verified it."""
+    by = refund.operator_by or "a person"
+    if refund.operator_says == "succeeded":
+        named = refund.provider_refund_id or "the provider's refund"
+        return f"{by} decided that it is {named}: a worker reads that {at}, and nothing is sent."
+    is_again = refund.operator_says == "absent"
+    end = "is sent again" if is_again else "ends as failed"
+    what = "to send it again" if is_again else "that it failed, so nothing is sent"
+    open_end = f"{end} too" if refund.operator_unverified else "returns to review"
+    return (
+        f"{by} decided {what}: a worker first looks for it at the provider {at}. If it is not"
+        f" there, it {end}; if nothing shows whether it is, it {open_end}."
+    )

@@ -66,6 +66,7 @@ _SHELL: Final = tuple(
         "engine/claimer",
         "engine/attempt_runner",
         "engine/poller",
+        "engine/positions",
         "engine/provider_state",
         "engine/recorder",
         "engine/readback_runner",
@@ -89,7 +90,16 @@ _HTTP: Final = tuple(
         "webhooks",
     )
 )
+_RECONCILE: Final = tuple(
+    f"worker/reconcile/{name}.py"
+    for name in ("books", "comparing", "export", "mapping", "settled", "totals", "window")
+)
 _HTTP_TESTS: Final = ("tests/unit/http",)
+_RECONCILE_TESTS: Final = (
+    "tests/unit/reconcile",
+    "tests/unit/cli/test_cli_reconcile.py",
+    "tests/unit/cli/test_cli_totals.py",
+)
 _RULES_TESTS: Final = (
     "tests/unit/rules",
     "tests/unit/model/test_redaction.py",
@@ -153,14 +163,21 @@ def checkout(parts: Collection[str] = ()) -> Plan:
     parts.
     """
     scripts = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / _LUA).glob("*.lua"))
-    every = (*_RULES, *_SHELL, *_HTTP, *scripts)
-    targets = tuple(name for name in every if not parts or any(part in name for part in parts))
-    if set(targets) <= set(_RULES):
-        tests = _RULES_TESTS
-    elif set(targets) <= set(_HTTP):
-        tests = _HTTP_TESTS
-    else:
-        tests = (*_SHELL_TESTS, *(_HTTP_TESTS if set(targets) & set(_HTTP) else ()))
+    groups = {
+        _RULES: _RULES_TESTS,
+        (*_SHELL, *scripts): _SHELL_TESTS,
+        _HTTP: _HTTP_TESTS,
+        _RECONCILE: _RECONCILE_TESTS,
+    }
+    targets = tuple(
+        name
+        for names in groups
+        for name in names
+        if not parts or any(part in name for part in parts)
+    )
+    tests = dict.fromkeys(
+        test for names, tests in groups.items() if {*targets} & {*names} for test in tests
+    )
     return Plan(
         targets=targets,
         tests=tuple(name for name in tests if (ROOT / name).exists()),

@@ -121,13 +121,22 @@ class Tab:
 
 
 @asynccontextmanager
-async def signed_in(browser: Browser, origin: str, token: str, **how: Any) -> AsyncIterator[Tab]:
-    """A tab of a session of its own, in which a person has signed in by keyboard alone."""
+async def opened(browser: Browser, origin: str, **how: Any) -> AsyncIterator[Tab]:
+    """A tab of a session of its own, which shows nothing yet."""
     context = await browser.new_context(**how)
     try:
         await context.add_init_script(_TELL_BLOCKED)
         tab = Tab(await context.new_page(), origin)
         tab.hear()
+        yield tab
+    finally:
+        await context.close()
+
+
+@asynccontextmanager
+async def signed_in(browser: Browser, origin: str, token: str, **how: Any) -> AsyncIterator[Tab]:
+    """A tab of a session of its own, in which a person has signed in by keyboard alone."""
+    async with opened(browser, origin, **how) as tab:
         await tab.open("/")
         await tab.page.keyboard.press("Tab")
         await tab.page.keyboard.press("Tab")
@@ -135,5 +144,3 @@ async def signed_in(browser: Browser, origin: str, token: str, **how: Any) -> As
         await tab.page.keyboard.press("Enter")
         await tab.page.wait_for_url("**/page")
         yield tab
-    finally:
-        await context.close()

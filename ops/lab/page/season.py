@@ -26,13 +26,14 @@ import httpx
 from worker import batches
 from worker.client import Refunds
 from worker.model.callers import Scope
+from worker.model.hints import Hint
 from worker.model.refund import Refund, Stage
 from worker.model.request import RefundRequest
 from worker.sandbox.installation import environment, process, sandbox_process
 from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import Sandbox
 from worker.settings import Settings
-from worker.store import audit, callback_state, callbacks, tokens
+from worker.store import audit, callback_state, callbacks, rechecks, tokens
 from worker.store.pace import MINUTE_MS
 from worker.store.store import SETTLED
 
@@ -46,9 +47,11 @@ BUSY: Final = "pi_busy_2007"
 UNREADABLE: Final = "pi_unreadable_2008"
 BROKEN: Final = "pi_broken_3001"
 UNSENT: Final = "pi_unsent_2005"
+NAMED: Final = "pi_named_5001"
 FAULTS: Final = ",".join(
     (
         f"http_429:pi={BUSY}:retry_after=absent",  # waits
+        f"http_429:pi={NAMED}:retry_after=absent:n=2:times=1000",  # waits after one by hand
         f"cut_after:pi={UNREADABLE}",  # is in doubt,
         f"html_503_before:on=get_payment_intent:pi={UNREADABLE}:n=2:times=1000",  # and stays so
         # Whether these were executed cannot be known from the payment's totals.
@@ -265,18 +268,38 @@ def _change_later(refunds: Refunds, sandbox: Sandbox, webhook: str) -> None:
 
     Only now does it say anything: a webhook would end each doubt at once.
     """
+    _name_another(refunds, sandbox)
     sandbox.set_modes(webhook=webhook, webhook_secret=WEBHOOK_SECRET)
     settled = _reach(refunds, "order-4001-1", lambda refund: refund.settled)
     sandbox.move_refund(settled.provider_refund_id or "", "failed", "expired_or_canceled_card")
-    made = {"refund_id": "order-2005-1", "refund_generation": "1"}
-    httpx.post(
-        f"{sandbox.url}/v1/refunds",
-        auth=(KEY, ""),
-        headers={"Idempotency-Key": "made-by-hand"},
-        json={"payment_intent": UNSENT, "amount": "500", "metadata": made},
-    ).raise_for_status()
+    _make_by_hand(sandbox, UNSENT, 500, "order-2005-1")
     _reach(refunds, "order-4001-1", lambda refund: refund.reversed_at is not None)
     _reach(refunds, "order-2005-1", lambda refund: refund.contradicted_by is not None)
+
+
+def _name_another(refunds: Refunds, sandbox: Sandbox) -> None:
+    """Have a refund wait for a person that was never in doubt: nothing was sent for it.
+
+    The provider has a refund of another amount that names it, as a webhook says.
+    """
+    refund_id = "order-5001-1"
+    made = _make_by_hand(sandbox, NAMED, 300, refund_id)
+    refunds.submit(request(refund_id, NAMED, 4500, currency="usd"))
+    _reach(refunds, refund_id, lambda refund: refund.stage is Stage.WAITING)
+    refunds.store.run(rechecks.hint(Hint(provider_refund_id=made, refund_id=refund_id)))
+    _reach(refunds, refund_id, lambda refund: refund.stage is Stage.REVIEW)
+
+
+def _make_by_hand(sandbox: Sandbox, payment: str, amount: int, refund_id: str) -> str:
+    """Make a refund in the provider's dashboard that names one of ours, and return its id."""
+    named = {"refund_id": refund_id, "refund_generation": "1"}
+    answer = httpx.post(
+        f"{sandbox.url}/v1/refunds",
+        auth=(KEY, ""),
+        headers={"Idempotency-Key": f"by-hand-{refund_id}"},
+        json={"payment_intent": payment, "amount": str(amount), "metadata": named},
+    )
+    return str(answer.raise_for_status().json()["id"])
 
 
 def _requests() -> Iterator[RefundRequest]:
@@ -302,7 +325,7 @@ def _reach(refunds: Refunds, refund_id: str, condition: Callable[[Refund], bool]
     return reached
 
 
-def _rows(batch: str, count: int) -> list[tuple[str, str, int, int]]:
+def _rows(batch: str, count: int) -> list[tuple[str, str, int, int, str]]:
     """Return the rows of a file; every ninth refund is declined."""
     return [
         (
@@ -310,6 +333,7 @@ def _rows(batch: str, count: int) -> list[tuple[str, str, int, int]]:
             f"{'pi_declined' if number % 9 == 0 else 'pi'}_{batch}_{number}",
             990 + 10 * number,
             number,
+            "usd",
         )
         for number in range(1, count + 1)
     ]
@@ -325,7 +349,7 @@ def _import(
     path = folder / f"{batch}.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["refund_id", "payment_intent", "amount", "metadata.order"])
+        writer.writerow(["refund_id", "payment_intent", "amount", "metadata.order", "currency"])
         writer.writerows(rows)
     command = [sys.executable, "-m", "worker", "import", str(path), "--batch", batch, *options]
     done = subprocess.run(  # noqa: S603 - ours

@@ -37,11 +37,11 @@ LONGEST: Final = {1200: 1500, 360: 1400}
 """The height in pixels at which a picture of a window of this width ends."""
 FILE: Final = "spring.csv"
 ROWS: Final = b"""refund_id,payment_intent,amount,currency
-spring-1,pi_spring_1,1250,usd
-spring-2,pi_spring_2,12.50,usd
-spring-3,,990,usd
-spring-4,pi_spring_4,2500,us
-spring-5,pi_spring_5,1990,usd
+spring-1,pi_spring_1,12.50,usd
+spring-2,pi_spring_2,12;50,usd
+spring-3,,9.90,usd
+spring-4,pi_spring_4,25.00,usd
+spring-5,pi_spring_5,19.90,usd
 """
 
 
@@ -67,6 +67,7 @@ async def upload(tab: Tab) -> str:
     """Have the page check a file with invalid rows; return the address of what it found."""
     await tab.open("/page/import")
     await tab.page.set_input_files("#file", {"name": FILE, "mimeType": "text/csv", "buffer": ROWS})
+    await tab.page.get_by_label("Amounts are written").select_option("point")
     await tab.page.get_by_role("button", name="Check the file").click()
     await tab.page.get_by_role("heading", name=FILE).wait_for()
     return tab.page.url.removeprefix(tab.origin)

@@ -48,6 +48,8 @@ def test_command_shows_refunds_in_every_state_and_ends_what_it_started() -> None
     assert {refund.stage for refund in found} == set(Stage) - {Stage.SENDING}
     assert {refund.status for refund in found} == set(Status)
     assert any(refund.reversed_at for refund in found)
+    reviewed = [refund for refund in found if refund.stage is Stage.REVIEW]
+    assert {refund.doubt_since is None for refund in reviewed} == {True, False}
     assert any(refund.contradicted_by for refund in found)
     with pytest.raises(redis.ConnectionError), redis.Redis.from_url(said["records"]) as client:
         client.ping()

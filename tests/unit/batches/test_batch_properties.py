@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 from tests.support.cli_runner import Records
 from worker.batches import Comparison, compare, open_batch, read_batch
+from worker.file_import import reading_of, stored_reading
 from worker.importer import ImportOptions, Source, accepted, open_source, validate, write_result
 from worker.importer.cells import guarded, unguarded
-from worker.imports import reading_of, stored_reading
 from worker.model.refund import Lane, Stage, Status
 from worker.model.request import REASONS
 from worker.model.steps import Step

@@ -16,8 +16,8 @@ import redis
 from tests.support.cli_runner import SECONDS, Cli, Records, messages
 from worker.batches import BatchDraft, open_batch, read_batch
 from worker.cli.progress import LINE_SECONDS, STILL_LINE_SECONDS, progress
+from worker.file_import import stored_reading
 from worker.importer import ImportOptions, open_source
-from worker.imports import stored_reading
 from worker.model.refund import Lane
 from worker.sandbox.redis_server import running_server
 from worker.sandbox.running import running_sandbox

@@ -60,7 +60,7 @@ def test_an_import_that_ends_after_any_row_is_gone_on_with_by_the_same_command(
         yield some()
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.imports.submitting.ahead", interrupted)
+        patch.setattr("worker.file_import.submitting.ahead", interrupted)
         ran = cli("import", season, "--batch", "b-1", "--json")
     accepted = sum(records.store.counts().values())
     # Rows are accepted in chunks of five hundred.

@@ -16,9 +16,9 @@ import pytest
 
 from tests.support.api_door import Door, a_door
 from worker.errors import StoreUnavailable
+from worker.file_import import submit
 from worker.http import spool, uploads
 from worker.http.uploads import Stopped, Uploads
-from worker.imports import submit
 from worker.store import audit, tokens
 
 if TYPE_CHECKING:

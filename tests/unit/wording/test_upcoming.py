@@ -11,6 +11,7 @@ from worker.model.refund import Retriable, Stage, Status
 from worker.wording.upcoming import next_of
 
 SETTLED = {"stage": Stage.SETTLED, "next_check_at": None}
+LOOKED_FOR = {"stage": Stage.IN_DOUBT, "operator_by": "ann"}
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,33 @@ SETTLED = {"stage": Stage.SETTLED, "next_check_at": None}
         (
             {**SETTLED, "status": Status.SUCCEEDED, "contradicted_by": "re_2"},
             "the provider shows otherwise",
+        ),
+        ({"stage": Stage.REVIEW, "doubt_since": NOW}, "cannot find out whether the money moved"),
+        (
+            {**SETTLED, "status": Status.FAILED, "evidence": "operator"},
+            "a person decided that it failed",
+        ),
+        (
+            {**LOOKED_FOR, "operator_says": "failed"},
+            "ann decided that it failed, so nothing is sent: a worker first looks for it",
+        ),
+        ({**LOOKED_FOR, "operator_says": "failed"}, "shows whether it is, it returns to review"),
+        (
+            {**LOOKED_FOR, "operator_says": "failed", "operator_unverified": True},
+            "shows whether it is, it ends as failed too",
+        ),
+        (
+            {**LOOKED_FOR, "operator_says": "absent"},
+            "ann decided to send it again: a worker first looks for it",
+        ),
+        (
+            {
+                "stage": Stage.PROCESSING,
+                "provider_refund_id": "re_7",
+                "operator_says": "succeeded",
+                "operator_by": "ann",
+            },
+            "ann decided that it is re_7: a worker reads that",
         ),
     ],
 )

@@ -6,8 +6,9 @@ The rules of the command line and of the API decide; nothing is decided here.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from aiohttp import web
@@ -33,6 +34,7 @@ T = TypeVar("T")
 Form = Mapping[str, str]
 Action = Callable[[web.Request, Session, Form], Awaitable[str]]
 """Does something and returns the address of the view that shows the result."""
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 
 class Actions:
@@ -210,13 +212,25 @@ def _decision_in(form: Form) -> dict[str, Any]:
         raise problems.wrong_field("decision", "choice", "", rule)
     if not is_version(version):
         raise problems.wrong_field("version", "version", "", "must be the one of the form")
+    code = _code_in(form.get("code", ""))
+    if decision == "failed" and not _CODE.fullmatch(code):
+        rule = (
+            "must be a few words such as “paid in cash”: at most 60 letters, digits and spaces, the"
+            " first a letter"
+        )
+        raise problems.wrong_field("code", "code", "", rule)
     # A field of another decision may be filled in: it does not count.
     return {
         "decision": decision,
         "provider_refund_id": form.get("provider_refund_id", ""),
-        "code": form.get("code", ""),
+        "code": code,
         # The field has several lines, and a note has one.
         "note": " ".join(form.get("note", "").split()),
         "unverified": _is_ticked(form, "unverified"),
         "version": int(version),
     }
+
+
+def _code_in(words: str) -> str:
+    """Return a reason in a person's words as a code: `paid_in_cash` for `Paid in cash`."""
+    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")

@@ -17,7 +17,8 @@ from typing import IO, Any, Final
 from multidict import MultiDict
 
 from worker.http import problems
-from worker.http.problems import Problem
+from worker.http.page.importwords import AMOUNTS
+from worker.http.problems import Problem, wrong_field
 from worker.http.spool import CHECKED, Kept, Spool, locked
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -48,9 +49,17 @@ class Check:
         return self.report is not None and not self.reasons and self.report["new"] > 0
 
     def options(self) -> MultiDict[str]:
-        """Return the options as the API takes them: without blank ones, a column an entry."""
-        found: MultiDict[str] = MultiDict()
+        """Return the options as the API takes them: without blank ones, a column an entry.
+
+        Raises `InvalidRequest` if it was not chosen how amounts are written.
+        """
+        amounts = AMOUNTS.get(self.fields.get("amounts", ""))
+        if amounts is None:
+            raise wrong_field("amounts", "amounts", "", "must be chosen")
+        found: MultiDict[str] = MultiDict(amounts)
         for name, value in self.fields.items():
+            if name == "amounts":
+                continue
             for each in value.splitlines() if name == "column" else [value]:
                 if each.strip():
                     found.add(name, each.strip())

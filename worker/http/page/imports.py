@@ -15,9 +15,10 @@ from weakref import WeakValueDictionary
 
 from aiohttp import web
 
-from worker.batches import is_batch_id
+from worker.batches import Batch, is_batch_id
 from worker.client import Refunds
 from worker.errors import FieldError, GuardRefused, InputError, InvalidRequest
+from worker.file_import import ImportSettings
 from worker.http import problems
 from worker.http.batches import unknown
 from worker.http.context import Threads
@@ -37,16 +38,16 @@ from worker.http.spool import Kept
 from worker.http.uploads import Judged, Opening, Uploads, opened
 from worker.http.wanted import Wanted
 from worker.importer import Source, write_failed_rows
-from worker.imports import ImportSettings
 from worker.model.callers import Caller
 from worker.settings import Settings
 from worker.store.audit import Deed
-from worker.wording.files import rows_of_report
 
 Report = Mapping[str, Any]
 IMPORT: Final = f"{PATH}/import"
 _ONE: Final = f"{IMPORT}/{{check_id}}"
 _BATCH: Final = f"{PATH}/batches/{{batch_id}}"
+_write_failed_rows: Final = partial(write_failed_rows, say=importwords.in_labels)
+"""Writes the rows with errors as a person of the page reads them."""
 
 
 class Imports:
@@ -131,11 +132,13 @@ class Imports:
             "checked",
             session,
             refusal=refusal,
+            here=f"{IMPORT}/{check.check_id}" if refusal else "",
             typed=typed,
             wrong=importwords.wrong_in(report, typed) if report and typed else {},
             check=check,
             report=report,
-            rows=[(name, value) for name, value in rows_of_report(report) if value],
+            rows=importwords.rows_of(report) if report else [],
+            errors=importwords.errors_of(report) if report else [],
             warnings=importwords.warnings_of(report) if report else [],
             sums=importwords.sums_of(report) if report else [],
             open_rows=importwords.without_amount(report) if report else 0,
@@ -153,7 +156,7 @@ class Imports:
             file = self._checks.reader(check.check_id)
             return Source(name=check.file, file=file, options=wanted.reading)
 
-        return await self._rows.send(request, source, write_failed_rows, "invalid-rows")
+        return await self._rows.send(request, source, _write_failed_rows, "invalid-rows")
 
     async def check_again(self, request: web.Request, session: Session, form: Form) -> str:
         """Check a file with other options."""
@@ -194,6 +197,8 @@ class Imports:
         try:
             saved = f"{stored.batch_id}-result"
             return await self._rows.results(request, stored, kept, session.caller, saved)
+        except InputError:
+            raise _another_file(stored, form.name) from None
         finally:
             kept.remove()
 
@@ -201,7 +206,9 @@ class Imports:
         """Return the rows that were left out of a batch, with their errors."""
         Query(request, ()).check()
         stored = await self._rows.stored(_batch_in(request))
-        return await self._rows.errors(request, stored, f"{stored.batch_id}-errors")
+        return await self._rows.errors(
+            request, stored, f"{stored.batch_id}-errors", write=_write_failed_rows
+        )
 
     async def _read(self, request: web.Request) -> Check:
         return await asyncio.to_thread(self._checks.read, request.match_info["check_id"])
@@ -274,6 +281,14 @@ class Imports:
                 kept.file.close()
                 if source is not None:
                     source.close()
+
+
+def _another_file(stored: Batch, name: str) -> Problem:
+    return Problem(
+        replace(problems.REFUSED, title="This is another file."),
+        f"{name} is not the file that was imported as batch {stored.batch_id}, or was changed"
+        f" since: choose {stored.file}, just as it was imported.",
+    )
 
 
 def _batch_in(request: web.Request) -> str:

@@ -8,10 +8,12 @@ from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
 from worker.errors import FieldError
+from worker.file_import import UNSTATED, Refusal
+from worker.http.page.pagewords import batch_facts
 from worker.http.uploads import Judged, sentence_of
-from worker.importer import IGNORED, AmountUnit, looks_like_amount
-from worker.imports import Refusal
+from worker.importer import IGNORED, looks_like_amount
 from worker.model.currencies import in_major
+from worker.wording.files import rows_of_report
 from worker.words import counted, money, verb
 
 LABELS: Final = {
@@ -22,8 +24,7 @@ LABELS: Final = {
     "allow_repeat": "Allow rows with the payment and amount of another refund",
     "again": "Import the new rows of a file that was imported before",
     "delay": "Wait before sending",
-    "amount_unit": "Amounts are in",
-    "decimal": "Decimal mark",
+    "amounts": "Amounts are written",
     "currency": "Currency of rows without one",
     "id_from": "Make the ids from these columns",
     "attempt": "Attempt",
@@ -32,9 +33,30 @@ LABELS: Final = {
     "delimiter": "Delimiter",
     "sheet": "Sheet of a workbook",
 }
-"""The labels of the options, by the names that they have in the API."""
+"""The labels of the options, by the names that they have in the API; `amounts` is two of these."""
+AMOUNTS: Final[Mapping[str, Mapping[str, str]]] = {
+    "point": {"amount_unit": "major", "decimal": "point"},
+    "comma": {"amount_unit": "major", "decimal": "comma"},
+    "minor": {"amount_unit": "minor", "decimal": "point"},
+}
+"""How amounts can be written, as the two options of the API."""
+_POINT: Final = f"choose “12.50” under “{LABELS['amounts']}”"
+_COMMA: Final = f"choose “12,50” under “{LABELS['amounts']}”"
+_ABOUT_AMOUNTS: Final = (
+    ("use --amount-unit major --decimal comma", _COMMA),
+    ("use --decimal comma", _COMMA),
+    ("if amounts are in major units, use --amount-unit major", f"or {_POINT}"),
+    ("use --amount-unit major", _POINT),
+    ("the option is --amount-unit major", f"“{LABELS['amounts']}” says “12.50”"),
+    (" (--amount-unit major)", ""),
+    ("whole minor units", "whole cents (minor units)"),
+    ("add --expect-total unstated=", "expect a sum without a currency of "),
+    (" --max-total", " the largest sum"),
+    ("--expect-total", "the sum"),
+)
 _PARAMETER: Final = re.compile(r"add ([a-z_]+)=true if")
 _OPTION: Final = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
+_MOST: Final = re.compile(r"REFUNDS_MAX_AMOUNT=(\S+) allows")
 _COMMAND: Final = re.compile(r"see it with '[^']+', or ")
 _SEPARATORS: Final = re.compile(r"[,'_\s]")
 _NUMBER: Final = re.compile(r"[0-9]{1,18}(?:\.[0-9]{1,4})?")
@@ -52,6 +74,10 @@ class Sum(NamedTuple):
 def in_labels(sentence: str) -> str:
     """Return a sentence of the importer with the labels of the form instead of options."""
     sentence = _COMMAND.sub("", sentence)
+    for said, words in _ABOUT_AMOUNTS:
+        sentence = sentence.replace(said, words)
+    sentence = _MOST.sub(r"the \1 minor units that this server allows for one refund", sentence)
+    sentence = sentence.replace("REFUNDS_MAX_AMOUNT", "the largest amount that is allowed here")
     sentence = _PARAMETER.sub(lambda found: f"tick {_label(found[1])} if", sentence)
     return _OPTION.sub(lambda found: _label(found[1].replace("-", "_")), sentence)
 
@@ -84,6 +110,25 @@ def _reason(refusal: Refusal, judged: Judged) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
+def rows_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the summary of a file as labels and values, its sums in major units."""
+    columns = {name: report[name] for name in ("columns", "amount_unit", "decimal")}
+    rest = {name: value for name, value in report.items() if name != "columns"}
+    rows = [*rows_of_report(rest | {"amount_unit": "major"}), *rows_of_report(columns)]
+    # Every error is listed below the summary, unless there are too many.
+    is_listed = len(errors_of(report)) >= sum(report.get("errors_by_code", {}).values())
+    return batch_facts(
+        (name.replace("_", " "), value)
+        for name, value in rows
+        if not (is_listed and name.startswith("invalid, "))
+    )
+
+
+def errors_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the first errors of a file, their rules with the labels of the form."""
+    return [{**each, "rule": in_labels(each["rule"])} for each in report.get("error_rows", [])]
+
+
 def warnings_of(report: Mapping[str, Any]) -> list[str]:
     """Return what a person should look at before the import."""
     columns = [each["column"] for each in report["columns"] if each["use"] == IGNORED]
@@ -106,22 +151,28 @@ def warnings_of(report: Mapping[str, Any]) -> list[str]:
 
 
 def sums_of(report: Mapping[str, Any]) -> list[Sum]:
-    """Return the sums of the rows to be imported, one for each currency with an amount."""
-    unit: AmountUnit = report["amount_unit"]
+    """Return the sums of the rows to be imported, one for each currency with an amount.
+
+    They are in major units, also if the file is in minor ones: who took these for the others sees
+    a sum that is wrong by a factor of 100.
+    """
     return [
         Sum(
             name=f"sum_{currency}",
-            label=currency.upper(),
-            text=money(total["amount"], currency, unit),
-            value=Decimal(_in_unit(total["amount"], currency, unit)),
+            label=_label_of_sum(currency),
+            text=money(total["amount"], currency, "major"),
+            value=Decimal(in_major(total["amount"], currency) or total["amount"]),
         )
         for currency, total in report["totals"].items()
         if total["rows"] > total["all_remaining"]
     ]
 
 
-def _in_unit(amount: int, currency: str, unit: AmountUnit) -> str:
-    return (in_major(amount, currency) if unit == "major" else None) or str(amount)
+def _label_of_sum(currency: str) -> str:
+    if currency == UNSTATED:
+        return "without a currency, in minor units"
+    unit = "" if in_major(0, currency) else ", in minor units"
+    return f"in {currency.upper()}{unit}"
 
 
 def without_amount(report: Mapping[str, Any]) -> int:

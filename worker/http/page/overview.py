@@ -143,14 +143,14 @@ def _stops(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
     if switches.credentials_refused_at is not None:
         since = moment(switches.credentials_refused_at)
         yield stops(
-            f"The provider has refused the API key since {since}: nothing is sent. 'refunds doctor'"
-            " says what to do."
+            f"The provider has refused the API key since {since}: nothing is sent. Tell the people"
+            " who run this server: 'refunds doctor' says what to do."
         )
     if switches.account_lost_at is not None:
         since = moment(switches.account_lost_at)
         yield stops(
             f"The API key may belong to another account (noticed {since}): nothing is sent."
-            " 'refunds doctor' says what to do."
+            " Tell the people who run this server: 'refunds doctor' says what to do."
         )
     if seen.outages:
         yield stops(
@@ -186,6 +186,6 @@ def _looks(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
         )
     if seen.rejected:
         yield looks(
-            f"{counted(seen.rejected, 'message')} could not be understood: see 'refunds rejected"
-            " list'."
+            f"{counted(seen.rejected, 'message')} could not be understood. Tell the"
+            " people who run this server: 'refunds rejected list' shows them."
         )

@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 SIGN_IN: Final = f"{PATH}/sign-in"
 SIGN_OUT: Final = f"{PATH}/sign-out"
+_SESSION: Final = web.RequestKey("session", Session)
 _AWAY: Final = (
     "The records cannot be reached now, and nothing is known to have changed: try again in a"
     " moment."
@@ -146,6 +147,7 @@ class Page:
                 if LIVE in request.headers:
                     raise Problem(problems.UNAUTHORIZED)
                 return _see(f"{SIGN_IN}?to={quote(request.path_qs, safe='')}")
+            request[_SESSION] = session
             self._rates.take(session.caller.name)
             _require(scope, session)
             return await view(request, session)
@@ -197,6 +199,7 @@ class Page:
                 "Your session has ended, and nothing was changed: sign in and look again.",
                 ends=True,
             )
+        request[_SESSION] = session
         self._rates.take(session.caller.name)
         return session
 
@@ -261,7 +264,7 @@ class Page:
     ) -> web.Response:
         return self._renderer.page(
             "error",
-            None,
+            request.get(_SESSION),
             status=status,
             title=title,
             detail=detail,

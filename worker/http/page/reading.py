@@ -11,6 +11,7 @@ from worker.batches import is_batch_id, list_batches, look_at_batch
 from worker.callbacks import endpoints
 from worker.client import Refunds
 from worker.errors import SettingsError
+from worker.http.page import pagewords
 from worker.http.page.refusals import Refusal, move_of
 from worker.listing import Filter, matching, page
 from worker.model.refund import Refund, Retriable, Stage, Status
@@ -18,7 +19,8 @@ from worker.model.request import is_provider_id, is_refund_id
 from worker.store import audit, callback_state, flags, reads
 from worker.wording import history, reasons
 from worker.wording.batches import facts_of_batch, state_of_batch
-from worker.wording.decisions import evidence, resolutions
+from worker.wording.choices import choices
+from worker.wording.decisions import evidence
 from worker.wording.refunds import facts_of
 from worker.wording.upcoming import next_of
 
@@ -30,26 +32,23 @@ MOST_SORTED: Final = 1000
 MOST_LETTERS: Final = 100
 
 
-_CHOICES: Final = {
-    "--succeeded RE_ID": ("succeeded", "It happened: it is this refund of the provider"),
-    "--failed CODE": ("failed", "It did not happen and must not: it failed with this code"),
-    "--resend": ("resend", "It did not happen: send it again"),
-}
-"""The decision and its label, by the option of the command line."""
-_OPTIONS: Final = {
-    "--unverified": "“unverified”",
-    "RE_ID": "the id below",
-    "CODE": "the code below",
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
-    """A decision that a person can make, and what it does."""
-
-    decision: str
-    label: str
-    effect: str
+_COUNTS: Final = frozenset(
+    {
+        "quiet_at",
+        "absent_at",
+        "found_at",
+        "processing_since",
+        "attempts",
+        "attempts_with_an_answer",
+        "lapsed_leases",
+        "server_errors_in_a_row",
+        "inconclusive_looks",
+        "resends",
+        "operator_says",
+        "operator_by",
+    }
+)
+"""Evidence that a person does not need to find a refund at the provider."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,18 +93,15 @@ def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dic
     paused = flags.read(refunds.store).paused_at is not None
     return {
         "refund": refund,
-        # Why it is in review is shown by itself.
-        "rows": [
-            (name, value) for name, value in facts_of(refund, entries) if value and name != "why"
-        ],
+        "rows": _rows(refund, entries, batch_state, paused=paused),
         "next": next_of(refund, paused=paused, batch_state=batch_state),
-        "why": reasons.review_reason(entries) if refund.stage is Stage.REVIEW else None,
+        "why": _reason(entries) if refund.stage is Stage.REVIEW else None,
         "moves": [move_of(entry) for entry in entries],
         "callbacks": callback_state.of_refund(refunds.store, refund_id),
         "since": [] if refusal is None else refusal.moves_since(entries),
         "sent": _timed(history.sent(entries)),
         "read": _timed(history.read(entries)),
-        "evidence": _marks(evidence(refund, entries)),
+        **_evidence(refund, entries),
         "siblings": siblings,
         "can_cancel": refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None,
         "can_retry": refund.status is Status.FAILED and refund.retriable is not Retriable.NO,
@@ -114,20 +110,31 @@ def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dic
     }
 
 
-def choices(refund: Refund) -> list[Choice]:
-    """Return what a person can decide about a refund, and what each decision does."""
-    return [
-        Choice(decision=decision, label=label, effect=_without_options(effect))
-        for option, effect in resolutions(refund).items()
-        for decision, label in [_CHOICES[option]]
-    ]
+def _rows(
+    refund: Refund, entries: reasons.Entries, batch_state: str | None, *, paused: bool
+) -> list[tuple[str, str]]:
+    """Return the facts of a refund that no other part of its page shows."""
+    held = refund.stage in {Stage.QUEUED, Stage.WAITING} and (paused or batch_state == "paused")
+    elsewhere = {"why", "next check"} if held else {"why"}
+    found = facts_of(refund, entries)
+    return pagewords.facts(refund, [row for row in found if row[0] not in elsewhere])
 
 
-def _without_options(sentence: str) -> str:
-    """Return a sentence about a decision without the words of the command line."""
-    for word, said in _OPTIONS.items():
-        sentence = sentence.replace(word, said)
-    return f"{sentence[0].upper()}{sentence[1:]}."
+def _reason(entries: reasons.Entries) -> str | None:
+    """Return the sentence of the last move that requested a review, None if none did."""
+    why = reasons.review_reason(entries)
+    return None if why is None else pagewords.on_page(why[1])
+
+
+def _evidence(refund: Refund, entries: reasons.Entries) -> dict[str, list[tuple[str, str]]]:
+    """Return how to find a refund at the provider, and what the worker counted about it."""
+    found = evidence(refund, entries)
+    if refund.baseline is not None:
+        found["baseline"] = pagewords.baseline_of(refund.baseline)
+    return {
+        "evidence": _marks({name: each for name, each in found.items() if name not in _COUNTS}),
+        "counted": _marks({name: each for name, each in found.items() if name in _COUNTS}),
+    }
 
 
 def needs_person(refund: Refund) -> bool:
@@ -177,8 +184,7 @@ def _changed(refund: Refund) -> tuple[datetime, str]:
 def _why(refunds: Refunds, refund: Refund) -> str:
     if refund.contradicted_by is not None:
         return f"the provider shows {refund.contradicted_by}, which contradicts this record"
-    why = reasons.review_reason(refunds.history(refund.refund_id))
-    return "no review was requested" if why is None else why[1]
+    return _reason(refunds.history(refund.refund_id)) or "no review was requested"
 
 
 def batches(refunds: Refunds, after: str | None) -> dict[str, Any]:
@@ -194,11 +200,9 @@ def batch(refunds: Refunds, batch_id: str) -> dict[str, Any]:
     return {
         "seen": seen,
         "batch": seen.batch,
-        "rows": [
-            (name, value)
-            for name, value in [("state", state_of_batch(seen.batch)), *facts_of_batch(seen)]
-            if value
-        ],
+        "rows": pagewords.batch_facts(
+            [("state", state_of_batch(seen.batch)), *facts_of_batch(seen, unit="major")]
+        ),
     }
 
 

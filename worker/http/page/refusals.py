@@ -9,10 +9,19 @@ from typing import Any, Final
 
 from worker.errors import RefundError
 from worker.http import problems
+from worker.http.page.pagewords import on_page
 from worker.wording import history
 
 _SHOWN: Final = frozenset({HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY})
 _LONGEST_VERSION: Final = 15
+_FIELDS: Final = {
+    "note": "“How you know”",
+    "code": "the reason of the failure",
+    "provider_refund_id": "the id of the provider's refund",
+    "typed": "what you typed",
+    "decision": "your decision",
+}
+"""The words for the fields of forms; a field without one is named as it is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +49,11 @@ def is_version(text: str) -> bool:
 
 def move_of(entry: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the time, the stage and the sentence of an entry of the history."""
-    return history.clock(entry.get("at")), str(entry.get("to", "")), history.sentence(dict(entry))
+    said = {
+        name: on_page(value) if name in {"alarm", "reason"} and value else value
+        for name, value in entry.items()
+    }
+    return history.clock(entry.get("at")), str(entry.get("to", "")), history.sentence(said)
 
 
 def refusal_of(error: RefundError, form: Mapping[str, str]) -> Refusal | None:
@@ -48,12 +61,13 @@ def refusal_of(error: RefundError, form: Mapping[str, str]) -> Refusal | None:
     problem = problems.of_error(error)
     if problem.kind.status not in _SHOWN:
         return None
-    rules = [f"{each.field.replace('_', ' ')} {each.rule}" for each in problem.errors]
+    rules = [f"{_FIELDS.get(each.field, each.field)} {each.rule}" for each in problem.errors]
     broken = "; ".join(rules)
     return Refusal(
         status=problem.kind.status,
-        title=problem.kind.title,
-        detail=f"{broken[0].upper()}{broken[1:]}." if broken else problem.detail,
+        # Of a form, this says more than what kind of problem it is.
+        title="Nothing was changed.",
+        detail=f"{broken[0].upper()}{broken[1:]}." if broken else on_page(problem.detail),
         wrong=frozenset(each.field for each in problem.errors),
         form={name: " ".join(text.split()) for name, text in form.items()},
     )

@@ -5,18 +5,22 @@ from __future__ import annotations
 from http import HTTPStatus
 from importlib import resources
 from typing import Any, Final
+from urllib.parse import quote
 
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from worker.http.page.charts import HEIGHT, WIDTH
+from worker.http.page.pagewords import UNVERIFIED, amount_of
 from worker.http.page.refusals import Refusal
 from worker.http.page.sessions import Session
+from worker.model.request import is_refund_id
+from worker.store.audit import Deed
 from worker.wording.batches import state_of_batch
 from worker.wording.callbacks import callback_in_words
 from worker.wording.refunds import result_of, state_of
-from worker.wording.values import amount_of, moment, plain
+from worker.wording.values import moment, plain
 
 PATH: Final = "/page"
 HEADERS: Final = {
@@ -30,6 +34,11 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
 }
+_TARGETS: Final = {
+    "batches": ("batch ", "import"),
+    "refunds": ("cancel", "retry", "recheck", "resolve as "),
+}
+"""How the actions begin that are about a refund or a batch, by its view."""
 STATIC: Final = {
     "page.css": "text/css",
     "live.js": "text/javascript",
@@ -40,6 +49,13 @@ STATIC: Final = {
 def _shown(value: object) -> object:
     """Return a value as it is written into a page, before it is escaped."""
     return value if isinstance(value, Markup) else plain(value)
+
+
+def _target_view(deed: Deed) -> str | None:
+    """Return the address of what an action was about, None if it has none."""
+    views = (each for each, actions in _TARGETS.items() if deed.action.startswith(actions))
+    view = next(views, None) if is_refund_id(deed.target) else None
+    return None if view is None else f"{PATH}/{view}/{quote(deed.target, safe=':')}"
 
 
 def _grouped(number: int) -> str:
@@ -72,8 +88,9 @@ class Renderer:
             "grouped": _grouped,
             "callback": callback_in_words,
             "lines": _lines,
+            "target_view": _target_view,
         }
-        self._templates.globals |= {"width": WIDTH, "height": HEIGHT}
+        self._templates.globals |= {"width": WIDTH, "height": HEIGHT, "unverified": UNVERIFIED}
 
     def page(
         self,

@@ -85,6 +85,20 @@ async def test_a_form_that_is_not_complete_changes_nothing(
     assert actor.records.get("order-1") == before
 
 
+async def test_the_reason_of_a_failure_is_written_in_words(actor: PageDoor) -> None:
+    actor.records.in_review("order-1", doubt=False)
+    assert (await decide(actor, "order-1", "failed", code="Paid in cash!")).status == 303
+    assert actor.records.get("order-1").error_code == "paid_in_cash"
+
+
+async def test_after_a_decision_the_page_says_what_follows_from_it(actor: PageDoor) -> None:
+    actor.records.in_review("order-1")
+    await decide(actor, "order-1", "failed", code="voucher")
+    text = (await actor.get("/page/refunds/order-1")).text
+    assert "ann decided that it failed, so nothing is sent: a worker first looks" in text
+    assert "sends it again" not in text
+
+
 async def test_two_people_who_decide_at_once_decide_once(actor: PageDoor) -> None:
     actor.records.in_review("order-1", doubt=False)
     version = str(actor.records.get("order-1").version)
@@ -246,6 +260,8 @@ async def test_each_action_is_noted_with_who_did_it_and_from_where(actor: PageDo
         ("ann", "page", "127.0.0.1", "done")
     }
     assert found[0].deed.note == HOW["note"]
+    shown = (await actor.get("/page/audit")).html
+    assert shown.count('<a href="/page/refunds/order-') == 2
 
 
 async def test_the_audit_is_shown_in_pages_and_for_one_target(actor: PageDoor) -> None:
@@ -269,11 +285,11 @@ async def test_the_audit_is_shown_in_pages_and_for_one_target(actor: PageDoor) -
 async def test_a_form_that_is_refused_comes_back_with_what_was_typed(actor: PageDoor) -> None:
     actor.records.in_review("order-1")
     note = 'it is <b>"mine"</b>'
-    shown = await decide(actor, "order-1", "failed", code="Not a code", note=note, unverified="yes")
+    shown = await decide(actor, "order-1", "failed", code="7 days", note=note, unverified="yes")
     assert (shown.status, actor.records.get("order-1").stage) == (422, Stage.REVIEW)
-    assert "Code must be a code such as" in shown.text
+    assert "The reason of the failure must be a few words such as" in shown.text
     assert re.search(r'value="failed" required checked', shown.html)
-    assert re.search(r'name="code" value="Not a code" aria-invalid="true"', shown.html)
+    assert re.search(r'name="code" value="7 days" aria-invalid="true"', shown.html)
     assert re.search(r'name="unverified" value="yes" checked', shown.html)
     assert (note in shown.html, note in unescape(shown.html)) == (False, True)
     again = shown.form_tokens["/page/refunds/order-1/resolve"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import csv
 import gzip
 import io
@@ -55,7 +56,7 @@ def names(folder: Path) -> list[str]:
 
 
 def a_form(token: str, content: bytes, name: str, /, **fields: str) -> aiohttp.FormData:
-    form = aiohttp.FormData({"form_token": token, **fields})
+    form = aiohttp.FormData({"form_token": token, "amounts": "minor", **fields})
     form.add_field("file", content, filename=name, content_type="text/csv")
     return form
 
@@ -76,7 +77,8 @@ async def checked(page: PageDoor, content: bytes, *name: str, **fields: str) -> 
 async def act(page: PageDoor, report: Shown, address: str, action: str, **fields: str) -> Shown:
     """Send one of the forms that a report shows."""
     token = report.form_tokens[f"{address}/{action}"]
-    return await page.post(f"{address}/{action}", {"form_token": token, **fields})
+    chosen = {"amounts": "minor"} if action == "check" else {}
+    return await page.post(f"{address}/{action}", {"form_token": token, **chosen, **fields})
 
 
 def version(report: Shown) -> str:
@@ -106,9 +108,9 @@ async def test_a_file_is_imported_once_its_count_and_sum_are_typed(
 ) -> None:
     address, report = await checked(page, rows(3))
     assert "Nothing is imported yet." in report.text
-    assert "3 refunds, USD 1,503 minor units" in report.text
+    assert "3 refunds, 15.03 USD." in report.text
     assert page.refunds.store.get("order-0") is None
-    done = await confirm(page, address, count="3", sum_usd="1,503")
+    done = await confirm(page, address, count="3", sum_usd="15.03")
     assert done.status == 303
     assert done.location.startswith("/page/batches/b-")
     batch = await imported(page, done.location)
@@ -122,11 +124,11 @@ async def test_a_file_is_imported_once_its_count_and_sum_are_typed(
 @pytest.mark.parametrize(
     "typed",
     [
-        {"count": "3", "sum_usd": "1502"},
-        {"count": "2", "sum_usd": "1503"},
+        {"count": "3", "sum_usd": "15.02"},
+        {"count": "2", "sum_usd": "15.03"},
         {"count": "3"},
-        {"count": "three", "sum_usd": "1503"},
-        {"count": "3", "sum_usd": "15.03"},
+        {"count": "three", "sum_usd": "15.03"},
+        {"count": "3", "sum_usd": "1503"},
         {},
     ],
 )
@@ -139,16 +141,16 @@ async def test_other_figures_than_those_of_the_file_import_nothing(
     assert [*audit.entries(page.refunds.store)] == []
     for name in ("count", "sum_usd"):
         value = typed.get(name, "")
-        is_wrong = {"count": "3", "sum_usd": "1503"}[name] != value
+        is_wrong = {"count": "3", "sum_usd": "15.03"}[name] != value
         marked = f'name="{name}" value="{value}"{" aria-invalid" if is_wrong else " required"}'
         assert marked in refused.html
-    again = {"count": "3", "sum_usd": "1503", "version": version(refused)}
+    again = {"count": "3", "sum_usd": "15.03", "version": version(refused)}
     assert (await act(page, refused, address, "confirm", **again)).status == 303
 
 
 async def test_the_audit_names_who_imported_a_file_and_its_batch(page: PageDoor) -> None:
     address, _ = await checked(page, rows(2))
-    done = await confirm(page, address, count="2", sum_usd="1001")
+    done = await confirm(page, address, count="2", sum_usd="10.01")
     batch = await imported(page, done.location)
     (entry,) = audit.entries(page.refunds.store)
     assert entry.deed == audit.Deed(
@@ -184,7 +186,7 @@ async def test_an_operator_whom_a_proxy_signs_in_imports_and_others_do_not(
             "form_token": report.form_tokens[action],
             "version": version(report),
             "count": "2",
-            "sum_usd": "1001",
+            "sum_usd": "10.01",
         }
         for method, path, data in (
             ("GET", IMPORT, None),
@@ -204,13 +206,58 @@ async def test_an_operator_whom_a_proxy_signs_in_imports_and_others_do_not(
 
 async def test_the_sums_of_major_units_are_typed_as_they_are_shown(page: PageDoor) -> None:
     content = f"{HEAD}a-1,pi_1,1200.50,usd\na-2,pi_2,700,jpy\n".encode()
-    address, report = await checked(page, content, amount_unit="major")
-    assert "USD 1,200.50 USD, JPY 700 JPY" in report.text
+    address, report = await checked(page, content, amounts="point")
+    assert "1,200.50 USD, 700 JPY." in report.text
     wrong = await confirm(page, address, count="2", sum_usd="120050", sum_jpy="700")
     assert wrong.status == 422
     done = await confirm(page, address, count="2", sum_usd="1,200.50", sum_jpy="700")
     await imported(page, done.location)
     assert page.records.get("a-1").amount == 120050
+
+
+async def test_cents_that_were_taken_for_whole_amounts_show_in_the_sum_to_be_typed(
+    page: PageDoor,
+) -> None:
+    address, report = await checked(page, rows(2), amounts="point")
+    assert "2 refunds, 1,001.00 USD." in report.text
+    assert "the amounts, written as 12.50" in report.text
+    assert (await confirm(page, address, count="2", sum_usd="10.01")).status == 422
+
+
+async def test_a_file_of_german_excel_is_told_which_choice_reads_it(page: PageDoor) -> None:
+    german = "refund_id;payment_intent;amount;currency\r\ng-1;pi_1;12,50;eur\r\n"
+    content = codecs.BOM_UTF8 + german.encode()
+    address, report = await checked(page, content, amounts="point")
+    assert "choose “12,50” under “Amounts are written”" in report.text
+    saved = (await page.get(f"{address}/errors")).html
+    assert "choose “12,50” under “Amounts are written”" in saved
+    assert "--" not in report.text + saved
+    await act(page, report, address, "check", amounts="comma")
+    assert "1 refund, 12.50 EUR." in (await page.get(address)).text
+
+
+async def test_columns_that_are_not_known_are_named_one_a_line(page: PageDoor) -> None:
+    _, report = await checked(page, b"Bestellung,Betrag\nA-1,500\n")
+    assert "<li>column &#39;Betrag&#39; is not a known column" in report.html
+    assert "\\n" not in report.text
+    assert "<details open><summary>Check this file" in report.html
+
+
+async def test_a_file_that_no_option_can_make_readable_asks_for_another_one(
+    page: PageDoor,
+) -> None:
+    _, report = await checked(page, b"\x89PNG\r\n\x1a\n" + bytes(20), "a.csv")
+    assert "it is a picture" in report.text
+    assert f'<a href="{IMPORT}">Choose another file</a>' in report.html
+    assert "<details open>" not in report.html
+
+
+async def test_leaving_rows_out_is_proposed_only_if_most_can_be_imported(page: PageDoor) -> None:
+    bad = "a-7,pi_7,wrong,usd\na-8,pi_8,worse,usd\n"
+    for count, is_proposed in ((1, False), (5, True)):
+        _, report = await checked(page, rows(count, bad))
+        button = '<button class="main">Leave them out' in report.html
+        assert ("Leave them out" in report.text, button) == (True, is_proposed)
 
 
 async def test_rows_of_all_that_is_left_are_confirmed_by_their_number(page: PageDoor) -> None:
@@ -244,7 +291,7 @@ async def test_every_invalid_row_is_shown_and_can_be_left_out(page: PageDoor) ->
     ]
     assert (await act(page, report, address, "check", on_error="skip")).location == address
     assert "Invalid rows, which are left out" in (await page.get(address)).text
-    done = await confirm(page, address, count="2", sum_usd="1001")
+    done = await confirm(page, address, count="2", sum_usd="10.01")
     batch = await imported(page, done.location)
     assert (batch.accepted, batch.invalid) == (2, 3)
     left_out = await page.get(f"{done.location}/errors")
@@ -271,7 +318,8 @@ async def test_a_file_that_cannot_be_read_is_checked_again_with_other_options(
     [
         ({"name": "two words"}, "“Name of the batch” must be 1 to 100"),
         ({"attempt": "0"}, "“Attempt” must be a whole number"),
-        ({"decimal": "comma"}, "a decimal comma needs amounts in major units"),
+        ({"amounts": ""}, "“Amounts are written” must be chosen"),
+        ({"amounts": "odd"}, "“Amounts are written” must be chosen"),
         ({"on_error": "ignore"}, "“Leave out the invalid rows” must be one of"),
         ({"odd": "1"}, "“odd” is not a parameter here"),
     ],
@@ -282,7 +330,7 @@ async def test_a_wrong_option_is_named_by_its_label_and_the_file_is_kept(
     address, report = await checked(page, rows(2), **fields)
     assert said in report.text
     assert (await act(page, report, address, "check")).status == 303
-    assert (await confirm(page, address, count="2", sum_usd="1001")).status == 303
+    assert (await confirm(page, address, count="2", sum_usd="10.01")).status == 303
 
 
 async def test_a_form_shown_before_the_file_was_checked_again_imports_nothing(
@@ -290,14 +338,14 @@ async def test_a_form_shown_before_the_file_was_checked_again_imports_nothing(
 ) -> None:
     address, report = await checked(page, rows(2))
     await act(page, report, address, "check", delay="70m")
-    typed = {"count": "2", "sum_usd": "1001", "version": version(report)}
+    typed = {"count": "2", "sum_usd": "10.01", "version": version(report)}
     late = await act(page, report, address, "confirm", **typed)
     assert (late.status, page.refunds.store.get("order-0")) == (409, None)
 
 
 async def test_two_clicks_import_once(page: PageDoor) -> None:
     address, _ = await checked(page, rows(50))
-    typed = {"count": "50", "sum_usd": str(sum(range(500, 550)))}
+    typed = {"count": "50", "sum_usd": f"{sum(range(500, 550)) / 100:.2f}"}
     first, second = await asyncio.gather(*(confirm(page, address, **typed) for _ in range(2)))
     assert first.location == second.location
     batch = await imported(page, first.location)
@@ -306,7 +354,7 @@ async def test_two_clicks_import_once(page: PageDoor) -> None:
 
 async def test_a_known_file_names_its_batch(page: PageDoor) -> None:
     address, _ = await checked(page, rows(2))
-    done = await confirm(page, address, count="2", sum_usd="1001")
+    done = await confirm(page, address, count="2", sum_usd="10.01")
     await imported(page, done.location)
     _, report = await checked(page, rows(2), "renamed.csv")
     assert "This file was imported as batch" in report.text
@@ -319,7 +367,7 @@ async def test_a_known_file_names_its_batch(page: PageDoor) -> None:
 async def test_records_that_changed_since_the_check_refuse_the_import(page: PageDoor) -> None:
     address, _ = await checked(page, rows(2))
     page.records.queued("order-1", amount=9, payment_intent="pi_other")
-    refused = await confirm(page, address, count="2", sum_usd="1001")
+    refused = await confirm(page, address, count="2", sum_usd="10.01")
     assert (refused.status, page.refunds.store.get("order-0")) == (409, None)
     assert "id of a refund with other contents" in refused.text
 
@@ -328,7 +376,7 @@ async def test_a_dropped_file_is_removed_and_is_not_imported(page: PageDoor, fol
     address, report = await checked(page, rows(2))
     assert (await act(page, report, address, "drop")).location == IMPORT
     assert names(folder) == []
-    typed = {"count": "2", "sum_usd": "1001", "version": version(report)}
+    typed = {"count": "2", "sum_usd": "10.01", "version": version(report)}
     for action in ("confirm", "check", "drop"):
         assert (await act(page, report, address, action, **typed)).status == 404
     assert (await page.get(address)).status == 404
@@ -341,7 +389,7 @@ async def test_a_form_shown_before_a_restart_imports_after_it(redis_url: str, fo
         address, report = await checked(before, rows(2))
     async with a_page(redis_url, spool_dir=folder) as after:
         after.cookies = before.cookies
-        typed = {"count": "2", "sum_usd": "1001", "version": version(report)}
+        typed = {"count": "2", "sum_usd": "10.01", "version": version(report)}
         done = await act(after, report, address, "confirm", **typed)
         assert (await imported(after, done.location)).accepted == 2
 
@@ -363,12 +411,17 @@ async def test_a_file_that_is_not_confirmed_is_removed_after_eight_hours(
 async def test_the_results_come_for_the_same_file_only(page: PageDoor, folder: Path) -> None:
     packed = gzip.compress(rows(2), mtime=0)
     address, _ = await checked(page, packed, "season.csv.gz")
-    done = await confirm(page, address, count="2", sum_usd="1001")
+    done = await confirm(page, address, count="2", sum_usd="10.01")
     await imported(page, done.location)
     await page.sign_in("read", name="bob")
     action = f"{done.location}/result"
     token = (await page.get(done.location)).form_tokens[action]
-    assert (await page.post(action, a_form(token, rows(2), "season.csv"))).status == 422
+    other = await page.post(action, a_form(token, rows(2), "other.csv"))
+    assert (other.status, "choose season.csv.gz, just as it was imported" in other.text) == (
+        409,
+        True,
+    )
+    assert 'href="/page/batches"' in other.html
     result = await page.post(action, a_form(token, packed, "any.csv.gz"))
     assert "attachment" in result.headers["Content-Disposition"]
     assert result.headers["X-Content-Type-Options"] == "nosniff"
@@ -498,17 +551,20 @@ async def test_what_a_file_holds_and_its_name_are_shown_as_text(page: PageDoor) 
     report = await page.get(address)
     assert "<img" not in report.html
     assert "\u202e" not in report.html
-    done = await confirm(page, address, count="1", sum_usd="500")
+    done = await confirm(page, address, count="1", sum_usd="5.00")
     await imported(page, done.location)
     assert "<img" not in (await page.get(done.location)).html
 
 
 def test_what_is_known_of_a_file_survives_in_its_own_file(tmp_path: Path) -> None:
     checks = Checks(Spool(tmp_path))
-    check = Check(check_id="0" * 32, file="é.csv", by="ann", fields={"column": "a=b\nc=d"})
+    check = Check(
+        check_id="0" * 32, file="é.csv", by="ann", fields={"amounts": "comma", "column": "a=b\nc=d"}
+    )
     written = checks.write(check)
     assert checks.read("0" * 32) == written
     assert checks.write(written).version != written.version
     assert sorted(each.name for each in tmp_path.iterdir()) == [f"checked-{'0' * 32}.json"]
     assert written.options().getall("column") == ["a=b", "c=d"]
+    assert (written.options()["amount_unit"], written.options()["decimal"]) == ("major", "comma")
     assert json.loads((tmp_path / f"checked-{'0' * 32}.json").read_text())["by"] == "ann"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ async def test_an_id_that_nothing_has_is_said_to_be_unknown(reader: PageDoor) ->
     reader.records.queued("order-1")
     text = (await reader.get("/page/refunds?q=order")).text
     assert "No refund, batch or payment here has exactly the id “order”" in text
+    assert "search for the id of the payment" in text
 
 
 async def test_a_refund_in_review_shows_its_evidence_and_what_can_be_decided(
@@ -127,12 +129,32 @@ async def test_a_refund_in_review_shows_its_evidence_and_what_can_be_decided(
     assert "it cannot be told" in text
     assert refund.idempotency_key is not None
     assert refund.idempotency_key in text
-    assert "It happened: it is this refund of the provider" in text
-    assert "Id of the provider" not in text
+    assert "It happened: the provider shows its refund" in text
+    assert "does it show a refund of 500 minor units" in text
     assert "--" not in text
     queue = (await reader.get("/page/review")).text
     assert "order-1" in queue
     assert "1 in all" in queue
+
+
+async def test_amounts_are_shown_as_people_write_them(
+    reader: PageDoor, sync_redis: redis.Redis
+) -> None:
+    reader.records.queued("order-1", amount=123450, currency="usd")
+    reader.records.in_review("order-2", amount=1040, payment_intent="pi_2")
+    reader.records.queued("order-3", amount=700, payment_intent="pi_3")
+    # What a worker reads before it sends.
+    sync_redis.hset(
+        "refunds:refund:order-2",
+        "baseline",
+        json.dumps({"refunded": 0, "remaining": 100000, "currency": "usd"}),
+    )
+    listed = (await reader.get("/page/refunds")).text
+    assert all(each in listed for each in ("1,234.50 USD", "10.40 USD", "700 minor units"))
+    assert "10.40 USD" in (await reader.get("/page/review")).text
+    one = (await reader.get("/page/refunds/order-2")).text
+    assert "does it show a refund of 10.40 USD" in one
+    assert "0.00 USD refunded, 1,000.00 USD left" in one
 
 
 async def test_a_settled_refund_offers_no_decision(reader: PageDoor) -> None:

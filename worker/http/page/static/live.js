@@ -4,6 +4,8 @@
   const EVERY = 3000;
   // The answer to a form that was not followed is the view of another address.
   const view = document.getElementById("main").dataset.view || location.href;
+  // The way back leads to the view: the browser does not ask whether to send the form once more.
+  if (view !== location.href) history.replaceState(null, "", view);
 
   function holdsFocus(element) {
     return element.contains(document.activeElement);

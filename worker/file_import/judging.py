@@ -9,9 +9,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 from worker import batches
 from worker.batches import BatchDraft, Comparison, OpenedBatch
+from worker.file_import.limits import Limits, MostErrors, sums
+from worker.file_import.readings import stored_reading
 from worker.importer import Source, Summary
-from worker.imports.limits import Limits, MostErrors, sums
-from worker.imports.readings import stored_reading
 from worker.store.store import Store
 from worker.words import counted, listed, verb
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from worker.batches import Comparison
+from worker.file_import.limits import UNSTATED
 from worker.importer import Source, Summary, describe
-from worker.imports.limits import UNSTATED
 from worker.model.currencies import decimals_of
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from worker.imports import Unusable, each_sum, length_of_time, most_errors, sums_or_one
+from worker.file_import import Unusable, each_sum, length_of_time, most_errors, sums_or_one
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, Final
 
+from worker.file_import.limits import Unusable
 from worker.importer import (
     DELIMITERS,
     FIELDS,
@@ -20,7 +21,6 @@ from worker.importer import (
     field_of,
     is_settable,
 )
-from worker.imports.limits import Unusable
 
 DELIMITER_OF: Final = {name: character for character, name in DELIMITERS.items()}
 _KINDS: Final = {"xlsx": "a workbook", "csv": "a CSV"}

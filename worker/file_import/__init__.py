@@ -3,8 +3,8 @@
 Decides whether it may be imported, opens its batch, and submits its rows.
 """
 
-from worker.imports.facts import facts_of, records_of
-from worker.imports.judging import (
+from worker.file_import.facts import facts_of, records_of
+from worker.file_import.judging import (
     ImportSettings,
     Prepared,
     Refusal,
@@ -15,7 +15,7 @@ from worker.imports.judging import (
     of_rows,
     prepare,
 )
-from worker.imports.limits import (
+from worker.file_import.limits import (
     UNSTATED,
     Limits,
     MostErrors,
@@ -25,14 +25,14 @@ from worker.imports.limits import (
     most_errors,
     sums_or_one,
 )
-from worker.imports.readings import (
+from worker.file_import.readings import (
     DELIMITER_OF,
     columns_of,
     reading_of,
     stored_reading,
     unfitting,
 )
-from worker.imports.submitting import SubmitCounts, submit
+from worker.file_import.submitting import SubmitCounts, submit
 
 __all__ = [
     "DELIMITER_OF",

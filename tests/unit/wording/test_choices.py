@@ -1,0 +1,37 @@
+"""What a person can decide about a refund, and what each decision does."""
+
+from __future__ import annotations
+
+from tests.factories import NOW, a_refund
+from worker.model.refund import Refund, Stage, Status
+from worker.wording.choices import choices
+
+
+def effects(refund: Refund) -> dict[str, str]:
+    return {each.decision: each.effect for each in choices(refund)}
+
+
+def test_a_doubt_is_looked_for_before_it_is_settled_or_sent_again() -> None:
+    found = effects(a_refund(Stage.REVIEW, doubt_since=NOW))
+    assert list(found) == ["succeeded", "failed", "resend"]
+    for decision in ("failed", "resend"):
+        assert found[decision].startswith("A worker first looks for it at the provider.")
+    assert found["failed"].endswith("Otherwise it ends as failed. Nothing is sent.")
+
+
+def test_what_was_never_in_doubt_is_settled_or_sent_as_decided() -> None:
+    found = effects(a_refund(Stage.REVIEW))
+    assert found["failed"] == "It ends as failed. Nothing is sent."
+    assert found["resend"] == "It is sent again, with the same key and contents."
+
+
+def test_a_stated_currency_that_was_not_confirmed_is_read_first() -> None:
+    found = effects(a_refund(Stage.REVIEW, asked_currency="eur"))
+    assert found["resend"].endswith("nothing is sent unless it is in EUR.")
+
+
+def test_a_contradicted_refund_can_only_be_one_of_the_provider_s() -> None:
+    refund = a_refund(Stage.SETTLED, status=Status.FAILED, contradicted_by="re_2")
+    found = effects(refund)
+    assert list(found) == ["succeeded"]
+    assert "re_2 or re_1" in found["succeeded"]

@@ -1,0 +1,56 @@
+"""Words for what a person can decide on the page about a refund, and what each decision does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worker.model.refund import Refund
+from worker.rules import preflight
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """A decision that a person can make, and what it does."""
+
+    decision: str
+    label: str
+    effect: str
+
+
+def choices(refund: Refund) -> list[Choice]:
+    """Return the decisions about a refund in review or one that the provider contradicts."""
+    if refund.contradicted_by is not None:
+        return [_happened(refund)]
+    was_in_doubt = refund.doubt_since is not None or refund.doubted
+    look = "A worker first looks for it at the provider. " if was_in_doubt else ""
+    shown = "If that shows that it happened, it settles as it is shown there. " if look else ""
+    absent = "Otherwise it" if look else "It"
+    again = f"{look}{shown}{absent} is sent again, with the same key and contents."
+    if preflight.wants_currency(refund):
+        again += (
+            " The payment is read first, and nothing is sent unless it is in"
+            f" {(refund.asked_currency or '').upper()}."
+        )
+    return [
+        _happened(refund),
+        Choice(
+            decision="failed",
+            label="It did not happen and must not: end it as failed",
+            effect=f"{look}{shown}{absent} ends as failed. Nothing is sent.",
+        ),
+        Choice(decision="resend", label="It did not happen: send it again", effect=again),
+    ]
+
+
+def _happened(refund: Refund) -> Choice:
+    effect = (
+        "The provider shows a refund with this id. A worker reads it, and this refund settles as"
+        " it is shown there. Nothing is sent."
+    )
+    if refund.contradicted_by is None:
+        effect += " If its payment or amount differs, it returns to review."
+    elif refund.provider_refund_id is not None:
+        effect += f" It is {refund.contradicted_by} or {refund.provider_refund_id}."
+    return Choice(
+        decision="succeeded", label="It happened: the provider shows its refund", effect=effect
+    )
