@@ -8,6 +8,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import pytest
 import worker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 PACKAGE = Path(worker.__file__).parent
 
@@ -103,12 +104,22 @@ def modules(package: Path) -> dict[str, list[Path]]:
     return found
 
 
-def imported_names(path: Path, package: Path) -> Iterator[str]:
+def imported_names(path: Path, package: Path) -> Iterable[str]:
     """The dotted names a file imports anywhere in it, `from a import b` as `a.b`, relative ones
     resolved.
     """
     parents = (package.name, *path.relative_to(package).parent.parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+    return names_imported_by(path.read_text(encoding="utf-8"), parents)
+
+
+@cache
+def names_imported_by(source: str, parents: tuple[str, ...]) -> tuple[str, ...]:
+    """The same of a source in these packages. It is asked for again and again, and read once."""
+    return tuple(_names_imported_by(ast.parse(source), parents))
+
+
+def _names_imported_by(tree: ast.Module, parents: tuple[str, ...]) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -158,11 +158,9 @@ def test_nothing_can_be_changed_through_flower(installation: Installation) -> No
     assert installation.stack.is_healthy("worker")
 
 
-@pytest.mark.parametrize("given", ["", "only-a-name", ":"])
-def test_flower_does_not_start_without_a_password(installation: Installation, given: str) -> None:
+def test_flower_does_not_start_without_a_password(installation: Installation) -> None:
     environment = installation.stack.environment("flower")
     environment.pop("REFUNDS_SECRETS_DIR")
-    environment |= {"FLOWER_BASIC_AUTH": given} if given else {}
     command = [sys.executable, "-m", "celery", "--app", "worker.app", "flower", f"--conf={CONFIG}"]
     ended = subprocess.run(
         command, env=environment, check=False, capture_output=True, text=True, timeout=30, cwd=ROOT
@@ -173,9 +171,27 @@ def test_flower_does_not_start_without_a_password(installation: Installation, gi
 
 
 @pytest.fixture
-def config(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the variables that the settings read."""
     for name in [name for name in os.environ if name.startswith("FLOWER_")]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("REFUNDS_SECRETS_DIR", raising=False)
+
+
+@pytest.mark.usefixtures("unset")
+@pytest.mark.parametrize("given", [None, "", "only-a-name", ":"])
+def test_settings_without_a_user_and_a_password_are_refused_in_one_sentence(
+    given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if given is not None:
+        monkeypatch.setenv("FLOWER_BASIC_AUTH", given)
+    with pytest.raises(SystemExit, match=r"^flower: [^\n]*password[^\n]*$"):
+        runpy.run_path(str(CONFIG))
+
+
+@pytest.fixture
+def config(unset: None, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    del unset
     monkeypatch.setenv("FLOWER_BASIC_AUTH", "operator:secret")
     return runpy.run_path(str(CONFIG))
 

@@ -69,6 +69,11 @@ class Replicated:
             )
         return False
 
+    def hasten(self) -> None:
+        """Let the Sentinels take a silent primary for down after a second rather than five."""
+        for each in SENTINELS:
+            self.asked(each, "SENTINEL", "SET", "refunds", "down-after-milliseconds", "1000")
+
     def start(self, *names: str) -> None:
         for name in names:
             self.stack.start(name)
@@ -82,9 +87,12 @@ class Replicated:
 def replicated(tmp_path: Path) -> Iterator[Replicated]:
     made = Replicated(tmp_path)
     try:
-        made.start(*SERVERS, *SENTINELS)
+        # In this order, since a Sentinel asks a primary for its replicas once in ten seconds.
+        made.start(*SERVERS)
         until(lambda: made.follows("redis-2", "redis"), "the replica has what the primary has")
+        made.start(*SENTINELS)
         until(lambda: made.name("redis"), "the Sentinels know each other and the servers")
+        made.hasten()
         made.start("sandbox", "worker")
         made.stack.await_healthy("sandbox", "worker")
         yield made

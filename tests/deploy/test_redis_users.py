@@ -10,7 +10,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -25,6 +24,7 @@ from redis.exceptions import NoPermissionError
 
 from tests.deploy.asking import ask
 from tests.deploy.conftest import PASSWORD, Installation
+from tests.support.cli_runner import Ran
 from tests.support.compose import ROOT, until
 from tests.support.installation import Installation as Shop
 from worker.client import Refunds
@@ -206,16 +206,9 @@ class Roles:
     admin: redis.Redis
     producer: dict[str, str]
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str) -> Ran:
         """A command under the producer's user."""
-        return subprocess.run(
-            [sys.executable, "-m", "worker", *arguments],
-            env=self.worker.environment | self.producer,
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        return self.worker.cli(*arguments, **self.producer)
 
 
 @pytest.fixture
@@ -257,22 +250,19 @@ def test_a_producer_hands_in_reads_cancels_imports_and_asks_the_doctor(
     rows = [f"row-{number},pi_row{number},100" for number in range(3)]
     file.write_text("\n".join(["refund_id,payment_intent,amount", *rows]))
     submit = ["submit", "order-1-1", "--payment-intent", "pi_1", "--amount", "5"]
-    assert roles.run(*submit, "--wait", "30").returncode == 0
-    assert roles.run("status", "order-1-1", "--history").returncode == 0
-    assert roles.run("import", str(file), "--wait").returncode == 0
-    assert roles.run("list").returncode == 0
-    assert roles.run("batch", "list").returncode == 0
-    assert roles.run("pause").returncode == 0
-    assert (
-        roles.run("submit", "order-2-1", "--payment-intent", "pi_2", "--amount", "5").returncode
-        == 0
-    )
-    assert roles.run("cancel", "order-2-1").returncode == 0
-    assert roles.run("resume").returncode == 0
-    assert roles.run("review", "list").returncode in {0, 9}
+    assert roles.run(*submit, "--wait", "30").code == 0
+    assert roles.run("status", "order-1-1", "--history").code == 0
+    assert roles.run("import", str(file), "--wait").code == 0
+    assert roles.run("list").code == 0
+    assert roles.run("batch", "list").code == 0
+    assert roles.run("pause").code == 0
+    assert roles.run("submit", "order-2-1", "--payment-intent", "pi_2", "--amount", "5").code == 0
+    assert roles.run("cancel", "order-2-1").code == 0
+    assert roles.run("resume").code == 0
+    assert roles.run("review", "list").code in {0, 9}
     doctor = roles.run("doctor")
-    assert doctor.returncode == 0, doctor.stdout
-    assert "permissions" in doctor.stdout
+    assert doctor.code == 0, doctor.out
+    assert "permissions" in doctor.out
     effects = [effect["refund_id"] for effect in roles.worker.sandbox.effects()]
     assert sorted(effects) == ["order-1-1", "row-0", "row-1", "row-2"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ops.lab.bench.season import FAULTS, play
-from tests.support.installation import Installation, until
+from tests.support.installation import Installation, hasty, until
 from worker import batches
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
@@ -21,8 +21,10 @@ ROWS = 2_000
 
 
 def test_every_row_of_a_killed_resumed_canceled_and_retried_season_is_accounted_for(
-    redis_url: str, tmp_path: Path
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, text in hasty().items():
+        monkeypatch.setenv(name, text)
     config = SandboxConfig(idempotency="ignore", latency_ms=5, settle_ms=200, faults=FAULTS, seed=7)
     with running_sandbox(config) as sandbox:
         report = play(redis_url=redis_url, sandbox=sandbox, folder=tmp_path, count=ROWS)

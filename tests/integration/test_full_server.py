@@ -6,9 +6,6 @@ Nothing new is accepted, and what was accepted is finished.
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,18 +56,6 @@ def requests(count: int, start: int = 0) -> list[RefundRequest]:
         RefundRequest(refund_id=f"order-{number}-1", payment_intent=f"pi_{number}", amount=500)
         for number in range(start, start + count)
     ]
-
-
-def ran(installation: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "worker", *arguments]
-    return subprocess.run(
-        command,
-        env=installation.environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 def moved_once(installation: Installation, refunds: Refunds, ids: list[str]) -> None:
@@ -160,9 +145,9 @@ def test_a_worker_on_a_server_at_its_limit_logs_plain_lines(installation: Instal
     with installation.refunds() as refunds:
         with filled(installation, OVER):
             until(lambda: "background_deferred" in worker.said, "a pass was put off")
-            examined = ran(installation, "doctor", "--json")
+            examined = installation.cli("doctor", "--json")
             said = worker.said
-        found = {check["name"]: check for check in json.loads(examined.stdout)["checks"]}
+        found = {check["name"]: check for check in examined.object["checks"]}
         assert "accepted refunds may wait" in found["memory"]["text"]
         assert not any(
             words in said for words in ("Traceback", "DeprecationWarning", "Frequent restarts")
@@ -180,29 +165,16 @@ def test_submit_import_and_doctor_say_so_and_go_on_when_there_is_room(
     installation.start()
     with installation.refunds() as refunds:
         with filled(installation, NEARLY):
-            submitted = ran(
-                installation,
-                "submit",
-                "single-1",
-                "--payment-intent",
-                "pi_single",
-                "--amount",
-                "500",
-            )
-            assert (
-                submitted.returncode,
-                "from 90 % on no new refund is accepted" in submitted.stderr,
-            ) == (5, True)
-            imported = ran(installation, "import", str(file))
-            assert (
-                imported.returncode,
-                "from 90 % on no new refund is accepted" in imported.stderr,
-            ) == (5, True)
-            examined = ran(installation, "doctor", "--json")
-            found = {check["name"]: check for check in json.loads(examined.stdout)["checks"]}
-            assert (examined.returncode, found["memory"]["state"]) == (5, "fail")
+            asked = ["submit", "single-1", "--payment-intent", "pi_single", "--amount", "500"]
+            for arguments in (asked, ["import", str(file)]):
+                ran = installation.cli(*arguments)
+                full = "from 90 % on no new refund is accepted" in ran.err
+                assert (ran.code, full) == (5, True)
+            examined = installation.cli("doctor", "--json")
+            found = {check["name"]: check for check in examined.object["checks"]}
+            assert (examined.code, found["memory"]["state"]) == (5, "fail")
             assert refunds.store.get("order-0-1") is None
-        assert ran(installation, "import", str(file)).returncode == 0
+        assert installation.cli("import", str(file)).code == 0
         moved_once(installation, refunds, [each.refund_id for each in requests(3)])
 
 

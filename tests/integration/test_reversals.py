@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import Any
 
 import redis
@@ -17,16 +14,10 @@ HOUR_MS = 3_600_000
 
 
 def command(installation: Installation, *arguments: str) -> list[dict[str, Any]]:
-    """Run a command in a process of its own; return the objects that it printed."""
-    run = subprocess.run(
-        [sys.executable, "-m", "worker", *arguments, "--json"],
-        env=installation.environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return [json.loads(line) for line in run.stdout.splitlines()]
+    """Run a command; return the objects that it printed."""
+    ran = installation.cli(*arguments, "--json")
+    assert ran.code == 0, ran.err
+    return ran.objects
 
 
 def test_reversal_is_seen_after_a_backfill_and_every_command_shows_exactly_it(

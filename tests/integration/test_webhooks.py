@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 import time
 from contextlib import closing
 from http.client import HTTPConnection
@@ -24,17 +22,6 @@ SECRET = "whsec_that_only_we_know"
 UNLISTED = {"REFUNDS_READBACK": "none", "REFUNDS_MAX_ATTEMPTS": "3"}
 
 
-def command(installation: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "worker", *arguments],
-        env=installation.environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
 def test_a_refund_whose_reply_was_lost_is_found_by_its_webhook_and_paid_once(
     installation: Installation,
 ) -> None:
@@ -48,7 +35,8 @@ def test_a_refund_whose_reply_was_lost_is_found_by_its_webhook_and_paid_once(
     (secrets / "refunds_webhook_secrets").write_text("whsec_until_it_is_registered\n")
     with serving(installation) as (server, url):
         port = int(url.rpartition(":")[2])
-        command(installation, "webhooks", "setup", f"{url}/webhooks/wooshpay", "--write")
+        set_up = installation.cli("webhooks", "setup", f"{url}/webhooks/wooshpay", "--write")
+        assert set_up.code == 0, set_up.err
         assert server.stop() == 0
     with serving(installation, port=port):
         installation.sandbox.set_faults("cut_after:n=1")

@@ -31,7 +31,7 @@ SEEDS = 100
 """A first look: CI plays 3,000 with `python -m tests.simulation`, which also wants each kind of
 fault and of end.
 """
-CONTROL_SEEDS = 60
+CONTROL_SEEDS = 20
 MOST_TO_CATCH = 1000
 PLAIN: frozenset[str] = frozenset()
 """No family of what is odd: seeds that once broke a promise were found in such worlds."""
@@ -187,7 +187,8 @@ def test_seed_with_two_refunds_named_one_gives_it_to_one_and_does_not_without_it
 
 def test_every_planted_bug_has_its_rule_and_most_were_seen_in_a_real_project() -> None:
     assert CAUGHT_BY.keys() == BUGS.keys()
-    assert CAUGHT_AT.keys() <= BUGS.keys()
+    # Of a bug without its seed hundreds are played.
+    assert CAUGHT_AT.keys() == BUGS.keys()
     assert SEEN_IN.keys() <= BUGS.keys()
     assert len(SEEN_IN) >= 12
     assert all(re.match(r"[\w.-]+/[\w.-]+#\d+: ", source) for source in SEEN_IN.values())

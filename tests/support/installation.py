@@ -5,6 +5,7 @@ by their ids.
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.support.cli_runner import Cli
 from worker.client import Refunds
 from worker.model.refund import Refund
 from worker.sandbox.installation import environment
@@ -24,6 +26,8 @@ from worker.sandbox.running import Sandbox
 from worker.settings import Settings
 
 PATIENCE = 60.0
+HASTY = Path(__file__).parent / "hasty"
+"""On PYTHONPATH it lets a worker walk, beat and probe several times a second."""
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
@@ -33,6 +37,12 @@ def until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -
         if time.monotonic() > end:
             pytest.fail(f"waited {seconds} s in vain until {what}")
         time.sleep(0.02)
+
+
+def hasty() -> dict[str, str]:
+    """Return the variable with which a process that a test starts is in haste."""
+    given = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([str(HASTY), *([given] if given else [])])}
 
 
 def calls(server: redis.Redis, command: str) -> int:
@@ -85,6 +95,7 @@ class Installation:
             "REFUNDS_REQUEST_TIMEOUT_SECONDS": "1",
             "REFUNDS_LEASE_SECONDS": "6",
             "REFUNDS_LOG_FORMAT": "json",
+            **hasty(),
             **self.settings,
         }
         return environment(variables)
@@ -120,6 +131,14 @@ class Installation:
                 "the worker is up",
             )
         return worker
+
+    @property
+    def cli(self) -> Cli:
+        """The command line with the workers' settings."""
+        ours = {
+            name: text for name, text in self.environment.items() if name.startswith("REFUNDS_")
+        }
+        return Cli(environment=ours)
 
     def refunds(self) -> Refunds:
         return Refunds(settings=Settings.load(redis_url=self.redis_url))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tests.support.installation import Worker, until
+from worker.model.callers import Scope
+from worker.store import tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,15 +48,15 @@ def serving(
 
 def a_token(installation: Installation, name: str = "shop") -> str:
     """Create a token that may do everything."""
-    command = ["tokens", "create", name, "--scope", "read,submit,operate"]
-    return subprocess.run(
-        [sys.executable, "-m", "worker", *command],
-        env=installation.environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    ).stdout.strip()
+    with installation.refunds() as refunds:
+        return tokens.create(
+            refunds.store,
+            name,
+            scopes=frozenset(Scope),
+            ids_prefix="",
+            expires_at=None,
+            by="the test",
+        )
 
 
 def ask(

@@ -118,7 +118,7 @@ class Sender:
             tasks = [task for line in self._lines.values() for task in line.tasks]
             await asyncio.wait(tasks)
 
-    async def close(self, seconds: float = END_SECONDS) -> None:
+    async def close(self) -> None:
         """Begin no more, let requests in flight end, and close the connections.
 
         What does not end in time is sent again by another worker, with the same id.
@@ -129,7 +129,7 @@ class Sender:
             line.waiting.clear()
             tasks += line.tasks
         if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
+            _, late = await asyncio.wait(tasks, timeout=END_SECONDS)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)

@@ -25,12 +25,15 @@ from worker.store import saves, scripts
 
 
 def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger() -> None:
-    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "bulk", "replicas", "page"]
+    command = [sys.executable, "-m", "ops.lab.bench", "--quick", "bulk", "handing"]
+    command += ["replicas", "page"]
     ended = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert "bulk: refunds a second" in ended.stdout
+    assert "handing in: single refunds a second" in ended.stdout
+    assert "handing in: one submit alone, p50" in ended.stdout
     assert "a replica: refunds of a file a second" in ended.stdout
     assert "a replica: single idle latency, p50" in ended.stdout
     assert "page: the overview, p50 and p99" in ended.stdout
