@@ -26,6 +26,7 @@ class Plan:
     idle: int
     file_rows: int
     accepted: int
+    handed_in: int
     held: int
     on_payment: int
     watched: int
@@ -55,6 +56,7 @@ def usual(cores: Cores, rounds: int) -> Plan:
         idle=300,
         file_rows=40_000,
         accepted=100_000,
+        handed_in=8_000,
         held=50_000,
         on_payment=4_000,
         watched=1_000_000,
@@ -89,6 +91,7 @@ def full(cores: Cores, rounds: int) -> Plan:
         idle=500,
         file_rows=100_000,
         accepted=200_000,
+        handed_in=20_000,
         held=200_000,
         on_payment=10_000,
         watched=1_000_000,
@@ -119,6 +122,7 @@ def quick(cores: Cores) -> Plan:
         idle=12,
         file_rows=400,
         accepted=1_000,
+        handed_in=800,
         held=1_000,
         on_payment=400,
         watched=20_000,

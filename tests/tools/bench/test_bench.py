@@ -40,9 +40,11 @@ def measured(*figures: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_measures_a_figure_against_its_floor_and_counts_the_ledger() -> None:
-    ended = measured("bulk", "replicas", "page")
+    ended = measured("bulk", "handing", "replicas", "page")
     assert ended.returncode == 0, ended.stderr
     assert "bulk: refunds a second" in ended.stdout
+    assert "handing in: single refunds a second" in ended.stdout
+    assert "handing in: one submit alone, p50" in ended.stdout
     assert "a replica: refunds of a file a second" in ended.stdout
     assert "a replica: single idle latency, p50" in ended.stdout
     assert "page: the overview, p50 and p99" in ended.stdout

@@ -86,7 +86,7 @@ def listed(refunds: Refunds, wanted: Filter, after: str | None) -> dict[str, Any
 def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dict[str, Any]:
     """Return everything about one refund. Raises `NotFound`."""
     refund = refunds.get(refund_id)
-    entries = refunds.history(refund_id)
+    entries = [pagewords.entry_on_page(entry) for entry in refunds.history(refund_id)]
     siblings = refunds.store.run(reads.siblings(refund.payment_intent, refund_id))
     refunds.store.confirm_final(each.updated_at for each in siblings or () if each.settled)
     batch_state = None if refund.batch_id is None else refunds.store.batch_state(refund.batch_id)

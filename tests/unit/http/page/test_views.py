@@ -12,7 +12,8 @@ import pytest
 from tests.support import page_canaries
 from tests.support.cli_runner import PAYMENT
 from tests.support.page_door import a_page
-from worker.store import flags
+from worker.rules import attempts
+from worker.store import flags, saves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,6 +156,19 @@ async def test_amounts_are_shown_as_people_write_them(
     one = (await reader.get("/page/refunds/order-2")).text
     assert "does it show a refund of 10.40 USD" in one
     assert "0.00 USD refunded, 1,000.00 USD left" in one
+
+
+async def test_no_part_of_a_refund_in_review_is_for_a_shell(reader: PageDoor) -> None:
+    refund = reader.records.sending("order-1")
+    reason = "which proves nothing under REFUNDS_TOTALS=hint"
+    alarm = f"the decision could not be verified ({reason}): decide again with --unverified if so"
+    step = attempts.to_review({"error_code": "no_reply"}, "inconclusive", alarm)
+    detail = {"look": "inconclusive", "reason": reason, "alarm": alarm}
+    assert reader.refunds.store.run(saves.save(refund, step, detail)).result == "saved"
+    for view in ("/page/refunds/order-1", "/page/review"):
+        text = (await reader.get(view)).text
+        assert "tick “My word counts if the provider shows nothing either way”" in text
+        assert re.search("--[a-z]|REFUNDS_", text) is None
 
 
 async def test_a_settled_refund_offers_no_decision(reader: PageDoor) -> None:
