@@ -207,14 +207,19 @@ def batch(refunds: Refunds, batch_id: str) -> dict[str, Any]:
 
 
 def audited(
-    refunds: Refunds, *, by: str | None, target: str | None, before: str | None
+    refunds: Refunds,
+    *,
+    by: str | None,
+    target: str | None,
+    action: str | None,
+    before: str | None,
 ) -> dict[str, Any]:
     """Return a page of what people did, newest first; `before` is the last one shown before."""
     every = audit.entries(refunds.store)
     if before is not None:
         # From the newest on, because the result of an action may be noted long after it.
         every = (each for each in every if audit.position(each.entry_id) < audit.position(before))
-    found = list(islice(audit.selected(every, by=by, target=target), LISTED + 1))
+    found = list(islice(audit.selected(every, by=by, target=target, action=action), LISTED + 1))
     more = found[LISTED - 1].entry_id if len(found) > LISTED else None
     return {"entries": found[:LISTED], "next": more}
 

@@ -303,6 +303,20 @@ async def test_a_refund_shows_which_endpoints_do_not_know_it(
     assert "crm" not in text
 
 
+async def test_the_overview_names_endpoints_that_callbacks_do_not_reach(
+    reader: PageDoor, sync_redis: redis.Redis
+) -> None:
+    sync_redis.zadd("refunds:callback-endpoints", {"books": 1, "shop": 1, "till": 1})
+    for name, failures in (("books", 10), ("shop", 9)):
+        sync_redis.hset(f"refunds:callback-endpoint:{name}", "failures", failures)
+        sync_redis.zadd(f"refunds:callbacks:{name}", {"order-1": 1, "order-2": 1})
+    sync_redis.zadd("refunds:callback-dead:till", {"order-1": 1})
+    text = (await reader.get("/page")).text
+    assert "Callbacks do not reach books: 2 wait, and 0 were given up." in text
+    assert "Callbacks do not reach till: 0 wait, and 1 was given up." in text
+    assert "reach shop" not in text
+
+
 async def test_callbacks_show_where_they_are_sent_if_this_server_knows_it(
     redis_url: str, sync_redis: redis.Redis, tmp_path: Path
 ) -> None:
