@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,15 +16,18 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-from worker.broker import forks, rejected
+from worker.broker import direct, forks, rejected
 from worker.broker.backlog import BacklogWatch
 from worker.broker.names import BULK_IDS
+from worker.broker.together import Together
 from worker.errors import (
     Changed,
     GuardRefused,
     IdempotencyConflict,
     MessageRejected,
     NotFound,
+    NotStorable,
+    StoreFull,
     StoreUnavailable,
 )
 from worker.model import statements
@@ -38,6 +41,7 @@ from worker.store import creations, saves, scripts, sweeps
 from worker.store.connection import address_of, connect
 from worker.store.creations import Created
 from worker.store.records import new_record
+from worker.store.scripts import Command
 from worker.store.store import Store
 
 if TYPE_CHECKING:
@@ -105,6 +109,8 @@ class Refunds:
         self._backlog = BacklogWatch(settings.backlog_warning)
         self._store: Store | None = None
         self._celery: Celery | None = None
+        self._queues = {lane: direct.queue_of(settings, lane) for lane in Lane}
+        self._together: Mapping[Lane, Together[RefundRequest, Created]] = {}
         _doors.add(self)
 
     @classmethod
@@ -120,6 +126,7 @@ class Refunds:
             with forks.building():
                 if self._process != forks.process() and not self._closed:
                     self._store, self._celery = open_store(self.settings), None
+                    self._together = _together()
                     self._process = forks.process()
         store = self._store
         if self._closed or store is None:
@@ -174,12 +181,22 @@ class Refunds:
         `IdempotencyConflict` if the id exists with other contents.
         """
         self.ready_to_nudge()
-        created = self.store.run(creations.create(_checked(request), lane))
-        refund = record_of(request, lane, created)
-        if created.result == "created":
-            self._nudge([request.refund_id], lane)
-            self._watch_backlog(lane)
-        return refund
+        created = self._together[lane].run(partial(self._accept, lane), _checked(request))
+        return record_of(request, lane, created)
+
+    def _accept(self, lane: Lane, requests: Sequence[RefundRequest]) -> Sequence[Created]:
+        """Accept the refunds that threads submit at once, in one script."""
+        results = self.store.run(self._creation(requests, lane))
+        self._announce(requests, results, lane, are_queued=self._queues[lane] != "")
+        return results
+
+    def _creation(
+        self, requests: Sequence[RefundRequest], lane: Lane, batch_id: str | None = None
+    ) -> Command[Sequence[Created]]:
+        """Return the command that accepts refunds; where Redis can, it queues their messages."""
+        queue = self._queues[lane]
+        messages = [direct.nudge(each.refund_id, lane) for each in requests] if queue else ()
+        return creations.create_several(requests, lane, batch_id, queue=queue, messages=messages)
 
     def submit_many(
         self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK
@@ -213,24 +230,38 @@ class Refunds:
         """
         self.ready_to_nudge()
         iterator = map(_checked, requests)
-        per_message = BULK_IDS if lane is Lane.BULK else 1
+        # The rows of a file share a message, which holds only those that turn out to be new.
+        are_queued = lane is Lane.SINGLE and self._queues[lane] != ""
+        create = self._creation if are_queued else creations.create_several
         while chunk := list(islice(iterator, CHUNK)):
             parts = [
-                creations.create_several(
-                    chunk[start : start + scripts.CREATED_AT_ONCE], lane, batch_id
-                )
+                create(chunk[start : start + scripts.CREATED_AT_ONCE], lane, batch_id)
                 for start in range(0, len(chunk), scripts.CREATED_AT_ONCE)
             ]
             results = [created for part in self.store.run_many(parts) for created in part]
-            new = [
-                request.refund_id
-                for request, created in zip(chunk, results, strict=True)
-                if created.result == "created"
-            ]
+            self._announce(chunk, results, lane, are_queued=are_queued)
+            yield from zip(chunk, results, strict=True)
+
+    def _announce(
+        self,
+        requests: Sequence[RefundRequest],
+        results: Sequence[Created],
+        lane: Lane,
+        *,
+        are_queued: bool,
+    ) -> None:
+        """Nudge the workers about those that are new, unless Redis has queued their messages."""
+        new = [
+            request.refund_id
+            for request, created in zip(requests, results, strict=True)
+            if created.result == "created"
+        ]
+        if not are_queued:
+            per_message = BULK_IDS if lane is Lane.BULK else 1
             for start in range(0, len(new), per_message):
                 self._nudge(new[start : start + per_message], lane)
+        if new:
             self._watch_backlog(lane)
-            yield from zip(chunk, results, strict=True)
 
     def _watch_backlog(self, lane: Lane) -> None:
         self._backlog.look(lane, lambda: self.store.backlog(lane))
@@ -404,6 +435,12 @@ def record_of(request: RefundRequest, lane: Lane, created: Created) -> Refund:
     return created.refund or new_record(
         request, lane, created.now, created.now + sweeps.NUDGE_GRACE
     )
+
+
+def _together() -> Mapping[Lane, Together[RefundRequest, Created]]:
+    """Return what gathers the refunds that the threads of one process submit at once."""
+    single = (NotStorable, StoreFull)
+    return {lane: Together(most=scripts.CREATED_AT_ONCE, single=single) for lane in Lane}
 
 
 def _checked(request: RefundRequest) -> RefundRequest:

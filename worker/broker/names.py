@@ -14,3 +14,12 @@ CALLBACK_QUEUE: Final = "refunds.callbacks"
 """The queue of callbacks; used if `REFUNDS_CALLBACKS_FILE` is set."""
 BULK_IDS: Final = 100
 """Refund ids in one bulk message: a message costs about 2.5 ms, so the rows of a file share one."""
+_DEFAULT_PREFIX: Final = "refunds:"
+
+
+def prefix_of_queues(prefix: str) -> str:
+    """Return what precedes the name of a queue in Redis: nothing by default.
+
+    Two installations on one server must not take each other's messages.
+    """
+    return "" if prefix == _DEFAULT_PREFIX else prefix

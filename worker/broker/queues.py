@@ -15,7 +15,13 @@ from kombu.entity import Queue
 from kombu.exceptions import KombuError
 
 from worker.broker import wire
-from worker.broker.names import CALLBACK_QUEUE, CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
+from worker.broker.names import (
+    CALLBACK_QUEUE,
+    CALLBACK_TASK,
+    PROCESS_TASK,
+    SUBMIT_TASK,
+    prefix_of_queues,
+)
 from worker.model.refund import Lane
 from worker.settings import Settings
 from worker.store.sentinels import SentinelAddress, is_sentinel
@@ -27,7 +33,6 @@ It exceeds a task's lifetime; a redelivery is harmless.
 """
 PUBLISH_ERRORS: Final = (KombuError, redis.exceptions.RedisError, OSError)
 """The errors of a broker that is unavailable."""
-_DEFAULT_PREFIX: Final = "refunds:"
 _IDS_SHOWN: Final = 5
 
 CONFIGURATION: Final[dict[str, Any]] = {
@@ -109,9 +114,8 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any], dict[str, Any] | N
         "socket_keepalive": True,
         "health_check_interval": 25,
     }
-    if settings.prefix != _DEFAULT_PREFIX:
-        # Two installations on one server must not take each other's messages.
-        options["global_keyprefix"] = settings.prefix
+    if prefix := prefix_of_queues(settings.prefix):
+        options["global_keyprefix"] = prefix
     if url.startswith(("redis://", "rediss://")):
         url = _plain(url)
     if url.startswith("unix://"):

@@ -164,11 +164,17 @@ def entries(store: Store) -> Iterator[Entry]:
 
 
 def selected(
-    found: Iterable[Entry], *, by: str | None = None, target: str | None = None
+    found: Iterable[Entry],
+    *,
+    by: str | None = None,
+    target: str | None = None,
+    action: str | None = None,
 ) -> Iterator[Entry]:
-    """Yield the entries of one person, of one target, or of both."""
+    """Yield the entries of one person, of one target and with a word in the name of the action."""
     for entry in found:
-        if by in {None, entry.deed.by} and target in {None, entry.deed.target}:
+        deed = entry.deed
+        is_of_action = action is None or action in deed.action.split()
+        if is_of_action and by in {None, deed.by} and target in {None, deed.target}:
             yield entry
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import repeat
 from typing import Any, Literal
 
 from worker.model.refund import Lane, Refund
@@ -43,11 +44,18 @@ def create(
 
 
 def create_several(
-    requests: Sequence[RefundRequest], lane: Lane, batch_id: str | None = None, *, by: str = ""
+    requests: Sequence[RefundRequest],
+    lane: Lane,
+    batch_id: str | None = None,
+    *,
+    by: str = "",
+    queue: str = "",
+    messages: Sequence[str] = (),
 ) -> Command[Sequence[Created]]:
     """Accept refunds in one script, each as `create` does.
 
-    At most `CREATED_AT_ONCE`, so that others wait little.
+    At most `CREATED_AT_ONCE`, so that others wait little. With a `queue`, the script also pushes
+    the message of each refund that is new.
     """
 
     def read(reply: Any) -> Sequence[Created]:
@@ -62,7 +70,7 @@ def create_several(
             for result in reply[1:]
         ]
 
-    arguments: list[Argument] = [NUDGE_GRACE // _ms, lane.value, batch_id or "", by]
-    for request in requests:
-        arguments += new_row(request)
+    arguments: list[Argument] = [NUDGE_GRACE // _ms, lane.value, batch_id or "", by, queue]
+    for request, message in zip(requests, messages or repeat("", len(requests)), strict=True):
+        arguments += (*new_row(request), message)
     return Command(script=scripts.CREATE, arguments=arguments, read=read)

@@ -24,7 +24,7 @@ def choices(refund: Refund) -> list[Choice]:
     was_in_doubt = refund.doubt_since is not None or refund.doubted
     look = "A worker first looks for it at the provider. " if was_in_doubt else ""
     shown = "If that shows that it happened, it settles as it is shown there. " if look else ""
-    absent = "Otherwise it" if look else "It"
+    absent = "If it is not there, it" if look else "It"
     again = f"{look}{shown}{absent} is sent again, with the same key and contents."
     if preflight.wants_currency(refund):
         again += (

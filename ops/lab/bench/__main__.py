@@ -45,6 +45,7 @@ FIGURES: Final[dict[str, Taker]] = {
     "lanes": waits.waits,
     "processes": rates.two_workers,
     "accept": sizes.accept,
+    "handing": sizes.handed_in,
     "memory": sizes.memory,
     "limit": gentle.limit,
     "backlog": rates.backlog,
@@ -89,7 +90,7 @@ def main(
 ) -> None:
     """Measure the figures named, all unless told otherwise.
 
-    They are: bulk single latency lanes processes accept memory limit backlog payment
+    They are: bulk single latency lanes processes accept handing memory limit backlog payment
     transport watch door upload callbacks reconcile replicas page peers.
     Absolute numbers drift with the machine: compare ratios, and only within one run.
     """

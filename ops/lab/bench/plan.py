@@ -26,6 +26,7 @@ class Plan:
     idle: int
     file_rows: int
     accepted: int
+    handed_in: int
     held: int
     on_payment: int
     watched: int
@@ -55,6 +56,7 @@ def usual(cores: Cores, rounds: int) -> Plan:
         idle=300,
         file_rows=40_000,
         accepted=100_000,
+        handed_in=8_000,
         held=50_000,
         on_payment=4_000,
         watched=1_000_000,
@@ -89,6 +91,7 @@ def full(cores: Cores, rounds: int) -> Plan:
         idle=500,
         file_rows=100_000,
         accepted=200_000,
+        handed_in=20_000,
         held=200_000,
         on_payment=10_000,
         watched=1_000_000,
@@ -117,21 +120,22 @@ def quick(cores: Cores) -> Plan:
         bulk=600,
         single=200,
         idle=12,
-        file_rows=1_500,
-        accepted=5_000,
+        file_rows=400,
+        accepted=1_000,
+        handed_in=800,
         held=1_000,
         on_payment=400,
         watched=20_000,
         reconciled=250,
         season=1_000,
         reconciled_rows=2_000,
-        posted=1_000,
-        posted_held=2_000,
-        uploaded=5_000,
+        posted=300,
+        posted_held=600,
+        uploaded=1_000,
         limited=450,
         backlogs=(300, 2_000),
         backlog_window=500,
-        shown=20_000,
+        shown=5_000,
         beside=160,
         beside_files=320,
         beside_in_flight=16,

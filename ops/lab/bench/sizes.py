@@ -6,13 +6,18 @@ import sys
 from collections.abc import Iterator
 from typing import Any, Final
 
+from ops.lab.bench import handing_in
 from ops.lab.bench.machine import resident_mb
 from ops.lab.bench.plan import Plan
 from ops.lab.bench.rig import IN_FLIGHT, Mode, Rig
-from ops.lab.bench.table import Row, at_least, number, spread
+from ops.lab.bench.table import Row, at_least, number, quantile, spread
 from worker.model.refund import Lane
 
 ACCEPT_RATE: Final = 15_000
+HAND_IN_RATE: Final = 4_000
+SUBMIT_MORE_MS: Final = 0.7
+THREADS: Final = 64
+_THREADED: Final = ("threads", f"{THREADS} threads that submit one by one")
 BYTES_A_REFUND: Final = 1_000
 WORKER_MB: Final = 120
 FLAT_MB: Final = 5.0
@@ -51,6 +56,39 @@ def accept(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
         to_reach="flat",
         reached=max(growth) < FLAT_MB,
     )
+
+
+def handed_in(plan: Plan, _wanted: frozenset[str]) -> Iterator[Row]:
+    """Yield how fast single refunds are handed in: in a stream, from threads, and one alone."""
+    reports: list[dict[str, Any]] = []
+    for _ in range(plan.rounds):
+        with Rig(plan.cores) as rig:
+            wanted = (str(plan.handed_in), str(THREADS))
+            report = rig.report_of((sys.executable, "-m", "ops.lab.bench.handing_in", *wanted))
+            reports.append(report)
+            rig.count(0, unsent=handing_in.accepted(plan.handed_in))
+    for name, setting in (("stream", "submit_many in the lane of single refunds"), _THREADED):
+        rates = [report[name] for report in reports]
+        yield Row(
+            figure="handing in: single refunds a second",
+            setting=setting,
+            measured=spread(rates),
+            to_reach=f"at least {HAND_IN_RATE:,}",
+            reached=at_least(rates, HAND_IN_RATE),
+        )
+    submits = [seconds * 1e3 for report in reports for seconds in report["submits"]]
+    writes = [seconds * 1e3 for report in reports for seconds in report["writes"]]
+    for part, most in ((0.50, SUBMIT_MORE_MS), (0.99, None)):
+        taken, bare = quantile(submits, part), quantile(writes, part)
+        yield Row(
+            figure=f"handing in: one submit alone, p{part * 100:.0f}",
+            setting=f"{len(submits)} refunds; the floor is one bare write",
+            measured=f"{number(taken)} ms",
+            floor=f"{number(bare)} ms",
+            ratio=f"{taken - bare:+.2f} ms",
+            to_reach="" if most is None else f"at most {most:+g} ms",
+            reached=None if most is None else taken - bare <= most,
+        )
 
 
 def _held(redis: Any) -> tuple[int, int]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import pickle
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -143,6 +147,49 @@ def test_many_are_counted_by_what_became_of_them(refunds: Refunds) -> None:
     report = refunds.submit_many([request(1), request(2), request(3)])
     assert (report.created, report.existing, report.conflicting) == (1, 1, 1)
     assert report.conflicts == ["order-2-1"]
+
+
+def ids_in_messages(refunds: Refunds, queue: str) -> list[list[str]]:
+    """The ids that each message of a queue names, oldest first."""
+    server: Any = refunds.store.redis
+    sent = [json.loads(item) for item in reversed(server.lrange(queue, 0, -1))]
+    return [json.loads(base64.b64decode(each["body"]))[0][0] for each in sent]
+
+
+def test_refunds_that_threads_submit_at_once_are_each_accepted_once_and_each_named_by_a_message(
+    refunds: Refunds,
+) -> None:
+    wanted = [request(number) for number in range(60)]
+    with ThreadPoolExecutor(12) as pool:
+        # Each twice, and at the end one of them with other contents.
+        accepted = list(pool.map(refunds.submit, wanted * 2))
+        refused = pool.submit(refunds.submit, request(7, amount=501))
+        with pytest.raises(IdempotencyConflict, match="order-7-1"):
+            refused.result()
+    assert accepted[:60] == accepted[60:] == [refunds.get(each.refund_id) for each in wanted]
+    messages = ids_in_messages(refunds, "refunds")
+    assert sorted(chain.from_iterable(messages)) == sorted(each.refund_id for each in wanted)
+
+
+def test_each_single_refund_of_a_stream_has_a_message_and_rows_of_a_file_share_them(
+    refunds: Refunds,
+) -> None:
+    refunds.submit_many([request(3), *(request(number) for number in range(45))], lane=Lane.SINGLE)
+    singles = ids_in_messages(refunds, "refunds")
+    assert singles == [["order-3-1"], *([f"order-{n}-1"] for n in range(45) if n != 3)]
+    refunds.submit_many((request(number) for number in range(45, 190)), lane=Lane.BULK)
+    assert [len(ids) for ids in ids_in_messages(refunds, "refunds.bulk")] == [100, 45]
+
+
+def test_with_a_broker_of_its_own_each_new_refund_gets_its_message_there(redis_url: str) -> None:
+    other = f"{redis_url.rpartition('/')[0]}/1"
+    settings = Settings.load(redis_url=redis_url, broker_url=other)
+    with Refunds(settings=settings) as door, redis.Redis.from_url(other) as broker:
+        door.submit(request(1))
+        door.submit(request(1))
+        door.submit_many([request(1), request(2), request(3)], lane=Lane.SINGLE)
+        assert broker.llen("refunds") == 3
+        assert door.store.redis.llen("refunds") == 0
 
 
 def test_a_stream_of_rows_is_accepted_in_constant_memory(refunds: Refunds) -> None:

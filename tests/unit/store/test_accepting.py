@@ -197,6 +197,64 @@ def test_refunds_of_one_script_are_answered_one_by_one(world: World) -> None:
     world.check()
 
 
+def queued(world: World, *names: str, queue: str = "refunds", message: str = "of ") -> list[str]:
+    """Accept refunds together with their messages; what became of each."""
+    requests = [a_request(name, payment_intent=f"pi_{name}") for name in names]
+    messages = [message and message + name for name in names]
+    command = creations.create_several(requests, Lane.SINGLE, queue=queue, messages=messages)
+    return [one.result for one in world.store.run(command)]
+
+
+def test_message_is_queued_with_each_refund_that_is_new_and_with_no_other(world: World) -> None:
+    assert queued(world, "a", "b", "a") == ["created", "created", "exists"]
+    assert queued(world, "b", "c") == ["exists", "created"]
+    world.accept("d")
+    assert world.redis.lrange("refunds", 0, -1) == ["of c", "of b", "of a"]
+    assert world.get("c").stage is Stage.QUEUED
+
+
+def test_message_is_queued_with_a_refund_that_begins_in_doubt_after_a_recovery(
+    world: World,
+) -> None:
+    world.redis.hset(
+        "refunds:meta",
+        mapping={"suspect_since": to_ms(NOW - HOUR), "suspect_until": to_ms(NOW + HOUR)},
+    )
+    assert queued(world, "a", "b") == ["created", "created"]
+    assert world.redis.lrange("refunds", 0, -1) == ["of b", "of a"]
+    assert world.get("a").stage is Stage.IN_DOUBT
+
+
+def test_queue_of_an_installation_begins_with_its_prefix(world: World) -> None:
+    assert queued(world, "a", queue="refunds:refunds") == ["created"]
+    assert world.redis.lrange("refunds:refunds", 0, -1) == ["of a"]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"queue": "refunds.bulk"}, "the queue is not that of the lane"),
+        ({"queue": "refunds:due"}, "the queue is not that of the lane"),
+        ({"message": ""}, "a row has no message"),
+    ],
+)
+def test_message_that_no_worker_of_the_lane_would_find_is_refused_and_nothing_is_accepted(
+    world: World, given: dict[str, str], why: str
+) -> None:
+    before = world.dump()
+    with pytest.raises(NotStorable, match=why):
+        queued(world, "a", **given)
+    assert world.dump() == before
+
+
+def test_queue_that_is_not_a_list_is_noticed_before_anything_is_accepted(world: World) -> None:
+    world.redis.set("refunds", "a text")
+    before = world.dump()
+    with pytest.raises(NotStorable):
+        queued(world, "a")
+    assert world.dump() == before
+
+
 def test_refunds_of_one_script_after_a_recovery_all_begin_in_doubt(world: World) -> None:
     world.redis.hset(
         "refunds:meta",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import fakeredis
 import pytest
 import redis
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from worker.batches.opening import close_batch, open_batch
 from worker.model.refund import Lane, Stage
 from worker.rules import decisions
 from worker.rules.rechecks import changed_by_provider
+from worker.sandbox.redis_server import ThrowawayServer
 from worker.store import callbacks, meta
 from worker.store.callbacks import Ended, Taken, Wanted
 
@@ -416,12 +416,13 @@ OPERATIONS = st.lists(
 )
 
 
-@given(OPERATIONS)
+@given(operations=OPERATIONS)
 @settings(max_examples=60, deadline=None)
 def test_nothing_is_lost_and_no_receiver_ends_with_an_old_version(
-    operations: list[tuple[str, int]],
+    redis_server: ThrowawayServer, operations: list[tuple[str, int]]
 ) -> None:
-    with fakeredis.FakeRedis(server=fakeredis.FakeServer(), decode_responses=True) as client:
+    with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+        client.flushall()
         world = switched_on(client)
         shop = _Shop(world)
         for operation, number in operations:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import fakeredis
 import pytest
+import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +22,7 @@ from worker.model.refund import Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import decisions, rechecks
+from worker.sandbox.redis_server import ThrowawayServer
 from worker.store import erasure
 
 AGE = timedelta(days=30)
@@ -241,8 +242,8 @@ def test_refund_in_progress_keeps_its_metadata(world: World, stage: Stage) -> No
 class Story:
     """One refund in the hands of callers, workers and the erasure, in any order."""
 
-    def __init__(self) -> None:
-        self.world = World(fakeredis.FakeRedis(decode_responses=True))
+    def __init__(self, client: redis.Redis) -> None:
+        self.world = World(client)
         self.request = a_request(metadata=METADATA)
         self.bodies: dict[str, bytes] = {}
         assert self.world.accept(self.request).result == "created"
@@ -283,9 +284,11 @@ STEPS = [Story.erase, Story.repeat, Story.repeat_otherwise, Story.retry, Story.s
 @settings(max_examples=60, deadline=None)
 @given(steps=st.lists(st.sampled_from(STEPS), max_size=14))
 def test_no_order_of_erasure_repeat_and_retry_accepts_a_refund_twice_or_sends_other_bytes(
-    steps: list[Callable[[Story], None]],
+    redis_server: ThrowawayServer, steps: list[Callable[[Story], None]]
 ) -> None:
-    story = Story()
-    for step in steps:
-        step(story)
-        story.world.check()
+    with redis.Redis.from_url(redis_server.url, decode_responses=True) as client:
+        client.flushall()
+        story = Story(client)
+        for step in steps:
+            step(story)
+            story.world.check()

@@ -179,6 +179,12 @@ CALLS: dict[str, Callable[[World], Command[Any]]] = {
     "accept single": lambda _: creations.create(
         a_request("new", payment_intent="pi_new"), Lane.SINGLE, by="shop"
     ),
+    "accept queued": lambda _: creations.create_several(
+        [a_request("new"), a_request("new-2")],
+        Lane.SINGLE,
+        queue=f"{P}refunds",
+        messages=["one", "two"],
+    ),
     "accept known": lambda _: request("settled"),
     "accept in doubt": recovering,
     "claim": claim_of("free"),

@@ -16,7 +16,7 @@ def test_a_doubt_is_looked_for_before_it_is_settled_or_sent_again() -> None:
     assert list(found) == ["succeeded", "failed", "resend"]
     for decision in ("failed", "resend"):
         assert found[decision].startswith("A worker first looks for it at the provider.")
-    assert found["failed"].endswith("Otherwise it ends as failed. Nothing is sent.")
+    assert found["failed"].endswith("If it is not there, it ends as failed. Nothing is sent.")
 
 
 def test_what_was_never_in_doubt_is_settled_or_sent_as_decided() -> None:

@@ -143,7 +143,7 @@ class Imports:
             sums=importwords.sums_of(report) if report else [],
             open_rows=importwords.without_amount(report) if report else 0,
             labels=importwords.LABELS,
-            fields=check.fields,
+            fields=_fields_of(check),
         )
 
     async def errors(self, request: web.Request, session: Session) -> web.StreamResponse:
@@ -281,6 +281,12 @@ class Imports:
                 kept.file.close()
                 if source is not None:
                     source.close()
+
+
+def _fields_of(check: Check) -> Mapping[str, str]:
+    """Return the options to show: those of the check, or the columns that its error proposes."""
+    columns = check.fields.get("column") or importwords.proposed_columns(check.error)
+    return {**check.fields, "column": columns} if columns else check.fields
 
 
 def _another_file(stored: Batch, name: str) -> Problem:

@@ -56,6 +56,9 @@ _ABOUT_AMOUNTS: Final = (
 )
 _PARAMETER: Final = re.compile(r"add ([a-z_]+)=true if")
 _OPTION: Final = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
+_BLANK: Final = "''"
+"""How an error shows an empty cell."""
+_PROPOSED: Final = re.compile(rf"“{LABELS['column']}” ([a-z_]+)=\"([^\"\n]+)\"")
 _MOST: Final = re.compile(r"REFUNDS_MAX_AMOUNT=(\S+) allows")
 _COMMAND: Final = re.compile(r"see it with '[^']+', or ")
 _SEPARATORS: Final = re.compile(r"[,'_\s]")
@@ -126,7 +129,17 @@ def rows_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def errors_of(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the first errors of a file, their rules with the labels of the form."""
-    return [{**each, "rule": in_labels(each["rule"])} for each in report.get("error_rows", [])]
+    return [{**each, "rule": _rule_of(each)} for each in report.get("error_rows", [])]
+
+
+def _rule_of(error: Mapping[str, Any]) -> str:
+    rule = in_labels(error["rule"])
+    return f"is missing: it {rule}" if error["value"] == _BLANK and rule[:4] == "must" else rule
+
+
+def proposed_columns(error: str) -> str:
+    """Return what an error proposes for the columns of a file, a line each."""
+    return "\n".join(f"{field}={name}" for field, name in _PROPOSED.findall(error))
 
 
 def warnings_of(report: Mapping[str, Any]) -> list[str]:

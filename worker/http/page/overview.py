@@ -12,7 +12,8 @@ from worker.model.refund import Stage
 from worker.model.times import from_ms
 from worker.monitoring.fleet import read_fleet
 from worker.monitoring.snapshot import Snapshot, snapshot
-from worker.store import flags, pace
+from worker.store import callback_state, flags, pace
+from worker.store.callback_state import CallbackState
 from worker.store.counters import BOUNDS, INFINITE
 from worker.store.flags import Switches
 from worker.store.pace import Minute
@@ -22,6 +23,8 @@ from worker.wording.values import moment, plain
 from worker.words import counted, money, verb
 
 MINUTES: Final = 30
+FAILURES: Final = 10
+"""An endpoint of callbacks that failed so often in a row is a finding."""
 LATE_MS: Final = 60_000
 """A refund that has been due for longer is late: a sweep finds it within half a minute."""
 
@@ -38,6 +41,7 @@ class Finding:
 def read_overview(store: Store) -> dict[str, Any]:
     """Return what the template of the overview needs. Raises `StoreUnavailable`."""
     seen, switches = snapshot(store), flags.read(store)
+    callbacks = callback_state.read_callbacks(store)
     minutes = pace.settled_by_minute(store, seen.now_ms, MINUTES)
     ages = {
         bucket: seen.now_ms - since
@@ -47,7 +51,7 @@ def read_overview(store: Store) -> dict[str, Any]:
     latencies = _latencies(seen.counters)
     return {
         "now": from_ms(seen.now_ms),
-        "findings": findings(seen, switches),
+        "findings": findings(seen, switches, callbacks),
         "cards": seen.cards,
         "settled": SETTLED,
         "workers": seen.workers,
@@ -115,9 +119,9 @@ def _latencies(counters: Mapping[str, int]) -> dict[str, int]:
     return named
 
 
-def findings(seen: Snapshot, switches: Switches) -> list[Finding]:
+def findings(seen: Snapshot, switches: Switches, callbacks: CallbackState) -> list[Finding]:
     """Return what holds refunds or needs a person, or one finding that all is well."""
-    found = [*_stops(seen, switches), *_looks(seen, switches)]
+    found = [*_stops(seen, switches), *_looks(seen, switches), *_unheard(callbacks)]
     if found:
         return found
     waiting = _waiting(seen)
@@ -189,3 +193,15 @@ def _looks(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
             f"{counted(seen.rejected, 'message')} could not be understood. Tell the"
             " people who run this server: 'refunds rejected list' shows them."
         )
+
+
+def _unheard(callbacks: CallbackState) -> Iterator[Finding]:
+    """Yield the endpoints that do not learn what became of refunds."""
+    for each in callbacks.endpoints:
+        if each.dead or (each.failures >= FAILURES and each.waiting):
+            text = (
+                f"Callbacks do not reach {plain(each.name)}: {each.waiting:,}"
+                f" {verb(each.waiting, 'waits', 'wait')}, and {each.dead:,}"
+                f" {verb(each.dead, 'was', 'were')} given up. No money depends on them."
+            )
+            yield Finding(level="looks", text=text, address="/page/callbacks")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from worker.model.refund import Baseline, Refund
@@ -42,9 +42,9 @@ _IN_WORDS: Final = tuple(
             r"only those in 'refunds review list' can be resolved",
             "only those under Review can be decided",
         ),
-        (r"used as amount, in major units with a decimal comma", "the amounts, written as 12,50"),
-        (r"used as amount, in major units", "the amounts, written as 12.50"),
-        (r"used as amount, in minor units", "the amounts, in cents (minor units)"),
+        (r"used as amount, in major units with a decimal comma", "used: amounts written as 12,50"),
+        (r"used as amount, in major units", "used: amounts written as 12.50"),
+        (r"used as amount, in minor units", "used: amounts in cents (minor units)"),
     )
 )
 _LABELS: Final = {
@@ -71,6 +71,17 @@ def on_page(text: object) -> str:
     for pattern, words in _IN_WORDS:
         said = pattern.sub(words, said)
     return said
+
+
+def entry_on_page(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry of a history with its own sentences in the page's words.
+
+    What a person wrote stays as it is.
+    """
+    return {
+        name: on_page(value) if name in {"alarm", "reason"} and value else value
+        for name, value in entry.items()
+    }
 
 
 def amount_of(refund: Refund) -> str:

@@ -86,7 +86,7 @@ def listed(refunds: Refunds, wanted: Filter, after: str | None) -> dict[str, Any
 def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dict[str, Any]:
     """Return everything about one refund. Raises `NotFound`."""
     refund = refunds.get(refund_id)
-    entries = refunds.history(refund_id)
+    entries = [pagewords.entry_on_page(entry) for entry in refunds.history(refund_id)]
     siblings = refunds.store.run(reads.siblings(refund.payment_intent, refund_id))
     refunds.store.confirm_final(each.updated_at for each in siblings or () if each.settled)
     batch_state = None if refund.batch_id is None else refunds.store.batch_state(refund.batch_id)
@@ -207,14 +207,19 @@ def batch(refunds: Refunds, batch_id: str) -> dict[str, Any]:
 
 
 def audited(
-    refunds: Refunds, *, by: str | None, target: str | None, before: str | None
+    refunds: Refunds,
+    *,
+    by: str | None,
+    target: str | None,
+    action: str | None,
+    before: str | None,
 ) -> dict[str, Any]:
     """Return a page of what people did, newest first; `before` is the last one shown before."""
     every = audit.entries(refunds.store)
     if before is not None:
         # From the newest on, because the result of an action may be noted long after it.
         every = (each for each in every if audit.position(each.entry_id) < audit.position(before))
-    found = list(islice(audit.selected(every, by=by, target=target), LISTED + 1))
+    found = list(islice(audit.selected(every, by=by, target=target, action=action), LISTED + 1))
     more = found[LISTED - 1].entry_id if len(found) > LISTED else None
     return {"entries": found[:LISTED], "next": more}
 

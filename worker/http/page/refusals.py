@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from worker.errors import RefundError
 from worker.http import problems
-from worker.http.page.pagewords import on_page
+from worker.http.page.pagewords import entry_on_page, on_page
 from worker.wording import history
 
 _SHOWN: Final = frozenset({HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY})
@@ -49,10 +49,7 @@ def is_version(text: str) -> bool:
 
 def move_of(entry: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return the time, the stage and the sentence of an entry of the history."""
-    said = {
-        name: on_page(value) if name in {"alarm", "reason"} and value else value
-        for name, value in entry.items()
-    }
+    said = entry_on_page(entry)
     return history.clock(entry.get("at")), str(entry.get("to", "")), history.sentence(said)
 
 

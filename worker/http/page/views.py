@@ -27,6 +27,17 @@ T = TypeVar("T")
 View = Callable[[web.Request, Session], Awaitable[web.StreamResponse]]
 RefusedView = Callable[[web.Request, Session, Refusal], Awaitable[web.StreamResponse]]
 """Shows again the view whose form was not followed, with the reason and what was typed."""
+ACTIONS: Final = {
+    "pause": "paused",
+    "resume": "resumed",
+    "resolve": "decided",
+    "cancel": "canceled",
+    "retry": "sent again",
+    "recheck": "checked at the provider",
+    "import": "imported",
+    "replay": "callbacks sent again",
+}
+"""Words in the names of actions, and how a person chooses them."""
 _FILTERS: Final = ("q", "status", "stage", "batch", "payment_intent", "reversed", "after")
 
 
@@ -147,16 +158,20 @@ class Views:
         """Show who did what, newest first."""
         if (address := without_blanks(request)) is not None:
             return _to(address)
-        query = Query(request, ("by", "target", "before"))
+        query = Query(request, ("by", "target", "action", "before"))
         before = query.text("before")
         query.matching("before", is_move_id(before or ""), "must be the position of an entry")
+        action = query.one_of("action", ACTIONS)
         query.check()
         by, target = query.text("by"), query.text("target")
         values = await self._read(
-            lambda: reading.audited(self._refunds, by=by, target=target, before=before)
+            lambda: reading.audited(
+                self._refunds, by=by, target=target, action=action, before=before
+            )
         )
         link = _link(request, "before")
-        return self._renderer.page("audit", session, by=by, target=target, link=link, **values)
+        wanted: dict[str, Any] = {"by": by, "target": target, "action": action}
+        return self._renderer.page("audit", session, link=link, actions=ACTIONS, **wanted, **values)
 
     async def _read(self, work: Callable[[], T]) -> T:
         return await self._threads.run(work)

@@ -1,12 +1,13 @@
 -- Accept refunds, each once. ARGV[4] ms after which a nudge counts as lost; [5] lane; [6] batch id or ''; [7] the name of
--- the caller for the history, or ''; then nine values for each row: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as
--- JSON ('' for a value that was not stated).
+-- the caller for the history, or ''; [8] the queue into which the message of each new row is pushed, or ''; then ten
+-- values for each row: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as
+-- JSON, and its message ('' for a value that was not stated).
 -- Returns {now, one result for each row}: 'created', 'conflict' (also for a further attempt at a row if another attempt
 -- is pending or has succeeded), or the existing record with the same contents. If a row is new and too little memory is
 -- left, returns the error NEARLYFULL with the percentage of its memory that the server uses.
-takes(7)
-local ROW, FIRST = 9, 8
-local lane, batch, by = ARGV[5], ARGV[6], ARGV[7]
+takes(8)
+local ROW, FIRST = 10, 9
+local lane, batch, by, queue = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
 local function same_metadata(one, other)
   if one == other then return true end
@@ -41,7 +42,8 @@ local grace = whole('the grace', ARGV[4])
 must_be_one_of(LANES, lane)
 if #by > 100 or not string.match(by, '^[%w._:@-]*$') then refuse_to('the caller has an invalid name') end
 local detail = by == '' and '' or ',"by":"' .. by .. '"'
-if (#ARGV - 7) % ROW ~= 0 or #ARGV > 7 + MOST_ROWS * ROW then refuse_to('a row is incomplete, or there are too many') end
+if queue ~= '' and queue ~= lane and queue ~= P .. lane then refuse_to('the queue is not that of the lane') end
+if (#ARGV - 8) % ROW ~= 0 or #ARGV > 8 + MOST_ROWS * ROW then refuse_to('a row is incomplete, or there are too many') end
 local out, new, names, existing_at, twice = {int(NOW)}, {}, {}, {}, {}
 for i = FIRST, #ARGV, ROW do
   local id = ARGV[i]
@@ -83,6 +85,7 @@ local function check_row(i)
   if ARGV[i + 6] ~= '' and not string.match(ARGV[i + 6], '^%l%l%l$') then refuse_to('a currency is not three letters') end
   if ARGV[i + 7] ~= '' then must_be_one_of(REASONS, ARGV[i + 7]) end
   if metadata ~= '' and not string.match(metadata, '^{.*}$') then refuse_to('the metadata of a row is not a JSON object') end
+  if queue ~= '' and ARGV[i + 9] == '' then refuse_to('a row has no message') end
   check_payment(payment_intent)
   must_be_list(P .. 'history:' .. id)
 end
@@ -93,6 +96,7 @@ local function check_all(since)
   must_be_sorted(P .. 'due')
   must_be_sorted(P .. 'index:' .. (since == '' and bucket('queued', 'pending', lane) or 'in_doubt'))
   if batch ~= '' then must_be_list(P .. 'batch-refunds:' .. batch) end
+  if queue ~= '' then must_be_list(queue) end
   for _, i in ipairs(new) do
     check_row(i)
     if since ~= '' then must_be_sorted(P .. 'doubts:' .. ARGV[i + 3]) end
@@ -159,6 +163,13 @@ local function accept()
   end
 end
 
+-- Last, since the sweep sends the message of a refund that has none.
+local function push()
+  local messages = {}
+  for n, i in ipairs(new) do messages[n] = ARGV[i + 9] end
+  redis.call('LPUSH', queue, unpack(messages))
+end
+
 -- Return the percentage of its memory that the server uses; 0 without a limit, or if the user may not read it.
 local function used()
   local info = redis.pcall('INFO', 'memory')
@@ -177,6 +188,7 @@ if #new > 0 then
   local in_doubt = suspect[2] and whole('the end of what is suspect', suspect[2]) > NOW
   check_all(in_doubt and (suspect[1] or 'nothing') or '')
   if in_doubt then accept_in_doubt(suspect[1]) else accept() end
+  if queue ~= '' then push() end
 end
 for place, existing in pairs(existing_at) do out[place] = answer(existing, FIRST + (place - 2) * ROW) end
 for place, i in pairs(twice) do out[place] = answer(load(ARGV[i]), i) end

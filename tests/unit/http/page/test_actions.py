@@ -262,6 +262,9 @@ async def test_each_action_is_noted_with_who_did_it_and_from_where(actor: PageDo
     assert found[0].deed.note == HOW["note"]
     shown = (await actor.get("/page/audit")).html
     assert shown.count('<a href="/page/refunds/order-') == 2
+    pauses = (await actor.get("/page/audit?action=pause&by=ann")).html
+    assert (pauses.count(">pause</td>"), pauses.count('<td data-label="Action">')) == (1, 1)
+    assert (await actor.get("/page/audit?action=odd")).status == 422
 
 
 async def test_the_audit_is_shown_in_pages_and_for_one_target(actor: PageDoor) -> None:

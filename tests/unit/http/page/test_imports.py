@@ -220,7 +220,7 @@ async def test_cents_that_were_taken_for_whole_amounts_show_in_the_sum_to_be_typ
 ) -> None:
     address, report = await checked(page, rows(2), amounts="point")
     assert "2 refunds, 1,001.00 USD." in report.text
-    assert "the amounts, written as 12.50" in report.text
+    assert "used: amounts written as 12.50" in report.text
     assert (await confirm(page, address, count="2", sum_usd="10.01")).status == 422
 
 
@@ -239,6 +239,7 @@ async def test_a_file_of_german_excel_is_told_which_choice_reads_it(page: PageDo
 async def test_columns_that_are_not_known_are_named_one_a_line(page: PageDoor) -> None:
     _, report = await checked(page, b"Bestellung,Betrag\nA-1,500\n")
     assert "<li>column &#39;Betrag&#39; is not a known column" in report.html
+    assert ">amount=Betrag</textarea>" in report.html
     assert "\\n" not in report.text
     assert "<details open><summary>Check this file" in report.html
 
@@ -280,6 +281,7 @@ async def test_every_invalid_row_is_shown_and_can_be_left_out(page: PageDoor) ->
     bad = "a-7,pi_7,wrong,usd\na-8,,5,usd\n,pi_9,5,usd\n"
     address, report = await checked(page, rows(2, bad))
     assert "3 of 5 rows are invalid." in report.text
+    assert "is missing: it must be the provider's id" in report.text
     assert re.findall(
         r'<th scope="row" data-label="Line" class="number">(\d+)</th>', report.html
     ) == ["4", "5", "6"]

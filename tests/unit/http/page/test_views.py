@@ -12,7 +12,8 @@ import pytest
 from tests.support import page_canaries
 from tests.support.cli_runner import PAYMENT
 from tests.support.page_door import a_page
-from worker.store import flags
+from worker.rules import attempts
+from worker.store import flags, saves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,6 +158,19 @@ async def test_amounts_are_shown_as_people_write_them(
     assert "0.00 USD refunded, 1,000.00 USD left" in one
 
 
+async def test_no_part_of_a_refund_in_review_is_for_a_shell(reader: PageDoor) -> None:
+    refund = reader.records.sending("order-1")
+    reason = "which proves nothing under REFUNDS_TOTALS=hint"
+    alarm = f"the decision could not be verified ({reason}): decide again with --unverified if so"
+    step = attempts.to_review({"error_code": "no_reply"}, "inconclusive", alarm)
+    detail = {"look": "inconclusive", "reason": reason, "alarm": alarm}
+    assert reader.refunds.store.run(saves.save(refund, step, detail)).result == "saved"
+    for view in ("/page/refunds/order-1", "/page/review"):
+        text = (await reader.get(view)).text
+        assert "tick “My word counts if the provider shows nothing either way”" in text
+        assert re.search("--[a-z]|REFUNDS_", text) is None
+
+
 async def test_a_settled_refund_offers_no_decision(reader: PageDoor) -> None:
     reader.records.succeeded("order-1")
     text = (await reader.get("/page/refunds/order-1")).text
@@ -287,6 +301,20 @@ async def test_a_refund_shows_which_endpoints_do_not_know_it(
     assert re.search("shop: waiting since [0-9: Z-]+, after 2 failed tries.", text)
     assert "till: given up on" in text
     assert "crm" not in text
+
+
+async def test_the_overview_names_endpoints_that_callbacks_do_not_reach(
+    reader: PageDoor, sync_redis: redis.Redis
+) -> None:
+    sync_redis.zadd("refunds:callback-endpoints", {"books": 1, "shop": 1, "till": 1})
+    for name, failures in (("books", 10), ("shop", 9)):
+        sync_redis.hset(f"refunds:callback-endpoint:{name}", "failures", failures)
+        sync_redis.zadd(f"refunds:callbacks:{name}", {"order-1": 1, "order-2": 1})
+    sync_redis.zadd("refunds:callback-dead:till", {"order-1": 1})
+    text = (await reader.get("/page")).text
+    assert "Callbacks do not reach books: 2 wait, and 0 were given up." in text
+    assert "Callbacks do not reach till: 0 wait, and 1 was given up." in text
+    assert "reach shop" not in text
 
 
 async def test_callbacks_show_where_they_are_sent_if_this_server_knows_it(
