@@ -273,27 +273,27 @@ CAUGHT_AT: Final[Mapping[str, int]] = MappingProxyType(
         "claim_asks_nothing": 111,
         "connect_timeout_at_its_word": 0,
         "counted_as_they_come": 51,
-        "cursor_moved_first": 26,
+        "cursor_moved_first": 27,
         "doubt_forgotten": 17,
         "earlier_refunds_forgotten": 26,
         "early_event_recorded_twice": 31,
         "echo_settles": 202,
         "ends_without_giving_back": 3,
         "events_left_out": 0,
-        "final_state_skipped": 23,
+        "final_state_skipped": 27,
         "further_try_unasked": 7,
         "given_up_early": 26,
         "guard_removed": 11,
         "hint_sent_again": 67,
         "key_from_amount": 1,
         "key_logged": 3,
-        "key_window_ignored": 28,
+        "key_window_ignored": 50,
         "lapsed_lease_is_unsent": 8,
         "lapsed_leases_not_swept": 13,
         "lock_not_held_in_doubt": 0,
         "marks_not_compared": 209,
         "memory_outlives_recovery": 83,
-        "message_in_history": 0,
+        "message_in_history": 2,
         "message_kept_as_it_came": 1,
         "metadata_logged": 3,
         "new_key_on_retry": 2,
@@ -318,7 +318,7 @@ CAUGHT_AT: Final[Mapping[str, int]] = MappingProxyType(
         "refused_key_fails_refunds": 2,
         "refused_key_ignored": 82,
         "request_forgotten": 0,
-        "resubmitted_as_new": 83,
+        "resubmitted_as_new": 156,
         "retry_after_ignored": 26,
         "rise_believed_whenever": 167,
         "rows_forgotten_at_a_restart": 1,
@@ -341,7 +341,7 @@ CAUGHT_AT: Final[Mapping[str, int]] = MappingProxyType(
         "worker_clock_trusted": 0,
     }
 )
-"""The first seed that caught a bug, when that was last looked up.
+"""A seed that caught a bug quickly, when that was last looked up.
 
 It is played before all others. A seed that catches it no longer costs only time.
 """
