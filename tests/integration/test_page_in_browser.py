@@ -301,7 +301,7 @@ async def test_a_form_that_was_opened_before_a_restart_is_sent_after_it(
 
 
 async def test_an_exact_id_of_the_provider_is_found_by_keyboard(tab: Tab) -> None:
-    await tab.page.get_by_role("searchbox", name="Exact id").focus()
+    await tab.page.get_by_role("searchbox", name="Search").focus()
     await tab.page.keyboard.type("re_7")
     await tab.page.keyboard.press("Enter")
     await tab.page.wait_for_url("**/page/refunds/order-1007-1")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
-from worker.batches import is_batch_id, list_batches, look_at_batch
+from worker.batches import list_batches, look_at_batch
 from worker.callbacks import endpoints
 from worker.client import Refunds
 from worker.errors import SettingsError
@@ -15,7 +14,6 @@ from worker.http.page import pagewords
 from worker.http.page.refusals import Refusal, move_of
 from worker.listing import Filter, matching, page
 from worker.model.refund import Refund, Retriable, Stage, Status
-from worker.model.request import is_provider_id, is_refund_id
 from worker.store import audit, callback_state, flags, reads
 from worker.wording import history, reasons
 from worker.wording.batches import facts_of_batch, state_of_batch
@@ -49,32 +47,6 @@ _COUNTS: Final = frozenset(
     }
 )
 """Evidence that a person does not need to find a refund at the provider."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """Where an exact search leads: to one refund, a payment or a batch; or nowhere."""
-
-    refund_id: str | None = None
-    payment: str | None = None
-    batch: str | None = None
-
-
-def search(refunds: Refunds, text: str) -> Found:
-    """Find what has exactly this id.
-
-    A refund by its own id, else a batch, else a payment with refunds, else the refund that a refund
-    of the provider belongs to.
-    """
-    store = refunds.store
-    if is_refund_id(text) and store.get(text) is not None:
-        return Found(refund_id=text)
-    if is_batch_id(text) and store.batch_state(text) is not None:
-        return Found(batch=text)
-    if is_provider_id(text) and store.ids_on_payment(text):
-        return Found(payment=text)
-    owner = store.owner_of(text) if is_provider_id(text) else None
-    return Found(refund_id=owner if owner is not None and store.get(owner) is not None else None)
 
 
 def listed(refunds: Refunds, wanted: Filter, after: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from aiohttp import web
 from worker.client import Refunds
 from worker.http import problems
 from worker.http.context import Threads
-from worker.http.page import overview, reading
+from worker.http.page import overview, reading, searching
 from worker.http.page.forms import without_blanks
 from worker.http.page.refusals import Refusal
 from worker.http.page.rendering import PATH, Renderer
@@ -83,15 +83,25 @@ class Views:
         )
 
     async def _searched(self, session: Session, text: str) -> web.Response:
-        found = await self._read(lambda: reading.search(self._refunds, text))
+        found = await self._read(lambda: searching.search(self._refunds, text))
         if found.refund_id is not None:
             return _to(f"{PATH}/refunds/{_part(found.refund_id)}")
         if found.batch is not None:
             return _to(f"{PATH}/refunds?batch={quote(found.batch, safe='')}")
         if found.payment is not None:
             return _to(f"{PATH}/refunds?payment_intent={quote(found.payment, safe='')}")
+        made = await self._read(lambda: searching.of_order(self._refunds, text))
+        if len(made) == 1:
+            return _to(f"{PATH}/refunds/{_part(made[0].refund_id)}")
         return self._renderer.page(
-            "refunds", session, wanted=Filter(), after=None, link="", q=text, refunds=[], next=None
+            "refunds",
+            session,
+            wanted=Filter(),
+            after=None,
+            link="",
+            q=text,
+            refunds=made,
+            next=None,
         )
 
     async def refund(self, request: web.Request, session: Session) -> web.Response:

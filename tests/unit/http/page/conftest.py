@@ -16,3 +16,10 @@ if TYPE_CHECKING:
 async def page(redis_url: str) -> AsyncIterator[PageDoor]:
     async with a_page(redis_url) as door:
         yield door
+
+
+@pytest.fixture
+async def reader(page: PageDoor) -> PageDoor:
+    """The page as one sees it who may read only."""
+    await page.sign_in("read")
+    return page

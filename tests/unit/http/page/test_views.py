@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 CANARY = "<script>alert(1)</script>'\"&\x1b[31m\u202e"
 
 
-@pytest.fixture
-async def reader(page: PageDoor) -> PageDoor:
-    await page.sign_in("read")
-    return page
-
-
 async def test_the_overview_says_what_stops_refunds_and_what_needs_a_person(
     reader: PageDoor,
 ) -> None:
@@ -116,8 +110,8 @@ async def test_an_exact_id_leads_to_what_has_it(reader: PageDoor, text: str, tar
 
 async def test_an_id_that_nothing_has_is_said_to_be_unknown(reader: PageDoor) -> None:
     reader.records.queued("order-1")
-    text = (await reader.get("/page/refunds?q=order")).text
-    assert "No refund, batch or payment here has exactly the id “order”" in text
+    text = (await reader.get("/page/refunds?q=orders")).text
+    assert "No refund, batch or payment here has exactly the id “orders”" in text
     assert "search for the id of the payment" in text
 
 
