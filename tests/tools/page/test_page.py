@@ -13,6 +13,7 @@ import redis
 
 from ops.lab.page import shots
 from ops.lab.page.browser import SCHEMES
+from tests.support.installation import hasty
 from worker.client import Refunds
 from worker.listing import Filter, matching
 from worker.model.refund import Stage, Status
@@ -35,7 +36,7 @@ def test_every_view_has_its_pictures() -> None:
 def test_command_shows_refunds_in_every_state_and_ends_what_it_started() -> None:
     command = [sys.executable, "-m", "ops.lab.page", "--port", "0", "--traffic", "0"]
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment({}), stdout=subprocess.PIPE, text=True
+        command, cwd=ROOT, env=environment(hasty()), stdout=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
         said = dict(line.split()[:2] for line in iter(running.stdout.readline, "\n"))
