@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.factories import NOW
-from worker.model.signatures import MOST_SIGNATURES, Verdict, check, digest, header, parse
+from worker.model.signatures import (
+    MOST_SIGNATURES,
+    Signature,
+    Verdict,
+    check,
+    digest,
+    header,
+    parse,
+)
 from worker.model.times import to_ms
 
 SECRET = "whsec_4f1c0a8be7d64c2f9b35"
@@ -39,6 +47,13 @@ def test_the_signature_is_the_documented_hmac() -> None:
     wanted = hmac.new(SECRET.encode(), f"{SECONDS}.".encode() + BODY, hashlib.sha256).hexdigest()
     assert digest(SECRET, SECONDS, BODY) == wanted
     assert judged(f"t={SECONDS},v1={wanted}") == "valid"
+
+
+def test_time_of_twelve_digits_is_in_milliseconds_and_a_shorter_one_in_seconds() -> None:
+    times = {
+        time: Signature(time=time, signatures=()).time_ms for time in ("1" + "0" * 11, "9" * 11)
+    }
+    assert times == {"1" + "0" * 11: 10**11, "9" * 11: 99_999_999_999_000}
 
 
 @pytest.mark.parametrize("time", [SECONDS, SECONDS + "000"], ids=["seconds", "milliseconds"])

@@ -107,6 +107,49 @@ def test_earlier_generation_counts_unless_it_moved_nothing(
     assert candidate.verdict is verdict
 
 
+def test_earlier_generation_of_another_amount_contradicts_and_says_so() -> None:
+    refund = a_refund(Stage.QUEUED, generation=2)
+    candidate = judge_candidate(refund, "re_9", shown(amount=499, metadata=ours("1")))
+    assert candidate.verdict is CandidateVerdict.CONTRADICTS
+    assert candidate.reason == "it has our id but another amount"
+    step = rechecks.in_conflict(candidate)
+    reason = "the provider's refund re_9 was read: it has our id but another amount"
+    assert (step.to, step.label, step.source) == (Stage.REVIEW, "conflict", "lookup")
+    assert (step.changes["error_code"], step.changes["error_message"]) == ("conflict", reason)
+
+
+@pytest.mark.parametrize("http_status", [199, 300, 400])
+def test_refund_in_an_answer_that_is_not_a_success_is_not_shown(http_status: int) -> None:
+    assert rechecks.shown_refund(a_reply(http_status, refund_payload())) is None
+    assert rechecks.shown_refund(a_reply(299, refund_payload())) is not None
+
+
+PRIOR = a_refund(Stage.SETTLED, generation=2, prior_refund_ids="re_9", provider_refund_id="re_10")
+
+
+@pytest.mark.parametrize(
+    ("answer", "result"),
+    [
+        (shown(status="failed", metadata=ours("1")), RecheckResult.CONFIRMED),
+        (shown(status="canceled", metadata=ours("1")), RecheckResult.CONFIRMED),
+        (shown(status="succeeded", metadata=ours("1")), RecheckResult.CHANGED),
+        (shown(status="pending", metadata=ours("1")), RecheckResult.CHANGED),
+        (shown(status=None, metadata=ours("1")), RecheckResult.CONTRADICTS),
+        (shown(status="odd", metadata=ours("1")), RecheckResult.CONTRADICTS),
+        (shown(amount=499, metadata=ours("1")), RecheckResult.CONTRADICTS),
+        (a_reply(200, refund_payload(id="re_8")), RecheckResult.AGAIN),
+        (an_error(404), RecheckResult.AGAIN),
+        (an_error(500), RecheckResult.AGAIN),
+    ],
+)
+def test_earlier_refund_of_a_settled_one_had_failed_and_anything_else_is_news(
+    answer: Answer, result: RecheckResult
+) -> None:
+    seen, refund = rechecks.after_prior_recheck(PRIOR, "re_9", answer)
+    assert seen is result
+    assert (refund is None) is (result is RecheckResult.AGAIN)
+
+
 def candidates(refund: Refund, **answers: Answer) -> list[rechecks.Candidate]:
     return [judge_candidate(refund, name, answer) for name, answer in answers.items()]
 
@@ -370,6 +413,7 @@ def test_refund_that_waits_with_a_candidate_is_not_read_before_its_time() -> Non
 def test_unreadable_candidate_of_an_unsent_refund_is_named_to_a_person() -> None:
     step = rechecks.unreadable_hint(a_refund(Stage.QUEUED, hinted="re_9"))
     assert (step.to, step.label) == (Stage.REVIEW, "hint_unreadable")
+    assert step.changes["error_code"] == "hint_unreadable"
     assert "re_9" in step.changes["error_message"]
     assert PAYMENT not in step.changes["error_message"]
 
