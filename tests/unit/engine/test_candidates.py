@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,8 @@ UNNAMED = refund_payload(id="re_9", metadata={})
 
 async def tries(rereads: Rereads) -> str | None:
     """How many rechecks in a row were not answered, as it is stored."""
-    stored: str | None = await rereads.shop.store.redis.hget("refunds:recheck-tries", ID)
-    return stored
+    stored: Any = await rereads.shop.store.redis.hget("refunds:recheck-tries", ID)
+    return None if stored is None else str(stored)
 
 
 async def hinted(rereads: Rereads) -> str | None:
