@@ -288,7 +288,7 @@ async def test_settled_refund_that_is_shown_with_another_amount_is_counted_once(
     assert events(log, alarm=True, provider_refund_id="re_1") == ["proof_against_settled"]
 
 
-async def test_reversal_is_saved_as_seen_by_a_recheck_however_long_redis_is_away(
+async def test_reversal_is_saved_as_seen_by_a_recheck_once_redis_answers(
     rereads: Rereads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("worker.engine.recorder._PAUSE", 0.0)
