@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +10,8 @@ import redis.asyncio
 import structlog
 
 from tests.unit.engine.desk import Desk
+from tests.unit.engine.rereads import Rereads
+from tests.unit.engine.shop import opened
 
 
 @pytest.fixture
@@ -23,3 +25,10 @@ def log() -> Iterator[list[Any]]:
 def desk(async_redis: redis.asyncio.Redis) -> Desk:
     """A recorder over records of its own."""
     return Desk(async_redis)
+
+
+@pytest.fixture
+async def rereads(async_redis: redis.asyncio.Redis) -> AsyncIterator[Rereads]:
+    """A recheck whose reads and results are counted, for a worker that verifies by lists."""
+    async with opened(async_redis) as shop:
+        yield Rereads(shop)

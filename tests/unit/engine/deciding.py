@@ -7,13 +7,12 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
-import redis.asyncio
 
-from tests.factories import HOUR, refund_payload
-from tests.unit.engine.shop import LIST, PAID, POST, Shop, listing, opened, says, totals
-from worker.model.refund import Refund, Stage, Status
+from tests.factories import HOUR
+from tests.unit.engine.shop import PAID, POST, Shop, says, totals
+from worker.model.refund import Refund, Stage
 from worker.model.steps import Step
-from worker.rules import attempts, decisions
+from worker.rules import attempts
 from worker.store import saves
 
 
@@ -60,46 +59,3 @@ async def sources(shop: Shop) -> list[tuple[str, str | None, str | None]]:
     return [
         (entry["label"], entry.get("source"), entry.get("by")) for entry in await shop.history()
     ]
-
-
-async def test_a_refund_that_a_person_gave_up_is_succeeded_where_the_provider_shows_it(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis) as shop:
-        refund = await bring_to_review(shop)
-        await decided(shop, decisions.resolve_failed(refund, "paid_in_cash", by="ann"))
-        shop.provider.will(LIST, listing(refund_payload()))
-        refund = await look(shop)
-        assert (refund.status, refund.provider_refund_id, refund.evidence) == (
-            Status.SUCCEEDED,
-            "re_1",
-            "list",
-        )
-        assert (await sources(shop))[-2:] == [
-            ("operator_says_failed", "operator", "ann"),
-            ("succeeded", "list", None),
-        ]
-        assert posts(shop) == 1
-
-
-async def test_a_refund_that_a_person_gave_up_is_failed_once_it_is_proven_absent(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis) as shop:
-        refund = await bring_to_review(shop)
-        await decided(shop, decisions.resolve_failed(refund, "paid_in_cash", by="ann"))
-        shop.provider.will(LIST, listing())
-        shop.provider.will(PAID, totals(0))
-        assert (await look(shop)).stage is Stage.IN_DOUBT
-        refund = await look(shop)
-        assert (refund.stage, refund.status, refund.error_code) == (
-            Stage.SETTLED,
-            Status.FAILED,
-            "paid_in_cash",
-        )
-        assert (refund.evidence, refund.retriable, refund.operator_by) == ("list", "no", None)
-        assert (await sources(shop))[-2:] == [
-            ("absent", "list", None),
-            ("operator_says_failed", "list", "ann"),
-        ]
-        assert posts(shop) == 1

@@ -12,42 +12,25 @@ import pytest
 import redis.asyncio
 from structlog.testing import capture_logs
 
-from tests.factories import BLIND, HOUR, PAYMENT, TRUST, VERIFY, refund_payload
+from tests.factories import BLIND, HOUR, TRUST, VERIFY, refund_payload
+from tests.unit.engine.rereads import (
+    NAMED,
+    OWN,
+    failed_and_retried,
+    hint,
+    posts,
+    retried_and_refused,
+    retry,
+    settle,
+)
 from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, error, listing, opened, says, totals
-from worker.model.hints import Hint
 from worker.model.refund import Lane, Stage, Status
 from worker.rules import decisions
 from worker.rules.attempts import Rules
 from worker.rules.rechecks import WAITS
-from worker.store import rechecks, saves, sweeps
+from worker.store import sweeps
 
-NAMED = "GET /v1/refunds/re_9"
-OWN = "GET /v1/refunds/re_1"
 MINUTE = timedelta(minutes=1)
-
-
-async def hint(shop: Shop, name: str = "re_9") -> None:
-    await shop.store.run(
-        rechecks.hint(Hint(provider_refund_id=name, refund_id=ID, payment_intent=PAYMENT))
-    )
-
-
-async def settle(shop: Shop, status: str = "succeeded") -> None:
-    await shop.accept()
-    shop.provider.will(POST, says(200, refund_payload(status=status)))
-    await shop.handle()
-    shop.provider.asked.clear()
-
-
-async def retry(shop: Shop) -> None:
-    failed = await shop.stored()
-    step = decisions.retry_failed(failed)
-    assert step is not None
-    assert (await shop.store.run(saves.save(failed, step))).result == "saved"
-
-
-def posts(shop: Shop) -> int:
-    return shop.provider.asked.count(POST)
 
 
 @pytest.mark.parametrize("rules", [VERIFY, TRUST, BLIND])
@@ -285,11 +268,6 @@ async def test_nudge_of_a_settled_refund_without_a_recheck_reads_nothing(
 # Retries
 
 
-async def failed_and_retried(shop: Shop) -> None:
-    await settle(shop, "failed")
-    await retry(shop)
-
-
 async def test_retry_is_sent_after_its_earlier_refund_was_read_and_had_failed(
     async_redis: redis.asyncio.Redis,
 ) -> None:
@@ -374,20 +352,6 @@ async def test_replay_reads_the_earlier_refund_too(async_redis: redis.asyncio.Re
         shop.pass_time(due - shop.now)
         assert await shop.handle() == "in review (conflict)"
         assert posts(shop) == sent
-
-
-async def retried_and_refused(shop: Shop, own: str | None = None) -> None:
-    """A refund whose retry was refused, or failed or succeeded with an id of its own."""
-    await failed_and_retried(shop)
-    shop.provider.will(OWN, says(200, refund_payload(status="failed")))
-    metadata = {"refund_id": ID, "refund_generation": "2"}
-    answer = says(200, refund_payload(id="re_2", metadata=metadata, status=own or "failed"))
-    shop.provider.will(POST, error(402) if own is None else answer)
-    await shop.handle()
-    if own is not None:
-        shop.provider.will("GET /v1/refunds/re_2", answer)
-    shop.provider.asked.clear()
-    await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
 
 
 @pytest.mark.parametrize("now", ["succeeded", "pending"])

@@ -1,0 +1,359 @@
+"""What a recheck saves, counts and reports for each thing that the provider may show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+import redis.asyncio
+
+from tests.factories import refund_payload
+from tests.unit.engine.rereads import (
+    NAMED,
+    OWN,
+    Rereads,
+    failed_and_retried,
+    hint,
+    posts,
+    retried_and_refused,
+    settle,
+)
+from tests.unit.engine.shop import GONE, ID, PAID, POST, TOTALS, error, events, opened, says, totals
+from worker.engine import endings
+from worker.model.refund import Refund, Stage, Status
+from worker.model.steps import Step
+from worker.rules import attempts
+from worker.rules.rechecks import WAITS
+from worker.store import saves
+
+CONTRADICTORY = refund_payload(id="re_9", amount=499)
+
+
+def of_generation(generation: int, **fields: Any) -> dict[str, Any]:
+    """The provider's refund `re_9` with our id and a generation."""
+    metadata = {"refund_id": ID, "refund_generation": str(generation)}
+    return refund_payload(id="re_9", metadata=metadata, **fields)
+
+
+async def review(rereads: Rereads, code: str = "some_code") -> Refund:
+    """A refund that waits for a person."""
+    await rereads.shop.accept()
+    queued = await rereads.shop.stored()
+    step: Step = attempts.to_review({"error_code": code}, code, "because")
+    assert (await rereads.shop.store.run(saves.save(queued, step))).result == "saved"
+    return await rereads.shop.stored()
+
+
+async def waiting(rereads: Rereads) -> None:
+    """A refund that was not sent yet, and is tried again later."""
+    await rereads.shop.accept()
+    rereads.shop.provider.will(POST, error(429))
+    await rereads.shop.handle()
+    assert (await rereads.shop.stored()).stage is Stage.WAITING
+
+
+async def labels(rereads: Rereads) -> list[str]:
+    return [entry["label"] for entry in await rereads.shop.history()]
+
+
+async def moves(rereads: Rereads) -> int:
+    return len(await rereads.shop.history())
+
+
+async def scheduled(rereads: Rereads) -> int:
+    """How many refunds are to be read again."""
+    count: int = await rereads.shop.store.redis.zcard("refunds:rechecks")
+    return count
+
+
+# A named refund that contradicts ours
+
+
+async def test_unsettled_refund_goes_to_review_once_for_all_that_contradicts_it(
+    rereads: Rereads,
+) -> None:
+    await rereads.shop.accept()
+    await rereads.named(says(200, CONTRADICTORY))
+    assert str(await rereads.run()) == "in review (conflict)"
+    refund = await rereads.shop.stored()
+    assert (refund.stage, refund.error_code, refund.hinted) == (Stage.REVIEW, "conflict", None)
+    last = (await rereads.shop.history())[-1]
+    assert (last["label"], last["source"], last["seen"]) == ("conflict", "lookup", "webhook")
+    assert rereads.counts == ["contradicts"]
+    await rereads.named(says(200, CONTRADICTORY | {"id": "re_8"}), "re_8")
+    assert str(await rereads.run()) == "in review (conflict)"
+    assert rereads.counts == ["contradicts"]
+    assert await labels(rereads) == ["accepted", "conflict"]
+    assert posts(rereads.shop) == 0
+
+
+async def test_refund_in_review_for_another_reason_is_told_of_the_one_that_contradicts_it(
+    rereads: Rereads,
+) -> None:
+    await review(rereads)
+    await rereads.named(says(200, CONTRADICTORY))
+    assert str(await rereads.run()) == "in review (conflict)"
+    refund = await rereads.shop.stored()
+    assert (refund.error_code, rereads.counts) == ("conflict", ["contradicts"])
+
+
+async def test_settled_refund_keeps_its_status_beside_one_that_contradicts_it_with_an_alarm(
+    rereads: Rereads, log: list[Any]
+) -> None:
+    await settle(rereads.shop)
+    before = await moves(rereads)
+    await rereads.named(says(200, CONTRADICTORY))
+    rereads.shop.provider.will(OWN, says())
+    assert str(await rereads.run()) == "succeeded"
+    refund = await rereads.shop.stored()
+    assert (refund.status, refund.provider_refund_id, refund.error_code) == (
+        Status.SUCCEEDED,
+        "re_1",
+        None,
+    )
+    assert await moves(rereads) == before
+    assert rereads.counts == ["confirmed", "contradicts"]
+    assert events(log, alarm=True, provider_refund_id="re_9") == ["proof_against_settled"]
+
+
+# A named refund of another generation
+
+
+@pytest.mark.parametrize("generation", [1, 3])
+async def test_money_of_another_generation_contradicts_a_settled_retry(
+    rereads: Rereads, generation: int
+) -> None:
+    await retried_and_refused(rereads.shop)
+    await rereads.named(says(200, of_generation(generation)))
+    assert await rereads.run() == endings.CONTRADICTED
+    refund = await rereads.shop.stored()
+    assert (refund.status, refund.contradicted_by) == (Status.FAILED, "re_9")
+    assert (await labels(rereads))[-1] == "contradicted"
+    assert rereads.counts == ["confirmed", "contradicts"]
+
+
+@pytest.mark.parametrize("generation", [1, 3])
+async def test_money_of_another_generation_contradicts_a_retry_that_is_in_review(
+    rereads: Rereads, generation: int
+) -> None:
+    await failed_and_retried(rereads.shop)
+    rereads.shop.provider.will(OWN, GONE)
+    rereads.shop.provider.will(PAID, totals(0))
+    assert await rereads.shop.handle() == "in review (prior_missing)"
+    await rereads.named(says(200, of_generation(generation)))
+    assert await rereads.run() == endings.CONTRADICTED
+    refund = await rereads.shop.stored()
+    assert (refund.stage, refund.contradicted_by) == (Stage.REVIEW, "re_9")
+    assert refund.provider_refund_id is None
+    assert rereads.counts == ["contradicts"]
+
+
+async def test_refund_of_a_generation_that_lost_records_had_sent_holds_an_unsent_one_back(
+    rereads: Rereads,
+) -> None:
+    await rereads.shop.accept()
+    await rereads.named(says(200, of_generation(2)))
+    assert await rereads.run() == endings.CONTRADICTED
+    refund = await rereads.shop.stored()
+    assert (refund.stage, refund.contradicted_by) == (Stage.REVIEW, "re_9")
+    assert (rereads.counts, rereads.shop.provider.asked) == (["contradicts"], [NAMED])
+
+
+async def test_unsent_retry_takes_the_earlier_refund_as_its_own_and_counts_it_as_found(
+    rereads: Rereads,
+) -> None:
+    await failed_and_retried(rereads.shop)
+    await rereads.named(says(200, of_generation(1)))
+    assert str(await rereads.run()) == "succeeded"
+    refund = await rereads.shop.stored()
+    assert (refund.provider_refund_id, refund.contradicted_by) == ("re_9", None)
+    assert (await labels(rereads))[-1] == "prior_succeeded"
+    # What earlier generations made is read before a send, not by this recheck.
+    assert (rereads.counts, rereads.shop.provider.asked) == (["found"], [NAMED])
+
+
+# A named refund that is ours, or not
+
+
+async def test_named_refund_that_is_ours_is_saved_and_counted_as_found(rereads: Rereads) -> None:
+    await rereads.shop.accept()
+    await rereads.named(says(200, refund_payload(id="re_9")))
+    assert str(await rereads.run()) == "succeeded"
+    assert (await rereads.shop.stored()).provider_refund_id == "re_9"
+    assert (rereads.counts, rereads.answers, rereads.trouble) == (["found"], 1, [])
+
+
+@pytest.mark.parametrize("metadata", [{}, {"refund_id": "other"}])
+async def test_unsent_refund_may_be_sent_once_the_named_one_is_refuted(
+    rereads: Rereads, metadata: dict[str, str]
+) -> None:
+    await rereads.shop.accept()
+    await rereads.named(says(200, refund_payload(id="re_9", metadata=metadata)))
+    assert await rereads.run() is None
+    assert (rereads.counts, rereads.answers, rereads.trouble) == (["refuted"], 1, [])
+
+
+async def test_waiting_refund_may_be_sent_once_the_named_one_is_refuted(rereads: Rereads) -> None:
+    await waiting(rereads)
+    await rereads.named(says(200, refund_payload(id="re_9", metadata={})))
+    assert await rereads.run() is None
+    assert rereads.counts == ["refuted"]
+
+
+async def test_waiting_refund_goes_to_a_person_if_the_named_one_stays_unreadable(
+    rereads: Rereads,
+) -> None:
+    await waiting(rereads)
+    await rereads.named(error(500))
+    for wait in WAITS:
+        assert str(await rereads.run()).startswith("waiting")
+        assert (rereads.counts, rereads.codes) == (["again"], ["some_code"])
+        rereads.shop.pass_time(wait)
+    assert str(await rereads.run()) == "in review (hint_unreadable)"
+    assert rereads.counts == ["given_up"]
+    assert (await rereads.shop.stored()).error_code == "hint_unreadable"
+
+
+async def test_save_of_a_named_refund_is_tried_until_redis_answers(
+    rereads: Rereads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine.recorder._PAUSE", 0.0)
+    await rereads.shop.accept()
+    await rereads.named(says(200, refund_payload(id="re_9")))
+    rereads.shop.store.failing = ["save"]
+    assert str(await rereads.run()) == "succeeded"
+    assert (await rereads.shop.stored()).provider_refund_id == "re_9"
+
+
+async def test_refund_that_totals_proved_is_counted_as_identified_by_the_named_one(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        rereads = Rereads(shop)
+        await shop.accept()
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        await shop.handle()
+        shop.provider.will(PAID, totals(500))
+        for end in ("in doubt", "succeeded"):
+            shop.pass_time(TOTALS.settle)
+            assert await shop.handle() == end
+        assert (await shop.stored()).provider_refund_id is None
+        await rereads.named(says(200, refund_payload(id="re_9")))
+        assert str(await rereads.run()) == "succeeded"
+        refund = await shop.stored()
+        assert (refund.provider_refund_id, refund.evidence) == ("re_9", "lookup")
+        assert (rereads.counts, (await labels(rereads))[-1:]) == (["identified"], ["identified"])
+
+
+# A settled refund's own
+
+
+async def test_settled_refund_that_the_provider_confirms_is_an_answer_and_counted_once(
+    rereads: Rereads,
+) -> None:
+    await settle(rereads.shop)
+    await hint(rereads.shop, "re_1")
+    rereads.shop.provider.will(OWN, says())
+    assert str(await rereads.run()) == "succeeded"
+    assert (rereads.counts, rereads.answers, rereads.trouble) == (["confirmed"], 1, [])
+    assert await scheduled(rereads) == 0
+
+
+async def test_settled_refund_that_cannot_be_read_is_trouble_and_given_up_after_its_waits(
+    rereads: Rereads, log: list[Any]
+) -> None:
+    await settle(rereads.shop)
+    await hint(rereads.shop, "re_1")
+    rereads.shop.provider.will(OWN, error(503, "away"))
+    for wait in WAITS:
+        await rereads.run()
+        assert (rereads.counts, rereads.codes, rereads.answers) == (["again"], ["away"], 0)
+        rereads.shop.pass_time(wait)
+    assert str(await rereads.run()) == "succeeded"
+    assert (rereads.counts, rereads.codes) == (["given_up"], ["away"])
+    assert events(log, refund_id=ID).count("recheck_given_up") == 1
+    assert await scheduled(rereads) == 0
+
+
+async def test_settled_refund_that_is_shown_with_another_amount_is_counted_once(
+    rereads: Rereads, log: list[Any]
+) -> None:
+    await settle(rereads.shop)
+    await hint(rereads.shop, "re_1")
+    rereads.shop.provider.will(OWN, says(200, refund_payload(amount=499)))
+    assert str(await rereads.run()) == "succeeded"
+    assert (rereads.counts, rereads.answers, rereads.trouble) == (["contradicts"], 1, [])
+    assert events(log, alarm=True, provider_refund_id="re_1") == ["proof_against_settled"]
+
+
+async def test_reversal_is_saved_as_seen_by_a_recheck_once_redis_answers(
+    rereads: Rereads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine.recorder._PAUSE", 0.0)
+    await settle(rereads.shop)
+    await hint(rereads.shop, "re_1")
+    rereads.shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+    rereads.shop.store.failing = ["save"]
+    assert str(await rereads.run()) == "failed (unknown)"
+    last = (await rereads.shop.history())[-1]
+    assert (last["label"], last["seen"]) == ("reversed", "recheck")
+    assert (rereads.counts, rereads.answers, await scheduled(rereads)) == (["reversed"], 1, 0)
+
+
+# A settled refund's earlier generations
+
+
+async def test_earlier_refund_that_has_still_failed_is_confirmed_without_an_alarm(
+    rereads: Rereads, log: list[Any]
+) -> None:
+    await retried_and_refused(rereads.shop)
+    assert str(await rereads.run()).startswith("failed")
+    assert (rereads.counts, rereads.answers, rereads.trouble) == (["confirmed"], 1, [])
+    assert events(log, alarm=True, provider_refund_id="re_1") == []
+
+
+async def test_earlier_refund_that_moved_money_is_a_contradiction_and_not_read_again(
+    rereads: Rereads,
+) -> None:
+    await retried_and_refused(rereads.shop)
+    rereads.shop.provider.will(OWN, says())
+    assert await rereads.run() == endings.CONTRADICTED
+    assert (await rereads.shop.stored()).contradicted_by == "re_1"
+    assert (rereads.counts, rereads.answers) == (["contradicts"], 1)
+    assert await scheduled(rereads) == 0
+
+
+@pytest.mark.parametrize("differs", [{"amount": 499}, {"status": "odd"}])
+async def test_earlier_refund_that_cannot_be_ours_is_an_alarm_and_changes_nothing(
+    rereads: Rereads, log: list[Any], differs: dict[str, Any]
+) -> None:
+    await retried_and_refused(rereads.shop)
+    before = await rereads.shop.stored()
+    rereads.shop.provider.will(OWN, says(200, refund_payload(**differs)))
+    assert str(await rereads.run()).startswith("failed")
+    assert await rereads.shop.stored() == before
+    assert (rereads.counts, rereads.answers) == (["contradicts"], 1)
+    assert events(log, alarm=True, provider_refund_id="re_1") == ["proof_against_settled"]
+
+
+async def test_earlier_refund_that_cannot_be_read_is_trouble_and_read_again(
+    rereads: Rereads,
+) -> None:
+    await retried_and_refused(rereads.shop)
+    rereads.shop.provider.will(OWN, error(503, "away"))
+    await rereads.run()
+    assert (rereads.counts, rereads.codes, rereads.answers) == (["again"], ["away"], 0)
+    assert await scheduled(rereads) == 1
+
+
+async def test_reversal_of_a_retry_is_its_ending_although_the_earlier_refund_agrees(
+    rereads: Rereads,
+) -> None:
+    await retried_and_refused(rereads.shop, "succeeded")
+    metadata = {"refund_id": ID, "refund_generation": "2"}
+    reversed_ = refund_payload(id="re_2", metadata=metadata, status="failed")
+    rereads.shop.provider.will("GET /v1/refunds/re_2", says(200, reversed_))
+    assert str(await rereads.run()) == "failed (unknown)"
+    assert (rereads.counts, await scheduled(rereads)) == (["reversed", "confirmed"], 0)
