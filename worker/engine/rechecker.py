@@ -61,7 +61,9 @@ class Rechecker:
         if refund.stage is Stage.SETTLED:
             answered, ending = await self._recheck_settled(refund, now, permit)
         candidates = await self._candidates.read(refund, permit)
-        for candidate in candidates:
+        # What contradicts comes first: once another one has settled the refund, a review of the
+        # record as it was loaded would not be saved.
+        for candidate in sorted(candidates, key=_agrees):
             ending = await self._act_on(refund, candidate, now) or ending
         ended = await self._candidates.end(refund, candidates, recheck=recheck, answered=answered)
         if ended.result != "done":
@@ -175,16 +177,28 @@ class Rechecker:
         self._on_recheck("contradicts")
         if refund.stage is Stage.REVIEW and refund.error_code == _CONFLICT:
             return None
-        return await self._save(refund, rechecks.in_conflict(candidate))
+        saved, ending = await self._recorder.save(
+            refund, rechecks.in_conflict(candidate), {"seen": "webhook"}, insist=True
+        )
+        if saved.result != "saved":
+            self._alarm(refund, candidate.id)
+        return ending
 
     def _contradicts(self, refund: Refund, provider_refund_id: str) -> None:
         self._on_recheck("contradicts")
+        self._alarm(refund, provider_refund_id)
+
+    def _alarm(self, refund: Refund, provider_refund_id: str) -> None:
         log.critical(
             "proof_against_settled",
             refund_id=refund.refund_id,
             alarm=True,
             provider_refund_id=provider_refund_id,
         )
+
+
+def _agrees(candidate: Candidate) -> bool:
+    return candidate.verdict is not CandidateVerdict.CONTRADICTS
 
 
 def _may_be_sent(refund: Refund) -> bool:

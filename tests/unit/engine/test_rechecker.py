@@ -98,6 +98,43 @@ async def test_refund_in_review_for_another_reason_is_told_of_the_one_that_contr
     assert (refund.error_code, rereads.counts) == ("conflict", ["contradicts"])
 
 
+@pytest.mark.parametrize("order", [("re_7", "re_9"), ("re_9", "re_7")])
+async def test_one_that_contradicts_is_in_the_history_whichever_was_named_first(
+    rereads: Rereads, log: list[Any], order: tuple[str, str]
+) -> None:
+    """Ours settles the refund, and money may have moved twice."""
+    await rereads.shop.accept()
+    answers = {"re_7": refund_payload(id="re_7"), "re_9": CONTRADICTORY}
+    for name in order:
+        await rereads.named(says(200, answers[name]), name)
+    assert str(await rereads.run()) == "succeeded"
+    refund = await rereads.shop.stored()
+    assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_7")
+    assert await labels(rereads) == ["accepted", "conflict", "succeeded"]
+    assert rereads.counts == ["contradicts", "found"]
+    assert [line["alarm"] for line in log if "alarm" in line] == [True]
+
+
+async def test_one_that_contradicts_a_refund_that_changed_meanwhile_is_an_alarm(
+    rereads: Rereads, log: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await rereads.shop.accept()
+    await rereads.named(says(200, CONTRADICTORY))
+    read = rereads.candidates.read
+
+    async def changed(refund: Refund, *permit: Any) -> Any:
+        found = await read(refund, *permit)
+        step = attempts.to_review({"error_code": "so"}, "so", "because")
+        assert (await rereads.shop.store.run(saves.save(refund, step))).result == "saved"
+        return found
+
+    monkeypatch.setattr(rereads.candidates, "read", changed)
+    await rereads.run()
+    assert rereads.counts == ["contradicts"]
+    alarms = [line["event"] for line in log if line.get("alarm")]
+    assert alarms == ["proof_against_settled"]
+
+
 async def test_settled_refund_keeps_its_status_beside_one_that_contradicts_it_with_an_alarm(
     rereads: Rereads, log: list[Any]
 ) -> None:
