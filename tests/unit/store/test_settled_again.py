@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from tests.factories import done_as, found
 from tests.support.store_world import ID, World
-from worker.rules import decisions
+from worker.rules import attempts, decisions
 from worker.rules.rechecks import changed_by_provider, identified
 
 DAY = timedelta(days=1)
@@ -54,6 +54,25 @@ def test_failed_refund_that_is_retried_is_not_noted(world: World) -> None:
     world.save(world.get(), decisions.retry_one(world.get(), unknown=True))
     world.attempt(done_as("succeeded", id="re_2", generation="2"))
     assert world.keys(NAME) == []
+
+
+def test_retried_refund_still_tells_what_was_asked_if_it_ends_with_another_amount(
+    world: World,
+) -> None:
+    """A person may insist on a refund of another amount; the same request is then a repeat."""
+    world.accept()
+    asked = world.get().fingerprint
+    world.attempt(done_as("failed", id="re_1"))
+    assert world.redis.hget(f"refunds:refund:{ID}", "fingerprint") is None
+    world.save(world.get(), decisions.retry_one(world.get(), unknown=True))
+    claimed = world.claim(prior_read_at=world.now).refund
+    assert claimed is not None
+    other = found(id="re_2", generation="2", amount=1)
+    assert (
+        world.save(claimed, attempts.done(claimed, other, "operator", world.now)).result == "saved"
+    )
+    assert (world.get().amount, world.get().fingerprint) == (1, asked)
+    assert world.redis.hget(f"refunds:refund:{ID}", "fingerprint") == asked
 
 
 def test_retry_of_a_reversed_refund_keeps_the_time_of_the_reversal(world: World) -> None:
