@@ -290,7 +290,7 @@ def _batches(store: Store) -> Iterator[Check]:
 def queues(app: Celery, address: str) -> Iterator[Check]:
     """Yield the depth of each queue, or one failure if the broker is unavailable."""
     try:
-        # Also tells that a broker is away, at once.
+        # It also reports at once that a broker is away.
         depths = {lane: broker.queue_depth(app, lane) for lane in Lane}
     except _BROKER_ERRORS as error:
         text = f"the broker at {address} cannot be reached ({type(error).__name__})"

@@ -28,7 +28,7 @@ else:
     while time.process_time() < 0.3:
         pass
     print("burnt", flush=True)
-    time.sleep(600)
+    time.sleep(600)  # until the rig ends it
 """
 
 

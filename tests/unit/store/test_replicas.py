@@ -244,7 +244,7 @@ class Named:
 
 
 class NamedOnTheLoop(Named):
-    async def discover_master(self, service: str) -> tuple[str, int]:  # type: ignore[override]
+    async def discover_master(self, service: str) -> tuple[str, int]:  # type: ignore[override]  # a coroutine
         return super().discover_master(service)
 
 
