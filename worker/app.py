@@ -104,9 +104,9 @@ def _stop(**_: Any) -> None:
 
 @signals.task_received.connect(weak=False)
 def _received(sender: Any, request: Any, **_: Any) -> None:
-    runtime.intake.received(sender, request)
+    runtime.received(sender, request)
 
 
 @signals.task_postrun.connect(weak=False)
 def _finished(task_id: str, **_: Any) -> None:
-    runtime.intake.finished(task_id)
+    runtime.finished(task_id)
