@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from billiard.einfo import ExceptionInfo
 from celery.utils.log import get_logger
 from celery.utils.saferepr import saferepr
 from celery.worker import state
@@ -118,8 +117,12 @@ class Nudges:
         for request, started, result in over:
             _handlers[0].finished(request.id)
             if isinstance(result, BaseException):
+                # The sweep finds its refunds, and a message that comes back would not help them.
                 log.error("nudge_failed", exc_info=result)
-                request.on_failure(ExceptionInfo((type(result), result, result.__traceback__)))
+                state.task_ready(request)
+                request.acknowledge()
+                # The log has the rest: an event goes to everybody who listens at the broker.
+                request.send_event("task-failed", exception=type(result).__name__, traceback="")
             else:
                 shown = saferepr(result, request.task.resultrepr_maxsize)
                 request.on_success((0, shown, monotonic() - started))
