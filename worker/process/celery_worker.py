@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from celery.app.utils import find_app
 from celery.utils.nodenames import default_nodename, host_format
 
 
@@ -20,10 +21,8 @@ def main() -> int:
     parser.add_argument("--hostname", help="name@host, where %%h is this machine's name")
     asked = parser.parse_args()
 
-    # It ends the process if the settings are wrong, so the arguments are read first.
-    from worker.app import app  # noqa: PLC0415 - see above
-
-    worker = app.Worker(
+    # As `--app worker.app` does. It ends the process if the settings are wrong.
+    worker = find_app("worker.app").Worker(
         hostname=host_format(default_nodename(asked.hostname)),
         queues=asked.queues,
         loglevel=asked.loglevel,
