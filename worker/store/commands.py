@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -45,6 +45,8 @@ class _Scripts:
         self.address = address
         self.now: datetime | None = None
         """The time of a simulation; None means the server's clock."""
+        self.least_time: Callable[[], int | None] = lambda: None
+        """Returns the least that the records' time is, in epoch ms, None if that is not known."""
         self.wait_for_disk: bool | None = None if durable else False
         self.at_fault = False
         """Whether the latest check found that the server may forget what it acknowledges."""
@@ -60,7 +62,7 @@ class _Scripts:
     def raw_command(self, *commands: Command[Any]) -> list[scripts.Argument]:
         """Return the `EVALSHA` of one command, or of several that run together: see `joined`."""
         script = commands[0].script
-        now = scripts.at(self.now)
+        now = scripts.at(self.now, self.least_time())
         raw: list[scripts.Argument] = ["EVALSHA", script.sha, 0, self.prefix, now, self.retention_ms]
         for command in commands:
             latest = command.latest()

@@ -143,7 +143,7 @@ def test_a_client_needs_a_key_and_respects_the_guards() -> None:
         build_client(settings_for("http://provider.invalid"))
 
 
-# httpx-aiohttp hands the proxy's credentials on in a way that aiohttp 3 still takes.
+# The proxy's credentials are passed in a way that aiohttp 3 takes and aiohttp 4 will not.
 @pytest.mark.filterwarnings("ignore:BasicAuth is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The 'proxy_auth' parameter is deprecated:DeprecationWarning")
 async def test_a_proxy_of_the_environment_carries_the_calls(
