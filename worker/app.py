@@ -9,7 +9,7 @@ import sys
 import warnings
 from typing import Any, Final
 
-from celery import signals
+from celery import concurrency, signals
 from celery.exceptions import SecurityWarning
 
 from worker.broker import bulk_prefetch, consumer, kombu_transport, remote
@@ -70,7 +70,7 @@ def _log(**_: Any) -> None:
 @signals.worker_init.connect(weak=False)
 def _start(sender: Any, **_: Any) -> None:
     # The loop's thread would not survive a fork, and only threads let one loop serve all tasks.
-    if "thread" not in getattr(sender.pool_cls, "__module__", ""):
+    if "thread" not in concurrency.get_implementation(sender.pool_cls).__module__:
         raise _end(
             SettingsError(
                 "this worker needs the threads pool: start it with '-P threads', or run 'refunds"
@@ -104,9 +104,9 @@ def _stop(**_: Any) -> None:
 
 @signals.task_received.connect(weak=False)
 def _received(sender: Any, request: Any, **_: Any) -> None:
-    runtime.intake.received(sender, request)
+    runtime.received(sender, request)
 
 
 @signals.task_postrun.connect(weak=False)
 def _finished(task_id: str, **_: Any) -> None:
-    runtime.intake.finished(task_id)
+    runtime.finished(task_id)

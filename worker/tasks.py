@@ -12,7 +12,7 @@ import structlog
 from celery.exceptions import Reject
 
 from worker.app import app, runtime
-from worker.broker import inbox
+from worker.broker import inbox, nudges
 from worker.broker.names import CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
 from worker.engine import endings
 from worker.engine.records_guard import REFUSALS
@@ -40,12 +40,16 @@ def _reject(args: tuple[Any, ...], kwargs: dict[str, Any], reason: str) -> None:
 
 @app.task(name=PROCESS_TASK, bind=True)
 def process(self: Any, *args: Any, **kwargs: Any) -> str:
-    """Look at these refunds: a nudge, args `[[refund_id, …]]`."""
-    ids = args[0] if len(args) == 1 and not kwargs else None
-    if not isinstance(ids, list) or not all(is_refund_id(refund_id) for refund_id in ids):
+    """Look at these refunds: a nudge, args `[[refund_id, …]]`.
+
+    The worker's consumer handles these messages without a thread (`broker.nudges`). Celery runs
+    this for those that it does not take.
+    """
+    ids = nudges.ids_of(args, kwargs)
+    if ids is None:
         _reject(args, kwargs, "args are not [[refund_id, …]]")
         return str(endings.NO_IDS)
-    return endings.summary(runtime.process(list(dict.fromkeys(ids)), _lane(self)))
+    return endings.summary(runtime.process(ids, _lane(self)))
 
 
 @app.task(name=CALLBACK_TASK, bind=True)

@@ -222,6 +222,60 @@ def test_messages_fetched_for_a_queue_that_is_no_longer_read_go_back(
     assert sorted(second.ids()) == ["late-0", "late-1", "r-0", "r-1", "r-2"]
 
 
+def test_a_nudge_that_was_waited_for_is_handed_on_before_it_is_noted(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
+    reader = reading()
+    noted: list[int] = []
+
+    def take(message: Any) -> None:
+        reader.got.append(message)
+        noted.append(int(server.hlen("unacked")))
+
+    reader.consumer.on_message = take
+    # The first one ends a blocking read, which does not note it.
+    reader.turn_until(lambda: reader.channel._in_poll)
+    server.lpush("refunds", nudge("r-0"))
+    reader.turn_until(lambda: len(reader.got) == 1)
+    assert (noted, server.hlen("unacked"), server.zcard("unacked_index")) == ([0], 1, 1)
+    # A message that is all there is of a refund is noted first.
+    reader.turn_until(lambda: bool(reader.channel._in_poll) and not reader.channel._more)
+    server.lpush("refunds", message("refunds.submit", [], {"refund_id": "r-1"}))
+    reader.turn_until(lambda: len(reader.got) == 2)
+    assert noted == [0, 2]
+
+
+@pytest.mark.parametrize(("end", "left"), [("ack", 0), ("reject", 0), ("requeue", 1)])
+def test_a_nudge_that_ends_before_it_is_noted_leaves_nothing_noted(
+    server: redis.Redis, reading: Callable[..., Reader], end: str, left: int
+) -> None:
+    reader = reading(polling_interval=0.05)
+
+    def take(message: Any) -> None:
+        reader.got.append(message)
+        if len(reader.got) == 1:
+            getattr(message, end)()
+
+    reader.consumer.on_message = take
+    reader.turn_until(lambda: reader.channel._in_poll)
+    server.lpush("refunds", nudge("r-0"))
+    reader.turn_until(lambda: len(reader.got) == 1 + left)
+    for each in reader.got[1:]:
+        each.ack()
+    reader.turn_until(lambda: not server.exists("unacked", "unacked_index", "refunds"))
+
+
+def test_a_nudge_that_no_one_reads_any_more_goes_back_before_it_is_noted(
+    server: redis.Redis, reading: Callable[..., Reader]
+) -> None:
+    reader = reading()
+    reader.turn_until(lambda: reader.channel._in_poll)
+    server.lpush("refunds", nudge("r-0"))
+    reader.consumer.cancel_by_queue("refunds")
+    reader.turn_until(lambda: server.exists("refunds") == 1 and not server.exists("unacked"))
+    assert reader.got == []
+
+
 def test_a_server_that_forgot_the_script_is_told_it_again(
     server: redis.Redis, reading: Callable[..., Reader]
 ) -> None:

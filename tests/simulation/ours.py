@@ -127,7 +127,12 @@ class OurWorker:
         world.changed.append(self._changed)
         client: Any = RedisSeam(machine, world.serve, world.chance.draw_redis)
         store = _NotedStore(
-            client, prefix=PREFIX, retention=timedelta(days=400), durable=False, address="simulated"
+            client,
+            prefix=PREFIX,
+            retention=timedelta(days=400),
+            durable=False,
+            address="simulated",
+            monotonic=machine.clock,
         )
         store.wait_for_disk = world.power.keeps_file
         # So that positions are remembered.
@@ -229,6 +234,9 @@ class OurWorker:
         forgets = self._world.plan.odd.takeover is not None
         while True:
             try:
+                if self._world.plan.odd.back:
+                    # As each beat does; elsewhere it would change nothing.
+                    await self.service.store.note_time()
                 if forgets:
                     await self.service.positions.check()
                 if not self.service.stopping and not self.service.breaker.resting:

@@ -83,10 +83,12 @@ def _error(text: str) -> Exception:
 
 
 def with_clock(commands: Sequence[RawCommand], now_ms: int) -> list[RawCommand]:
-    """Return the commands with the server's clock in each script's place for it."""
+    """Return the commands with the server's clock in each script's place for it, before what the
+    sender knows of the time.
+    """
     return [
         (
-            [*command[:_CLOCK], str(now_ms), *command[_CLOCK + 1 :]]
+            [*command[:_CLOCK], f"{now_ms}{command[_CLOCK]}", *command[_CLOCK + 1 :]]
             if command[0] == "EVALSHA"
             else command
         )

@@ -24,6 +24,7 @@ from celery.worker.consumer import Consumer
 from worker.broker import envelope, inbox
 from worker.broker.envelope import Unreadable
 from worker.broker.names import CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
+from worker.broker.nudges import Nudges
 
 TASKS: Final = frozenset({PROCESS_TASK, SUBMIT_TASK, CALLBACK_TASK})
 """The tasks served. Celery's own tasks (chords, maps, chunks) are not.
@@ -103,6 +104,7 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
             **named | {"worker_options": {**(named.get("worker_options") or {}), **alone}},
         )
         self._losses = Losses()
+        self._nudges = Nudges(self)
 
     def create_task_handler(self, *arguments: Any, **named: Any) -> Callable[[Any], None]:
         """Return the callback for messages of a task queue.
@@ -113,14 +115,18 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
         errors = (*self.connection_errors, *self.channel_errors, OSError, MemoryError)
         # kombu lists KeyError among its connection errors.
         machine = tuple(kind for kind in errors if kind is not KeyError)
+        nudges = self._nudges
 
         def on_message(message: Any) -> None:
             try:
-                _rebuild(message)
+                args, kwargs = _rebuild(message)
             except Unreadable as reason:
                 self._refuse(message, str(reason))
                 return
             try:
+                if message.headers["task"] == PROCESS_TASK and nudges.take(message, args, kwargs):
+                    return
+                message.body = envelope.body_with(args, kwargs)
                 handle(message)
             except machine:
                 raise
@@ -180,11 +186,13 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
         message.reject_log_error(log, self.connection_errors, requeue=True)
 
 
-def _rebuild(message: Any) -> None:
+def _rebuild(message: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Leave of a message what Celery may see, and return the args and kwargs in its body."""
     headers = envelope.headers_of(message.headers, TASKS)
-    message.body = envelope.body_of(message.body, message.content_type, message.content_encoding)
+    parts = envelope.parts_of(message.body, message.content_type, message.content_encoding)
     message.content_type, message.content_encoding = "application/json", "utf-8"
     message.headers, message.properties = headers, {"correlation_id": headers["id"]}
+    return parts
 
 
 def _shown(message: Any) -> dict[str, Any]:

@@ -100,8 +100,10 @@ def headers_of(headers: Mapping[str, Any], tasks: Collection[str]) -> dict[str, 
     return built
 
 
-def body_of(body: object, content_type: object, content_encoding: object) -> bytes:
-    """Return the body for Celery: JSON of `[args, kwargs, embed]` with an empty embed.
+def parts_of(
+    body: object, content_type: object, content_encoding: object
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return the args and kwargs in a body, JSON of `[args, kwargs, embed]`; the embed is dropped.
 
     Raises `Unreadable`.
     """
@@ -118,6 +120,11 @@ def body_of(body: object, content_type: object, content_encoding: object) -> byt
     args, kwargs, embed = parts
     if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(embed, dict):
         raise Unreadable("the body is not [[args], {kwargs}, {embed}]")
+    return args, kwargs
+
+
+def body_with(args: list[Any], kwargs: dict[str, Any]) -> bytes:
+    """Return the body for Celery: JSON of `[args, kwargs, embed]` with an empty embed."""
     return json.dumps([args, kwargs, _EMBED]).encode("ascii")
 
 

@@ -30,7 +30,7 @@ from redis.exceptions import NoScriptError
 from worker.broker import envelope
 from worker.broker.envelope import Unreadable
 from worker.broker.inbox import rejected
-from worker.broker.names import CALLBACK_QUEUE
+from worker.broker.names import CALLBACK_QUEUE, PROCESS_TASK
 from worker.model.refund import Lane
 
 AT_ONCE: Final = 32
@@ -56,19 +56,40 @@ class Unacknowledged(kombu_redis.QoS):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)  # type: ignore[no-untyped-call]  # kombu carries no types
         self.noted: set[str] = set()
+        self._to_note: dict[str, Any] = {}
         self._done: list[str] = []
         self._on_the_way: list[str] = []
 
     def append(self, message: Any, delivery_tag: str) -> None:
-        """Hold a message, and note it on the server unless the script that fetched it did so."""
+        """Hold a message, and note it on the server unless the script that fetched it did so.
+
+        Noting waits for the server's disk. A nudge is handed on before: should the worker die in
+        between, its refunds have a due time of their own.
+        """
         if delivery_tag in self.noted:
             self.noted.discard(delivery_tag)
             virtual.QoS.append(self, message, delivery_tag)
+        elif message.headers.get("task") == PROCESS_TASK:
+            virtual.QoS.append(self, message, delivery_tag)
+            self._to_note[delivery_tag] = message
         else:
             super().append(message, delivery_tag)  # type: ignore[no-untyped-call]  # kombu carries no types
 
+    def note(self) -> None:
+        """Note on the server what was handed on before, unless it is acknowledged already."""
+        while self._to_note:
+            super().append(*reversed(self._to_note.popitem()))  # type: ignore[no-untyped-call]  # as above
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's own
+        """Return a message to its queue from where it is noted, or drop it."""
+        if requeue:
+            self.note()
+        self._to_note.pop(delivery_tag, None)
+        super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]  # as above
+
     def ack(self, delivery_tag: str) -> None:
         """Acknowledge a message; the server learns of it with the next round trip."""
+        self._to_note.pop(delivery_tag, None)
         virtual.QoS.ack(self, delivery_tag)
         # A closed channel has returned its messages.
         if not self.channel.closed:
@@ -288,6 +309,7 @@ class _BatchedChannel:
         else:
             kept = True
             self.connection._deliver(message, queue)  # noqa: SLF001 - kombu's own way in
+            self.qos.note()
         if tag in noted:
             # The message is not held: it was stored, or returned to its queue.
             noted.discard(tag)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NoReturn
 
 import click
 
@@ -18,10 +14,8 @@ from worker.cli.exits import REFUSED, USAGE
 from worker.cli.session import note, opened
 from worker.errors import ProviderMismatch, SettingsError
 from worker.model.refund import Lane
-from worker.model.times import rfc3339
 from worker.probing import kept
-from worker.process import heartbeat_file
-from worker.process.supervisor import Supervisor
+from worker.process import heartbeat_file, supervising
 from worker.ranges import Whole
 from worker.settings import Settings
 from worker.store import flags
@@ -81,7 +75,7 @@ Exit code: 0 after SIGTERM or Ctrl-C, once all refunds in flight are finished;
         " are used if omitted."
     ),
 )
-def worker(*, concurrency: int | None, queues: str | None) -> int:
+def worker(*, concurrency: int | None, queues: str | None) -> NoReturn:
     """Run a worker in the foreground, and restart it if it dies.
 
     On SIGTERM or Ctrl-C it starts no more refunds, finishes those in flight, and exits.
@@ -90,18 +84,19 @@ def worker(*, concurrency: int | None, queues: str | None) -> int:
     served = _served(queues, settings)
     _preflight(settings)
     environment = dict(os.environ) | {"REFUNDS_CONCURRENCY": str(settings.concurrency)}
-    return Supervisor(
-        command(served, settings), say=_sayer(settings), environment=environment, final=FINAL_CODES
-    ).run()
+    as_text = settings.log_format == "text" or (settings.log_format is None and sys.stderr.isatty())
+    supervising.become_supervisor(
+        command(served, settings), environment=environment, final=FINAL_CODES, as_text=as_text
+    )
 
 
 def command(queues: str, settings: Settings) -> list[str]:
-    """Return the Celery worker's command line: threads, because one loop serves all tasks."""
+    """Return the command line of the Celery worker."""
     return [
-        *(sys.executable, "-m", "celery", "--quiet", "--app", "worker.app", "worker"),
-        *("--pool", "threads", "--queues", queues, "--loglevel", settings.log_level),
+        *(sys.executable, "-m", "worker.process.celery_worker"),
+        *("--queues", queues, "--loglevel", settings.log_level),
         # The name must be unique: Flower would show two workers of one name on a machine as one.
-        *("--hostname", f"refunds-{os.getpid()}@%h", "--without-mingle", "--without-gossip"),
+        *("--hostname", f"refunds-{os.getpid()}@%h"),
     ]
 
 
@@ -125,22 +120,3 @@ def _preflight(settings: Settings) -> None:
         )
     # Last, so that a worker that may not run leaves no heartbeat.
     heartbeat_file.begin(settings.heartbeat_file)
-
-
-def _sayer(settings: Settings) -> Callable[[str], None]:
-    as_text = settings.log_format == "text" or (settings.log_format is None and sys.stderr.isatty())
-
-    def say(sentence: str) -> None:
-        if not as_text:
-            line = {
-                "at": rfc3339(datetime.now(UTC)),
-                "level": "info",
-                "event": "supervisor",
-                "message": sentence,
-            }
-            sentence = json.dumps(line)
-        # The worker must not end because the reader of its log has closed the pipe.
-        with suppress(OSError):
-            click.echo(sentence, err=True)
-
-    return say

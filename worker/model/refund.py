@@ -7,7 +7,7 @@ UTC datetimes inside and epoch milliseconds in Redis.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -67,7 +67,8 @@ class Baseline:
     shown_by: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+# Without slots, so that `of` sets all fields at once.
+@dataclass(frozen=True, kw_only=True)
 class Refund:
     """A refund record as stored in Redis.
 
@@ -174,6 +175,20 @@ class Refund:
     prior_refund_ids: str | None = None
     """Provider refunds of earlier generations, between spaces; read again before a send."""
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Refund:
+        """Return the record with these fields, as the constructor does, in a fifth of its time.
+
+        The constructor of a frozen class makes a call for each of its fields.
+        """
+        if not (_REQUIRED <= values.keys() <= _FIELDS):
+            # The constructor names what is missing or unknown.
+            return cls(**values)
+        refund = object.__new__(cls)
+        refund.__dict__.update(_DEFAULTS, metadata={})
+        refund.__dict__.update(values)
+        return refund
+
     @property
     def settled(self) -> bool:
         """Return whether the status is final."""
@@ -217,6 +232,12 @@ class Refund:
         """
         return {name: _json_value(getattr(self, name)) for name in PUBLIC_FIELDS}
 
+
+_FIELDS: Final = frozenset(each.name for each in fields(Refund))
+_DEFAULTS: Final = {
+    each.name: each.default for each in fields(Refund) if each.default is not MISSING
+}
+_REQUIRED: Final = _FIELDS - _DEFAULTS.keys() - {"metadata"}
 
 PUBLIC_FIELDS: Final = (
     "refund_id",

@@ -12,15 +12,17 @@ def rfc3339(moment: datetime) -> str:
 
 
 def from_ms(milliseconds: int) -> datetime:
-    """Return epoch milliseconds as a UTC time."""
-    return datetime.fromtimestamp(milliseconds // 1000, UTC) + timedelta(
-        milliseconds=milliseconds % 1000
-    )
+    """Return epoch milliseconds as a UTC time; raises `ValueError` if it is after the year 9999."""
+    try:
+        return _EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError as error:
+        raise ValueError(f"{milliseconds} ms is not a time") from error
 
 
 def to_ms(moment: datetime) -> int:
     """Return a time as epoch milliseconds, exactly."""
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
+    return (moment - _EPOCH) // _MS
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)

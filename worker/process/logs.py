@@ -5,6 +5,7 @@ Secrets are removed last.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import threading
@@ -88,6 +89,14 @@ def _clean_text(text: str) -> str:
     )
 
 
+def _as_json(_logger: Any, _method: str, event: Mapping[str, Any]) -> str:
+    """Return an event that `redact` left as a line; structlog would make an encoder for each."""
+    return _ENCODER.encode(event)
+
+
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False)
+
+
 class _StderrWriter:
     """Writes whole lines to a handler's stream, between those of `logging`, never within one."""
 
@@ -112,13 +121,8 @@ def configure(settings: Settings) -> None:
     The worker's own lines bypass `logging`: a log record for each would double the cost.
     """
     as_text = settings.log_format == "text" or (settings.log_format is None and sys.stderr.isatty())
-    writer: Any = (
-        structlog.dev.ConsoleRenderer()
-        if as_text
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
-    )
+    writer: Any = structlog.dev.ConsoleRenderer() if as_text else _as_json
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         structlog.processors.format_exc_info,

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,10 +18,11 @@ import httpx
 import structlog
 from celery import Celery
 
-from worker.broker import inbox, queues, rejected
+from worker.broker import inbox, nudges, queues, rejected
 from worker.broker.backlog import BacklogWatch
 from worker.broker.bulk_prefetch import BulkIntake
 from worker.broker.kept import RejectedMessage
+from worker.broker.nudges import Done
 from worker.callbacks import endpoints
 from worker.callbacks.delivery import Sender
 from worker.callbacks.pace import Pace
@@ -94,6 +96,10 @@ class Runtime:
             target=self._loop.run_forever, name="refunds-loop", daemon=True
         )
         self._background: list[asyncio.Task[None]] = []
+        self._begun: deque[tuple[Sequence[str], Lane, Done]] = deque()
+        self._is_called = False
+        """Whether the loop will soon take up the messages in `_begun`."""
+        self._in_hand: set[asyncio.Task[None]] = set()
         self._closing = False
 
     def start(self) -> None:
@@ -111,6 +117,7 @@ class Runtime:
             self._end_loop()
             raise
         inbox.keep_with(self._keep_rejected)
+        nudges.handle_with(self)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and wait for it, from any other thread."""
@@ -314,6 +321,44 @@ class Runtime:
         ended = self.run(self.service.process(refund_ids, lane, seconds=TASK_SECONDS))
         return dict(zip(refund_ids, ended, strict=True))
 
+    def begin(self, refund_ids: Sequence[str], lane: Lane, done: Done) -> None:
+        """Begin to handle the refunds of one message, from Celery's thread, without waiting.
+
+        The loop calls `done` with a summary of their endings, or with an error.
+        """
+        self._begun.append((refund_ids, lane, done))
+        if not self._is_called:
+            # One call for all messages that Celery reads at once: it interrupts the loop.
+            self._is_called = True
+            self._loop.call_soon_threadsafe(self._take_up)
+
+    def _take_up(self) -> None:
+        # First, so that a message which is added meanwhile is not forgotten.
+        self._is_called = False
+        while self._begun:
+            task = self._loop.create_task(self._handle(*self._begun.popleft()))
+            self._in_hand.add(task)
+            task.add_done_callback(self._in_hand.discard)
+
+    async def _handle(self, refund_ids: Sequence[str], lane: Lane, done: Done) -> None:
+        try:
+            if self.service.guard.refuses() and not self.service.stopping:
+                # As in `process`.
+                await asyncio.sleep(AGAIN_SECONDS)
+            ended = await self.service.process(refund_ids, lane, seconds=TASK_SECONDS)
+        except Exception as error:  # noqa: BLE001 - whatever it is concerns this message only
+            done(error)
+        else:
+            done(endings.summary(dict(zip(refund_ids, ended, strict=True))))
+
+    def received(self, consumer: Any, request: Any) -> None:
+        """Note a message that Celery has read."""
+        self.intake.received(consumer, request)
+
+    def finished(self, message_id: str) -> None:
+        """Note a message that is over, whatever became of it."""
+        self.intake.finished(message_id)
+
     def submit(self, request: RefundRequest, lane: Lane) -> Ending:
         """Accept a refund and handle it, from a task's thread.
 
@@ -392,6 +437,8 @@ class Runtime:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        while self._in_hand:
+            await asyncio.wait(self._in_hand)
         await asyncio.gather(self.service.drain(), self._sender.close())
         try:
             await self._tell()

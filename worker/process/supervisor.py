@@ -23,7 +23,7 @@ from worker.errors import SettingsError
 SUPERVISOR_VARIABLE: Final = "REFUNDS_SUPERVISOR_PID"
 """Variable with the supervisor's process id: the child ends by itself once its parent changes."""
 
-_STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOPS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Say = Callable[[str], None]
 
@@ -100,7 +100,7 @@ class Supervisor:
         return code
 
     def _pass_on(self, child: subprocess.Popen[bytes], number: int) -> None:
-        if number not in _STOPS:
+        if number not in STOPS:
             return
         if self._stopping:
             self.say(
@@ -127,7 +127,7 @@ class Supervisor:
         """Wait before a restart; return whether a signal ended it."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            if any(number in _STOPS for number in self._caught(left)):
+            if any(number in STOPS for number in self._caught(left)):
                 self.say("stopped: nothing is in flight")
                 return True
         return False
@@ -158,11 +158,13 @@ def _signals() -> Iterator[int]:
     # An ignored signal stays ignored: under nohup a worker outlives its terminal.
     numbers = [
         number
-        for number in (*_STOPS, signal.SIGCHLD)
+        for number in (*STOPS, signal.SIGCHLD)
         if signal.getsignal(number) is not signal.SIG_IGN
     ]
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    # They were held back while this program was loading.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     try:
         yield reader
     finally:

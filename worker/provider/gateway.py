@@ -196,9 +196,14 @@ class Gateway:
         )
 
     async def _try(self, refund: Refund, body: bytes, bounds: _Bounds) -> Outcome:
+        # A stream, so that httpx looks for no headers to add: the pattern and aiohttp have them.
         request = httpx.Request(
-            "POST", self._pattern.url, headers=self._pattern.headers, content=body
+            "POST",
+            self._pattern.url,
+            headers=self._pattern.headers,
+            stream=httpx.ByteStream(body),
         )
+        request.read()
         request.headers["Idempotency-Key"] = refund.idempotency_key
         outcome = classify(await self._call("create_refund", request, self._limit, refund), refund)
         return await self._whose_refusal(outcome, lambda: bounds.left_for_probe(self._clock()))

@@ -22,16 +22,16 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 import httpx
-from httpx_aiohttp import AiohttpTransport
 
 from worker.errors import SettingsError
 from worker.model.answers import Answer, NoReply, NotSent, Reply
 from worker.model.redaction import holds_key, remember_address
+from worker.provider.connections import Connections
 from worker.rules import payloads
 from worker.settings import Settings, is_loopback
 
@@ -129,20 +129,23 @@ async def exchange(
     try:
         async with asyncio.timeout(limit):
             response = await hand_on(client, request)
+            headers = _headers_of(response)
             try:
-                names = {name.lower() for name, _ in response.headers.raw}
-                body = await _read(response, names)
+                body = await _read(response, headers)
             finally:
                 await response.aclose()
+    except aiohttp.ClientError as error:
+        # Before `TimeoutError`, which some of them are too.
+        answer: Answer = answer_to(error)
     except TimeoutError:
-        answer: Answer = NoReply(reason=f"no complete reply within {limit:g} s")
+        answer = NoReply(reason=f"no complete reply within {limit:g} s")
     except _FOREIGN as error:
         answer = answer_to(error)
     else:
         answer = (
             body
             if isinstance(body, NoReply)
-            else _reply(response, names, body, hide=hide, numbers=numbers)
+            else _reply(response.status_code, headers, body, hide=hide, numbers=numbers)
         )
     if isinstance(answer, NoReply):
         # An aborted socket is closed in the next iteration of the event loop.
@@ -173,16 +176,27 @@ def _connection_limits(limit: float) -> dict[str, float | None]:
     return {"connect": connected, "pool": connected, "read": None, "write": None}
 
 
-async def _read(response: httpx.Response, names: set[bytes]) -> bytes | NoReply:
+def _headers_of(response: httpx.Response) -> dict[str, str]:
+    """Return a reply's headers by their names in small letters.
+
+    httpx would first look for the encoding of all of them, and no other than ASCII means anything.
+    """
+    headers: dict[str, str] = {}
+    for name, value in response.headers.raw:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+    return headers
+
+
+async def _read(response: httpx.Response, headers: Mapping[str, str]) -> bytes | NoReply:
     """Return the decoded body; never holds more in memory than the cap and one chunk."""
-    encoding = (
-        response.headers["Content-Encoding"].strip().lower() if b"content-encoding" in names else ""
-    )
+    encoding = headers.get("content-encoding", "").strip().lower()
     if encoding not in {"identity", "", *_ZLIB_ENCODINGS}:
         return NoReply(reason="the reply has an encoding that was not requested")
     unpacking = zlib.decompressobj(zlib.MAX_WBITS | 32) if encoding in _ZLIB_ENCODINGS else None
     body, received = bytearray(), 0
-    async for chunk in response.aiter_raw():
+    # Its own stream: `aiter_raw` puts two more generators before it.
+    async for chunk in cast("httpx.AsyncByteStream", response.stream):
         received += len(chunk)
         try:
             body += (
@@ -200,22 +214,20 @@ async def _read(response: httpx.Response, names: set[bytes]) -> bytes | NoReply:
 
 
 def _reply(
-    response: httpx.Response,
-    names: set[bytes],
+    status: int,
+    headers: Mapping[str, str],
     body: bytes,
     *,
     hide: Collection[str],
     numbers: bool,
 ) -> Reply:
-    headers = response.headers
-    retry_after = headers["Retry-After"] if b"retry-after" in names else None
-    request_id = headers["Request-Id"] if b"request-id" in names else None
-    request_id = request_id or (headers["X-Request-Id"] if b"x-request-id" in names else None)
+    retry_after = headers.get("retry-after")
+    request_id = headers.get("request-id") or headers.get("x-request-id")
     return Reply(
-        http_status=response.status_code,
+        http_status=status,
         payload=payloads.read(parse_json(body), hide, numbers=numbers),
         retry_after=(
-            None if retry_after is None else read_retry_after(retry_after, headers.get("Date"))
+            None if retry_after is None else read_retry_after(retry_after, headers.get("date"))
         ),
         request_id=request_id if _is_plain(request_id) else None,
     )
@@ -366,10 +378,9 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
             trust_env=False,
         )
 
-    transport = AiohttpTransport(client=session, verify=context, proxy=proxy_for(settings.api_url))
     return httpx.AsyncClient(
         base_url=settings.api_url,
-        transport=transport,
+        transport=Connections(session, proxy=proxy_for(settings.api_url)),
         auth=httpx.BasicAuth(key, ""),
         headers={
             "Accept": "application/json",

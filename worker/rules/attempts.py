@@ -484,24 +484,25 @@ def in_words(sentence: str, found: ProviderRefund) -> str:
 
 def settled_drops() -> dict[str, Any]:
     """Return the working fields that a settled record no longer needs, each set to None."""
-    return dict.fromkeys(
-        (
-            "doubt_since",
-            "doubted",
-            "quiet_at",
-            "verdicts",
-            "lapses",
-            "server_errors",
-            "resends",
-            "baseline",
-            "processing_since",
-            "missing_since",
-            "unconfirmed_since",
-            "currency_checked",
-            *NO_WORD,
-            # The key is derived from the id and the generation, so it need not be stored.
-            "idempotency_key",
-            "first_attempt_at",
-            *NO_READBACKS,
-        )
-    )
+    return dict.fromkeys(_SETTLED_DROPS)
+
+
+_SETTLED_DROPS: Final = (
+    "doubt_since",
+    "doubted",
+    "quiet_at",
+    "verdicts",
+    "lapses",
+    "server_errors",
+    "resends",
+    "baseline",
+    "processing_since",
+    "missing_since",
+    "unconfirmed_since",
+    "currency_checked",
+    *NO_WORD,
+    # The key is derived from the id and the generation, so it need not be stored.
+    "idempotency_key",
+    "first_attempt_at",
+    *NO_READBACKS,
+)

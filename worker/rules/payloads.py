@@ -51,7 +51,7 @@ _AMOUNT: Final = re.compile(rf"[0-9]{{1,{len(str(MAX_AMOUNT))}}}")
 _MILLISECONDS_FROM: Final = 10**11
 _LATEST: Final = 10**14
 _LONGEST_WORD: Final = 60
-_LONGEST_GENERATION: Final = 9
+_GENERATION: Final = re.compile(r"[0-9]{1,9}")
 _LONGEST_NUMBER: Final = 18
 _SHORTEST_HIDDEN: Final = 4
 """Metadata values shorter than this are not redacted, because they match ordinary words."""
@@ -76,13 +76,15 @@ def read(value: object, hide: Collection[str] = (), *, numbers: bool = False) ->
     `hide` holds the values of the caller's metadata, because a careless provider may repeat a
     request. With `numbers` every number is read too, by its path; only a probe needs them.
     """
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return None
     refund = _refund(value, hide)
     return Payload(
         kind=_kind(value.get("object")),
-        id=_id(value.get("id")),
-        payment_intent=_id(value.get("payment_intent")),
+        id=_id(value.get("id")) if refund is None else refund.id,
+        payment_intent=(
+            _id(value.get("payment_intent")) if refund is None else refund.payment_intent
+        ),
         refund=refund,
         error=None if _is_refund(value, refund) else _error(value, hide),
         payment=_payment(value),
@@ -132,7 +134,7 @@ def _id(value: Any) -> str | None:
     """Return a provider's id, given as text or inside an expanded object."""
     if value is None:
         return None
-    identity = value.get("id") if isinstance(value, Mapping) else value
+    identity = value.get("id") if isinstance(value, dict) else value
     return identity if isinstance(identity, str) and _is_id(identity) else ""
 
 
@@ -181,6 +183,8 @@ def _status(value: Any, hide: Collection[str]) -> str | None:
         return None
     if not isinstance(value, str):
         return ""
+    if value in STATUSES:
+        return value
     usual = re.sub(r"[ -]", "_", value.strip()[:_LONGEST_WORD].lower())
     usual = _SPELLINGS.get(usual, usual)
     return usual if usual in STATUSES else _clean(value, hide)[:_LONGEST_WORD]
@@ -194,8 +198,8 @@ def _refund(value: Mapping[str, Any], hide: Collection[str]) -> ProviderRefund |
     identity = value.get("id")
     if not isinstance(identity, str) or not _is_id(identity):
         return None
-    metadata = value.get("metadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
+    shown = value.get("metadata")
+    metadata: dict[str, Any] = shown if isinstance(shown, dict) else {}
     reason = value.get("failure_reason")
     hide = (*hide, *_values(metadata))
     code = _code(reason, hide)
@@ -234,7 +238,7 @@ def _own(value: Any) -> str | None:
 def _generation(value: Any) -> str:
     # The provider may show our number as text or as a number.
     text = str(value)
-    return text if re.fullmatch(rf"[0-9]{{1,{_LONGEST_GENERATION}}}", text) else ""
+    return text if _GENERATION.fullmatch(text) else ""
 
 
 def _is_refund(value: Mapping[str, Any], refund: ProviderRefund | None) -> bool:
@@ -255,11 +259,11 @@ def _error(value: Mapping[str, Any], hide: Collection[str]) -> ProviderError | N
     as a list or by field.
     """
     inside = value.get("error") or value.get("errors")
-    body = inside if isinstance(inside, Mapping) else value
+    body = inside if isinstance(inside, dict) else value
     entries = inside if isinstance(inside, list) else []
     codes = [
         body.get("code"),
-        *(each.get("code") for each in entries if isinstance(each, Mapping)),
+        *(each.get("code") for each in entries if isinstance(each, dict)),
         inside,
     ]
     code = next((read for each in codes if (read := _code(each, hide)) is not None), None)
@@ -285,10 +289,10 @@ def _told(inside: Any, code: str | None) -> list[str | None]:
             return [] if inside == code else [inside]
         case list():
             return [
-                _message(each) if isinstance(each, Mapping) else _text(each)
+                _message(each) if isinstance(each, dict) else _text(each)
                 for each in inside[:_MOST_WORDS]
             ]
-        case Mapping():
+        case dict():
             fields = [
                 (name, _text(values)) for name, values in inside.items() if isinstance(values, list)
             ]
@@ -306,6 +310,7 @@ def _text(value: Any) -> str | None:
 # Payments and lists
 
 
+_HOLD_TOTALS: Final = frozenset({"amount_refunded", "charges", "latest_charge"})
 _CAPTURED: Final = ("amount_captured", "amount_received", "amount")
 
 
@@ -317,22 +322,24 @@ def _payment(value: Mapping[str, Any]) -> PaymentView:
     currency = _currency(value.get("currency"))
     if currency == "":
         return PaymentView(currency="", problem="the currency cannot be read")
+    if _HOLD_TOTALS.isdisjoint(value):
+        # As almost every object that is not a payment, such as the refund of a reply.
+        return PaymentView(currency=currency, problem=NO_TOTAL)
+    return _charged(value, currency)
+
+
+def _charged(value: Mapping[str, Any], currency: str | None) -> PaymentView:
     charges, latest = value.get("charges"), value.get("latest_charge")
-    listed_in = charges.get("data") if isinstance(charges, Mapping) else None
+    listed_in = charges.get("data") if isinstance(charges, dict) else None
     listed = listed_in if isinstance(listed_in, list) else []
     several = len(listed) > 1 or bool(
-        listed and isinstance(charges, Mapping) and charges.get("has_more")
+        listed and isinstance(charges, dict) and charges.get("has_more")
     )
-    entries = [entry for entry in listed if isinstance(entry, Mapping)]
+    entries = [entry for entry in listed if isinstance(entry, dict)]
     if _contradicted(currency, *entries, latest):
         return PaymentView(currency="", problem=_TWO_CURRENCIES)
-    inside = entries or ([latest] if isinstance(latest, Mapping) else [])
-    # A charge that the payment shows must be the payment's own.
-    if any(
-        charge.get("payment_intent") is not None
-        and _id(charge["payment_intent"]) != value.get("id")
-        for charge in inside
-    ):
+    inside = entries or ([latest] if isinstance(latest, dict) else [])
+    if not all(_is_of(value.get("id"), charge) for charge in inside):
         return PaymentView(
             currency=currency, problem="the payment shows a charge of another payment"
         )
@@ -356,9 +363,15 @@ def _payment(value: Mapping[str, Any]) -> PaymentView:
     return PaymentView(currency=currency, problem=NO_TOTAL)
 
 
+def _is_of(payment: Any, charge: Mapping[str, Any]) -> bool:
+    """Return whether a charge that a payment shows can be the payment's own."""
+    shown = charge.get("payment_intent")
+    return shown is None or _id(shown) == payment
+
+
 def _contradicted(currency: str | None, *charges: Any) -> bool:
     """Return whether a payment and its charges show several currencies, or an unreadable one."""
-    said = {_currency(charge.get("currency")) for charge in charges if isinstance(charge, Mapping)}
+    said = {_currency(charge.get("currency")) for charge in charges if isinstance(charge, dict)}
     return "" in said or len({currency, *said} - {None}) > 1
 
 
@@ -412,7 +425,7 @@ def _page(value: Mapping[str, Any], hide: Collection[str]) -> Page | None:
     more = value.get("has_more")
     return Page(
         entries=tuple(
-            _refund(entry, hide) if isinstance(entry, Mapping) else None for entry in entries
+            _refund(entry, hide) if isinstance(entry, dict) else None for entry in entries
         ),
         more=more if isinstance(more, bool) else None,
     )
@@ -422,7 +435,7 @@ def _numbers(value: Any, path: str, depth: int) -> Iterator[tuple[str, int]]:
     """Yield the numbers and booleans in an object by path, for names that are safe to show."""
     if depth > _DEEPEST:
         return
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         for name, inner in value.items():
             if _NAME.fullmatch(name) and not holds_key(name):
                 yield from _numbers(inner, f"{path}.{name}" if path else name, depth + 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from worker.store import durability, meta, reads, record_time
 from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts
 from worker.store.connection import ask_sentinels_again_async, ours, redis_errors
 from worker.store.reads import Loaded
+from worker.store.record_time import LeastTime
 from worker.store.scripts import Command, Script
 
 TRIPS: Final = 3
@@ -47,6 +49,7 @@ class AsyncStore(_Scripts):
         durable: bool = True,
         replicas: int = 0,
         address: str = "redis",
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
             prefix=prefix,
@@ -62,6 +65,7 @@ class AsyncStore(_Scripts):
         """Held during a call that is not gathered, so that a flood does not use up connections."""
         self._on_disk: datetime | None = None
         """The records' time up to which all writes are known to survive a crash of the server."""
+        self._seen = self.least_time = LeastTime(monotonic)
 
     async def run(self, command: Command[T]) -> T:
         """Run one command; raises `StoreUnavailable` if Redis is away."""
@@ -231,10 +235,16 @@ class AsyncStore(_Scripts):
         with redis_errors(self.address):
             return int(await self.redis.zcard(self.key(_QUEUED[lane])))
 
+    async def note_time(self) -> int:
+        """Return the records' time in epoch ms, and note how late it is at least from now on."""
+        now = await self.run(record_time.clock())
+        self._seen.saw(now)
+        return now
+
     async def beat(self, worker: str) -> None:
         """Record a worker's heartbeat, and remove workers without one for a day."""
         with redis_errors(self.address):
-            now = await self.run(record_time.clock())
+            now = await self.note_time()
             await self.redis.zadd(self.key("workers"), {worker: now})
             await self.redis.zremrangebyscore(self.key("workers"), "-inf", now - 86_400_000)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -45,6 +45,8 @@ class _Scripts:
         self.address = address
         self.now: datetime | None = None
         """The time of a simulation; None means the server's clock."""
+        self.least_time: Callable[[], int | None] = lambda: None
+        """Returns the least that the records' time is, in epoch ms, None if that is not known."""
         self.wait_for_disk: bool | None = None if durable else False
         self.at_fault = False
         """Whether the latest check found that the server may forget what it acknowledges."""
@@ -63,7 +65,7 @@ class _Scripts:
             command.script.sha,
             0,
             self.prefix,
-            scripts.at(self.now),
+            scripts.at(self.now, self.least_time()),
             self.retention_ms,
             *command.arguments,
             *command.latest(),

@@ -30,6 +30,7 @@ from worker.errors import (
 )
 from worker.model.redaction import without_secrets
 from worker.model.request import scrubbed
+from worker.store.packing import packing
 from worker.store.sentinels import DEFAULT_PORT, SentinelAddress, is_sentinel
 
 NEARLY_FULL: Final = "NEARLYFULL"
@@ -157,13 +158,15 @@ def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis
         client: redis.asyncio.Redis = sentinel.master_for(
             address.master, **_OPTIONS, **address.to_server
         )
-        return client
-    with _readable():
-        plain = redis.asyncio.Redis.from_url(
-            url, max_connections=max_connections, **_options_for(url)
-        )
-        _try_options(plain.connection_pool)
-        return plain
+    else:
+        with _readable():
+            client = redis.asyncio.Redis.from_url(
+                url, max_connections=max_connections, **_options_for(url)
+            )
+            _try_options(client.connection_pool)
+    pool = client.connection_pool
+    pool.connection_class = packing(pool.connection_class)
+    return client
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -14,6 +16,39 @@ MOST_BACK: Final = timedelta(seconds=1)
 
 The latest time is stored once a second.
 """
+
+
+DRIFT: Final = 1e-4
+"""How much faster than the records' time a process's own clock may run: 9 s a day."""
+
+
+class LeastTime:
+    """How late it is at least, by the records' time that a process saw and its own clock since.
+
+    The records keep the latest time that a script saw. While their server is down no script runs,
+    and a server that is promoted then may have a clock that is behind: the time of the outage would
+    be forgotten, and a window that ends in it would stay open. So each worker tells the scripts
+    what it knows. `monotonic` is in seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._at = 0.0
+        self._least: float | None = None
+        """The least time in epoch ms when this process's clock was `_at`."""
+
+    def saw(self, now: int) -> None:
+        """Note the records' time, in epoch ms."""
+        known = self()
+        if known is None or now >= known:
+            self._at, self._least = self._monotonic(), now
+
+    def __call__(self) -> int | None:
+        """Return the least time in epoch ms, None if none was seen."""
+        if self._least is None:
+            return None
+        passed = (self._monotonic() - self._at) * 1000
+        return int(self._least + passed * (1 - DRIFT))
 
 
 def clock() -> Command[int]:

@@ -90,9 +90,10 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Final
 
 from worker.model.refund import Baseline, Lane, Refund, Retriable, Stage, Status
@@ -134,13 +135,29 @@ _TIMES: Final = frozenset(
 )
 NUMBERS: Final = _INTEGERS | _TIMES
 """Fields that hold whole numbers; the scripts write nothing else into them."""
-_ENUMS: Final[Mapping[str, type]] = {
-    "status": Status,
-    "stage": Stage,
-    "lane": Lane,
-    "retriable": Retriable,
+
+
+def _one_of(kind: type[StrEnum]) -> Callable[[str], StrEnum]:
+    """Return what `kind` does with a text; a call of an enumeration takes four times as long."""
+    known: dict[str, StrEnum] = {each.value: each for each in kind}
+    return lambda text: known.get(text) or kind(text)
+
+
+_READERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    **dict.fromkeys((field.name for field in fields(Refund)), str),
+    **dict.fromkeys(_INTEGERS, int),
+    **dict.fromkeys(_TIMES, lambda text: from_ms(int(text))),
+    **dict.fromkeys(
+        ("all_remaining", "doubted", "operator_unverified", "currency_checked"), "1".__eq__
+    ),
+    "status": _one_of(Status),
+    "stage": _one_of(Stage),
+    "lane": _one_of(Lane),
+    "retriable": _one_of(Retriable),
+    "metadata": json.loads,
+    "baseline": lambda text: Baseline(**json.loads(text)),
 }
-_FIELDS: Final = frozenset(field.name for field in fields(Refund))
+"""How each field is read."""
 
 
 def records_ms(server_time: tuple[int, int], clock: Sequence[str | None]) -> int:
@@ -164,29 +181,13 @@ def pairs_of(flat: Sequence[str]) -> dict[str, str]:
 
 def decode(stored: Mapping[str, str]) -> Refund:
     """Return the record in a hash; fields that this version does not know are ignored."""
-    values: dict[str, Any] = {}
-    for name, text in stored.items():
-        if name not in _FIELDS:
-            continue
-        if name in _INTEGERS:
-            values[name] = int(text)
-        elif name in _TIMES:
-            values[name] = from_ms(int(text))
-        elif name in _ENUMS:
-            values[name] = _ENUMS[name](text)
-        elif name in {"metadata", "baseline"}:
-            loaded = json.loads(text)
-            values[name] = Baseline(**loaded) if name == "baseline" else loaded
-        elif name in {"all_remaining", "doubted", "operator_unverified", "currency_checked"}:
-            values[name] = text == "1"
-        else:
-            values[name] = text
+    values = {name: _READERS[name](text) for name, text in stored.items() if name in _READERS}
     if "idempotency_key" not in values:
         values["idempotency_key"] = idempotency_key(
             values["refund_id"], values.get("generation", 1)
         )
     values.setdefault("fingerprint", "")
-    refund = Refund(**values)
+    refund = Refund.of(values)
     # A settled record omits the fingerprint if its other fields hold the request. A record whose
     # metadata were erased has it.
     return (

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from worker.model.refund import Refund, Stage
 from worker.model.request import idempotency_key, request_body
@@ -19,6 +19,11 @@ from worker.store.scripts import Argument, Command
 from worker.store.sweeps import NUDGE_GRACE
 
 _ms = timedelta(milliseconds=1)
+_as_json: Final = json.JSONEncoder(separators=(",", ":")).encode
+_SOURCES: Final = {
+    target: f",{','.join(source.value for source in sources_of(target))}," for target in Stage
+}
+"""The stages from which a refund may move to each stage, between commas."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +59,7 @@ def save(
     too.
     """
     noted = _noted(step, detail or {})
-    fragment = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in noted.items())
+    fragment = f",{_as_json(noted)[1:-1]}" if noted else ""
     body: bytes | str = ""
     changes = dict(step.changes)
     retried = step.to is Stage.QUEUED and not step.quiet
@@ -62,7 +67,8 @@ def save(
         generation = int(changes["generation"])
         body = request_body(refund.as_request(), generation)
         changes["idempotency_key"] = idempotency_key(refund.refund_id, generation)
-    texts = {name: text(name, value) for name, value in changes.items()}
+    # Most steps remove many fields, which need no text.
+    texts = {name: "" if value is None else text(name, value) for name, value in changes.items()}
     delay = step.delay or (NUDGE_GRACE if retried else timedelta(0))
     arguments: list[Argument] = [
         refund.refund_id,
@@ -75,10 +81,10 @@ def save(
         "1" if step.quiet else "",
         json.dumps(step.label),
         fragment,
-        f",{','.join(stage.value for stage in sources_of(step.to))},",
+        _SOURCES[step.to],
         body,
         refund.stage.value,
-        # Most steps remove many fields: as one argument they cost the client and the server less.
+        # As one argument, the removed fields cost the client and the server less.
         " ".join([name for name, value in texts.items() if not value]),
     ]
     for name, value in texts.items():

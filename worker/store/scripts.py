@@ -123,6 +123,11 @@ EVERY: Final = (
 )
 
 
-def at(now: datetime | None) -> str:
-    """Return the clock argument of a script: '' for the server's own clock."""
-    return "" if now is None else str(to_ms(now))
+def at(now: datetime | None, least: int | None = None) -> str:
+    """Return the clock argument of a script: '' for the server's own clock.
+
+    `least` is the least that the records' time is, in epoch ms, if the sender knows: see
+    `record_time.LeastTime`.
+    """
+    clock = "" if now is None else str(to_ms(now))
+    return clock if least is None else f"{clock}>{least}"

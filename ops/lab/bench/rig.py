@@ -184,18 +184,18 @@ class Rig(Opened):
         os.sync()
 
     def start_worker(
-        self, *, wrapped: Sequence[str] = (), module: str = "celery"
+        self, *, wrapped: Sequence[str] = (), module: str | None = None
     ) -> subprocess.Popen[bytes]:
         """Start a worker process as `refunds worker` does, on the next worker's core.
 
-        It is not waited for. Another `module` takes the place of Celery's command.
+        It is not waited for. Another `module` takes the place of the worker's own.
         """
         place = len(self.workers)
         callbacks = [CALLBACK_QUEUE] if "REFUNDS_CALLBACKS_FILE" in self.settings else []
         queues = ",".join([*(lane.value for lane in Lane), *callbacks])
         name = ["--hostname", f"bench-{place}@%h"]
-        python, flag, _, *rest = command(queues, self.refunds.settings)
-        started = [*wrapped, python, flag, module, *rest, *name]
+        python, flag, ours, *rest = command(queues, self.refunds.settings)
+        started = [*wrapped, python, flag, module or ours, *rest, *name]
         return self.start(started, f"worker-{place}.log", place)
 
     def start_floor(self, count: int, *, lean: bool = False) -> subprocess.Popen[bytes]:

@@ -55,7 +55,7 @@ def _run(plan: Plan, *, stock: bool) -> Window:
     count = plan.single
     with Rig(plan.cores, LIST[0], concurrency=CONCURRENCY) as rig:
         rig.fill(count, Lane.SINGLE)
-        rig.start_worker(module="ops.lab.bench.stock_worker" if stock else "celery")
+        rig.start_worker(module="ops.lab.bench.stock_worker" if stock else None)
         window = rig.window(max(count // 5, rig.settled()), count * 4 // 5)
         rig.until(lambda: rig.settled() >= count, "all are settled")
         rig.stop()

@@ -16,9 +16,10 @@ from worker.broker.envelope import (
     DEEPEST,
     LONGEST_BODY,
     Unreadable,
-    body_of,
+    body_with,
     decompressed,
     headers_of,
+    parts_of,
     wire_of,
 )
 
@@ -39,7 +40,7 @@ def why(refused: pytest.ExceptionInfo[Unreadable]) -> str:
 
 def body(parts: Any = None, **named: Any) -> bytes:
     chosen = {"content_type": "application/json", "content_encoding": "utf-8"} | named
-    return body_of(json.dumps([[], {}, {}] if parts is None else parts), **chosen)
+    return body_with(*parts_of(json.dumps([[], {}, {}] if parts is None else parts), **chosen))
 
 
 def test_headers_are_those_of_the_list_and_no_others() -> None:
@@ -143,7 +144,7 @@ def test_any_other_type_is_refused(kind: Any) -> None:
 )
 def test_a_body_that_is_not_a_tasks_is_refused(text: Any, reason: str) -> None:
     with pytest.raises(Unreadable) as refused:
-        body_of(text, "application/json", None)
+        parts_of(text, "application/json", None)
     assert why(refused) == reason
 
 
@@ -162,9 +163,9 @@ def test_a_body_may_nest_so_deep_and_no_deeper() -> None:
 def test_a_body_may_be_so_long_and_no_longer() -> None:
     text = json.dumps([[], {"x": "x" * (LONGEST_BODY - 19)}, {}])
     assert len(text) == LONGEST_BODY
-    assert json.loads(body_of(text, "application/json", None))[1]["x"]
+    assert parts_of(text, "application/json", None)[1]["x"]
     with pytest.raises(Unreadable, match="longer than 1,000,000 bytes"):
-        body_of(f"{text} ", "application/json", None)
+        parts_of(f"{text} ", "application/json", None)
 
 
 @pytest.mark.parametrize("squeeze", [gzip.compress, zlib.compress])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import FrozenInstanceError, fields, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.factories import NOW, a_refund, a_request
 from worker.errors import FieldError, IdempotencyConflict, IllegalMove, InvalidRequest, RefundError
-from worker.model.refund import PUBLIC_FIELDS, Lane, Retriable, Stage, Status
+from worker.model.refund import PUBLIC_FIELDS, Lane, Refund, Retriable, Stage, Status
 from worker.model.request import request_body
 from worker.model.times import from_ms, rfc3339, to_ms
 
@@ -107,6 +108,54 @@ def test_record_gives_back_what_was_asked_even_after_the_provider_named_the_amou
 def test_times_travel_through_milliseconds_exactly(milliseconds: int) -> None:
     assert to_ms(from_ms(milliseconds)) == milliseconds
     assert from_ms(milliseconds).tzinfo is UTC
+
+
+@pytest.mark.parametrize("milliseconds", [10**15, 10**30, -(10**15)])
+def test_milliseconds_that_are_not_a_time_are_refused(milliseconds: int) -> None:
+    with pytest.raises(ValueError, match="is not a time"):
+        from_ms(milliseconds)
+
+
+STATED: dict[str, Any] = {
+    "refund_id": "order-1001-1",
+    "status": Status.PENDING,
+    "stage": Stage.QUEUED,
+    "payment_intent": "pi_1",
+    "created_at": NOW,
+    "updated_at": NOW,
+    "version": 1,
+    "fingerprint": "f",
+    "idempotency_key": "k",
+}
+NAMES = [each.name for each in fields(Refund)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_record_of_stated_fields_is_the_constructors(name: str) -> None:
+    values = STATED | {name: {"a": "b"} if name == "metadata" else f"a {name}"}
+    made = Refund.of(values)
+    assert made == Refund(**values)
+    assert {each: getattr(made, each) for each in NAMES} == vars(Refund(**values))
+    assert replace(made, version=7) == Refund(**values | {"version": 7})
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_record_without_a_field_that_it_needs_is_refused_by_name(name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        Refund.of({each: value for each, value in STATED.items() if each != name})
+
+
+def test_record_with_an_unknown_field_is_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="colour"):
+        Refund.of(STATED | {"colour": "red"})
+
+
+def test_records_of_stated_fields_share_nothing_and_cannot_be_changed() -> None:
+    one, other = Refund.of(STATED), Refund.of(STATED)
+    assert one.metadata == other.metadata == {}
+    assert one.metadata is not other.metadata
+    with pytest.raises(FrozenInstanceError):
+        one.version = 2  # type: ignore[misc]  # what is tested
 
 
 def test_time_is_written_with_milliseconds_and_z() -> None:

@@ -59,6 +59,13 @@ def test_our_lines_and_the_libraries_lines_come_in_one_form(
     assert theirs["at"].endswith("Z")
 
 
+def test_json_lines_keep_words_of_any_language(lines: Callable[..., list[Any]]) -> None:
+    lines(log_format="json")
+    structlog.get_logger("a").info("refund_settled", reason="größer als «alles»")
+    (line,) = lines()
+    assert '"reason": "größer als «alles»"' in line
+
+
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_no_secret_is_written_whoever_logs_it_and_however_deep_it_lies(
     lines: Callable[..., list[Any]], form: str

@@ -121,6 +121,11 @@ async def flood(peer: Peer) -> None:
             1,
             "the reply has an encoding that was not requested",
         ),
+        (
+            raw(reply(body=gzip.compress(DONE), Content_Encoding="gzip", content_encoding="gzip")),
+            1,
+            "the reply has an encoding that was not requested",
+        ),
     ],
     ids=[
         "reset before reading",
@@ -140,6 +145,7 @@ async def flood(peer: Peer) -> None:
         "no gzip at all",
         "gzip cut",
         "unknown encoding",
+        "two encodings",
     ],
 )
 async def test_a_broken_reply_may_have_happened_and_is_not_sent_again(

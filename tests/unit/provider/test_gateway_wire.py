@@ -79,6 +79,15 @@ async def test_a_path_in_the_providers_address_is_kept() -> None:
         assert provider.requests[0].line == "POST /prefix/v1/refunds HTTP/1.1"
 
 
+async def test_an_address_leaves_as_it_was_encoded() -> None:
+    target = "/v1/a%2Fb%7E?created%5Bgte%5D=1&text=a%20b%2Bc%27"
+    async with byte_provider(answering(DONE)) as provider:
+        async with build_client(settings_for(provider.url)) as client:
+            await client.get(f"{provider.url}{target}")
+        (request,) = provider.requests
+    assert request.line == f"GET {target} HTTP/1.1"
+
+
 async def test_cookies_are_neither_kept_nor_sent_back() -> None:
     cookie = reply(200, refund_payload(), Set_Cookie="session=1; Path=/")
     async with byte_provider(answering(cookie)) as provider, gateway_to(provider.url) as gateway:
@@ -143,7 +152,7 @@ def test_a_client_needs_a_key_and_respects_the_guards() -> None:
         build_client(settings_for("http://provider.invalid"))
 
 
-# httpx-aiohttp hands the proxy's credentials on in a way that aiohttp 3 still takes.
+# The proxy's credentials are passed in a way that aiohttp 3 takes and aiohttp 4 will not.
 @pytest.mark.filterwarnings("ignore:BasicAuth is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The 'proxy_auth' parameter is deprecated:DeprecationWarning")
 async def test_a_proxy_of_the_environment_carries_the_calls(

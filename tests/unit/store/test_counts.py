@@ -411,6 +411,13 @@ def test_index_of_settled_refunds_never_outgrows_the_records(world: World) -> No
     assert list(world.store.ids_in(["succeeded"])) == ["new"]
 
 
+@pytest.mark.parametrize("name", ["status", "stage", "lane", "retriable"])
+def test_stored_word_that_no_version_wrote_is_refused(world: World, name: str) -> None:
+    world.accept()
+    with pytest.raises(ValueError, match="is not a valid"):
+        decode({**world.hash(f"refund:{ID}"), name: "odd"})
+
+
 def test_stored_hash_reads_back_as_the_claimed_record(world: World) -> None:
     world.accept()
     claim = world.claim()

@@ -270,6 +270,20 @@ async def test_each_beat_notes_the_time_of_the_records(loop_store: AsyncStore) -
         assert await loop_store.redis.hget("refunds:clock", "at") == str(at)
 
 
+async def test_what_a_beat_saw_is_told_to_every_script_after_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    own = [0.0]
+    store = AsyncStore(async_redis, durable=False, monotonic=lambda: own[0])
+    at = 4_000_000_000_000
+    store.now = from_ms(at)
+    await store.beat("here")
+    # The server that answers now was promoted, and its clock is a day behind.
+    store.now, own[0] = from_ms(at - DAY_MS), 60.0
+    loaded = await store.run(reads.load("a"))
+    assert loaded.now == from_ms(at + 60_000 - 6)
+
+
 async def test_closing_a_store_closes_its_client(loop_store: AsyncStore) -> None:
     pending = asyncio.create_task(loop_store.run(reads.load("a")))
     await asyncio.sleep(0)

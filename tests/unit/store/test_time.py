@@ -17,6 +17,7 @@ from worker.model.refund import Stage
 from worker.model.times import to_ms
 from worker.sandbox.redis_server import running_server
 from worker.store import reads, sweeps
+from worker.store.record_time import DRIFT, LeastTime
 from worker.store.records import CLOCK, records_ms
 from worker.store.store import Store
 
@@ -147,7 +148,64 @@ def test_server_that_refuses_to_write_still_tells_the_time() -> None:
         assert client.exists(f"{P}clock") == 0
 
 
+# What a worker knows of it
+
+
+def test_time_goes_on_while_the_server_is_down_if_a_worker_saw_it_before(world: World) -> None:
+    own = [100.0]
+    least = LeastTime(lambda: own[0])
+    assert least() is None
+    least.saw(to_ms(NOW))
+    world.store.least_time = least
+    assert seen(world) == timedelta(0)
+    # Forty seconds without a server, then one whose clock is three hours behind.
+    own[0] += 40
+    world.pass_time(-3 * HOUR)
+    assert seen(world) == 40 * SECOND * (1 - DRIFT)
+    # It is kept for those who saw nothing.
+    world.store.least_time = lambda: None
+    world.pass_time(SECOND)
+    assert seen(world) == 41 * SECOND - 40 * SECOND * DRIFT
+
+
+def test_a_worker_whose_clock_runs_ahead_by_a_second_changes_nothing(world: World) -> None:
+    world.store.least_time = lambda: to_ms(NOW) + 1_000
+    assert (seen(world), kept(world)) == (timedelta(0), (timedelta(0), timedelta(0)))
+    world.store.least_time = lambda: to_ms(NOW) + 1_001
+    assert (seen(world), kept(world)) == (1001 * MS, (1001 * MS, 1001 * MS))
+
+
+def test_the_least_time_never_falls_back_behind_what_was_seen_first() -> None:
+    own = [0.0]
+    least = LeastTime(lambda: own[0])
+    least.saw(1_000_000)
+    own[0] = 10.0
+    expected = 1_000_000 + 10_000 * (1 - DRIFT)
+    least.saw(int(expected) - 1)
+    assert least() == int(expected)
+    least.saw(int(expected) + 1)
+    assert least() == int(expected) + 1
+
+
+@pytest.mark.parametrize("text", [">x", ">-1", "x>1", ">1>2"])
+def test_a_time_that_is_not_a_number_is_refused(world: World, text: str) -> None:
+    script = reads.load(ID).script
+    with pytest.raises(redis.ResponseError, match=r"time .* is not a whole number"):
+        world.redis.eval(script.text, 0, P, text, 1000, ID)
+
+
 # What rests on it
+
+
+def test_replay_window_ends_while_the_server_is_down(world: World) -> None:
+    at_stage(world, Stage.IN_DOUBT)
+    least = LeastTime(lambda: own[0])
+    own = [0.0]
+    least.saw(to_ms(world.now))
+    own[0] = 24 * 3600.0
+    world.store.least_time = least
+    world.pass_time(-3 * HOUR)
+    assert world.claim(kind="replay", replay_window=TRUST.key_window).result == "window"
 
 
 def test_replay_window_that_was_over_is_not_opened_again_by_a_clock_that_is_behind(

@@ -1,7 +1,8 @@
 -- Comes before every script, after the values that `scripts.beginning` takes from the rules: MAX_AMOUNT, `numbers` (the
 -- fields that are whole numbers), and STAGES, STATUSES, CODES and others, each a text with a space around every name.
 -- The keys are listed in records.py.
--- ARGV[1] prefix of every key; ARGV[2] now in epoch ms, or '' for the server's clock; ARGV[3] retention in ms.
+-- ARGV[1] prefix of every key; ARGV[2] now in epoch ms, or '' for the server's clock, then '>' and the least that the time
+-- is by what the sender has seen, if it knows; ARGV[3] retention in ms.
 -- A script that fails half way keeps what it wrote. So each script checks everything first and writes last.
 local P, RETENTION = ARGV[1], ARGV[3]
 
@@ -58,20 +59,21 @@ local function int(n) return string.format('%.0f', n) end
 -- The time that every script uses. It never goes back. The server's clock may be set back, and a promoted server's
 -- clock may be hours behind; a window that has ended would then be open again. `clock` stores the largest time seen
 -- (`at`, at most a second old) and how far that is ahead of the server's clock (`ahead`); time continues from there.
-local function time_now(server_now)
+-- While no server ran, nothing was seen. So a worker says how late it is at `least`: its own clock ran meanwhile.
+local function time_now(server_now, least)
   local SECOND, MINUTE = 1000, 60000
   local clock = redis.call('HMGET', P .. 'clock', 'at', 'ahead')
   local at, ahead = number(clock[1]), number(clock[2])
   local now = server_now + ahead
   -- The server's clock was corrected in one step, or no script ran for a minute: follow the server's clock again.
   if server_now >= at and now - at > MINUTE then now, ahead = server_now, 0 end
-  local behind = at - now
-  if behind > SECOND then
-    ahead = ahead + behind
+  local known = math.max(at, least)
+  if known - now > SECOND then
+    ahead = ahead + known - now
+    now = known
   elseif now - at < SECOND then
     return math.max(at, now)
   end
-  now = math.max(at, now)
   -- A server that refuses writes can still be read.
   redis.pcall('HSET', P .. 'clock', 'at', int(now), 'ahead', int(ahead))
   return now
@@ -82,7 +84,9 @@ local function server_time()
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
 end
 
-local NOW = time_now(ARGV[2] ~= '' and whole('the time', ARGV[2]) or server_time())
+local given, least = string.match(ARGV[2], '^([^>]*)>?(.*)$')
+local NOW = time_now(given ~= '' and whole('the time', given) or server_time(),
+  least ~= '' and whole('the least time', least) or 0)
 
 -- Accepted refunds are finished even if the server's memory is full. The server refuses a script whose first write may
 -- take memory, and lets a script continue that has already written. So this comes first in scripts that must not wait.
