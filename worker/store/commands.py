@@ -62,8 +62,8 @@ class _Scripts:
     def raw_command(self, *commands: Command[Any]) -> list[scripts.Argument]:
         """Return the `EVALSHA` of one command, or of several that run together: see `joined`."""
         script = commands[0].script
-        now = scripts.at(self.now, self.least_time())
-        raw: list[scripts.Argument] = ["EVALSHA", script.sha, 0, self.prefix, now, self.retention_ms]
+        raw: list[scripts.Argument] = ["EVALSHA", script.sha, 0, self.prefix]
+        raw += [scripts.at(self.now, self.least_time()), self.retention_ms]
         for command in commands:
             latest = command.latest()
             if script.takes_members:
