@@ -2,10 +2,10 @@
 
 Enough to keep a worker's slots busy, but never so many that a single one waits.
 
-Each message in progress holds one thread of the pool. Files arrive in floods. At the limit the
-worker stops reading the bulk queue, and it resumes when a message is done. The limit is lower under
-a slow rate, because refunds that a task cannot begin in its lifetime are returned to the queue and
-delivered again.
+Each message in progress takes the place of a single refund's. Files arrive in floods. At the limit
+the worker stops reading the bulk queue, and it resumes when a message is done. The limit is lower
+under a slow rate, because refunds that a task cannot begin in its lifetime are returned to the
+queue and delivered again.
 """
 
 from __future__ import annotations

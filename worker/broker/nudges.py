@@ -65,7 +65,7 @@ class Nudges:
         self._consumer = consumer
         self._over_lock: Final = threading.Lock()
         self._over: deque[tuple[Any, float, str | BaseException]] = deque()
-        self._is_told = False
+        self._is_called = False
 
     def take(self, message: Any, args: list[Any], kwargs: dict[str, Any]) -> bool:
         """Begin with a message; return False if it is for Celery's own way.
@@ -107,13 +107,13 @@ class Nudges:
         """Note what became of a message; Celery's thread acknowledges it soon, with others."""
         with self._over_lock:
             self._over.append((request, started, result))
-            is_first, self._is_told = not self._is_told, True
+            is_first, self._is_called = not self._is_called, True
         if is_first:
             self._consumer.call_soon(self._settle)
 
     def _settle(self) -> None:
         with self._over_lock:
-            over, self._over, self._is_told = self._over, deque(), False
+            over, self._over, self._is_called = self._over, deque(), False
         for request, started, result in over:
             _handlers[0].finished(request.id)
             if isinstance(result, BaseException):

@@ -14,7 +14,7 @@ from celery.utils.nodenames import default_nodename, host_format
 
 
 def main() -> int:
-    """Run a worker until it is told to stop; return its exit code."""
+    """Run a worker until a signal stops it; return its exit code."""
     parser = argparse.ArgumentParser(prog="celery_worker", description=__doc__)
     parser.add_argument("--queues", required=True, help="between commas")
     parser.add_argument("--loglevel", default="info")

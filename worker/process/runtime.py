@@ -97,8 +97,8 @@ class Runtime:
         )
         self._background: list[asyncio.Task[None]] = []
         self._begun: deque[tuple[Sequence[str], Lane, Done]] = deque()
-        self._is_told = False
-        """Whether the loop was told of the messages in `_begun`."""
+        self._is_called = False
+        """Whether the loop will soon take up the messages in `_begun`."""
         self._in_hand: set[asyncio.Task[None]] = set()
         self._closing = False
 
@@ -327,14 +327,14 @@ class Runtime:
         The loop calls `done` with a summary of their endings, or with an error.
         """
         self._begun.append((refund_ids, lane, done))
-        if not self._is_told:
+        if not self._is_called:
             # One call for all messages that Celery reads at once: it interrupts the loop.
-            self._is_told = True
+            self._is_called = True
             self._loop.call_soon_threadsafe(self._take_up)
 
     def _take_up(self) -> None:
         # First, so that a message which is added meanwhile is not forgotten.
-        self._is_told = False
+        self._is_called = False
         while self._begun:
             task = self._loop.create_task(self._handle(*self._begun.popleft()))
             self._in_hand.add(task)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import aiohttp
 import httpx
+from yarl import URL
 
 _CHUNK: Final = 1 << 14
 
@@ -39,7 +40,8 @@ class Connections(httpx.AsyncBaseTransport):
         limits = request.extensions["timeout"]
         reply = await self._session.request(
             request.method,
-            str(request.url),
+            # As httpx encoded it: yarl would write some characters in another way.
+            URL(str(request.url), encoded=True),
             headers=[(name.decode(), value.decode()) for name, value in request.headers.raw],
             data=request.content or None,
             allow_redirects=False,

@@ -51,13 +51,13 @@ def received(strike: Strike) -> None:
     """A message was taken from the queue, and nothing was asked of Redis yet."""
     from worker.process.runtime import Runtime
 
-    original = Runtime.process
+    original = Runtime.begin
 
-    def process(self: Any, *args: Any) -> None:
+    def begin(self: Any, *args: Any) -> None:
         strike.at()
         original(self, *args)
 
-    Runtime.process = process  # type: ignore[method-assign,assignment]  # a seam
+    Runtime.begin = begin  # type: ignore[method-assign]  # a seam
 
 
 def claimed(strike: Strike) -> None:

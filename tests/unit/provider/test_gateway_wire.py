@@ -79,6 +79,15 @@ async def test_a_path_in_the_providers_address_is_kept() -> None:
         assert provider.requests[0].line == "POST /prefix/v1/refunds HTTP/1.1"
 
 
+async def test_an_address_leaves_as_it_was_encoded() -> None:
+    target = "/v1/a%2Fb%7E?created%5Bgte%5D=1&text=a%20b%2Bc%27"
+    async with byte_provider(answering(DONE)) as provider:
+        async with build_client(settings_for(provider.url)) as client:
+            await client.get(f"{provider.url}{target}")
+        (request,) = provider.requests
+    assert request.line == f"GET {target} HTTP/1.1"
+
+
 async def test_cookies_are_neither_kept_nor_sent_back() -> None:
     cookie = reply(200, refund_payload(), Set_Cookie="session=1; Path=/")
     async with byte_provider(answering(cookie)) as provider, gateway_to(provider.url) as gateway:
