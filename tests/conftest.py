@@ -56,6 +56,16 @@ def pytest_report_header() -> str:
     return f"server: {run.stdout.strip()} ({server})"
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    """Share the tests out to several processes as `--dist loadscope` does, by scopes of our own."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    from tests.support.sharing import Sharing  # noqa: PLC0415 - only where pytest-xdist is in use
+
+    return Sharing(config, log)
+
+
 def pytest_collection_finish() -> None:
     """Look for garbage among what tests make, and not in all that was loaded before the first.
 

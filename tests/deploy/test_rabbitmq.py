@@ -30,16 +30,20 @@ def rabbitmq(tmp_path: Path) -> Iterator[RabbitMQ]:
 
 
 @pytest.fixture
-def installation(rabbitmq: RabbitMQ, redis_url: str, tmp_path: Path) -> Iterator[Installation]:
+def installation(redis_url: str, tmp_path: Path) -> Iterator[Installation]:
     with running_sandbox(SandboxConfig(idempotency="ignore", latency_ms=20)) as sandbox:
-        made = Installation(
-            redis_url, sandbox, tmp_path, settings={"REFUNDS_BROKER_URL": rabbitmq.url}
-        )
+        made = Installation(redis_url, sandbox, tmp_path)
         try:
             yield made
         finally:
             for worker in made.workers:
                 worker.stop()
+
+
+def settings_with(installation: Installation, broker_url: str) -> Settings:
+    """The settings of a producer; the workers to come get the same broker."""
+    installation.settings["REFUNDS_BROKER_URL"] = broker_url
+    return Settings.load(redis_url=installation.redis_url, broker_url=broker_url)
 
 
 def requests(name: str, count: int) -> list[RefundRequest]:
@@ -52,8 +56,7 @@ def requests(name: str, count: int) -> list[RefundRequest]:
 def test_refunds_go_through_rabbitmq_and_each_moves_once_even_when_it_is_started_anew(
     installation: Installation, rabbitmq: RabbitMQ
 ) -> None:
-    settings = Settings.load(redis_url=installation.redis_url, broker_url=rabbitmq.url)
-    with Refunds(settings=settings) as refunds:
+    with Refunds(settings=settings_with(installation, rabbitmq.url)) as refunds:
         refunds.submit_many(requests("file", 150))
         for request in requests("single", 5):
             refunds.submit(request)
@@ -80,15 +83,16 @@ def test_refunds_go_through_rabbitmq_and_each_moves_once_even_when_it_is_started
 
 def test_a_broker_that_hangs_holds_nobody_who_hands_in_a_refund(
     installation: Installation,
-    rabbitmq: RabbitMQ,
+    rabbitmq_server: RabbitMQ,
+    rabbitmq_url: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(wire, "REPLY_SECONDS", 0.5)
-    settings = Settings.load(redis_url=installation.redis_url, broker_url=rabbitmq.url)
+    settings = settings_with(installation, rabbitmq_url)
     used, fresh = Refunds(settings=settings), Refunds(settings=settings)
     used.submit(requests("before", 1)[0])
-    with rabbitmq.frozen():
+    with rabbitmq_server.frozen():
         assert used.submit(requests("used", 1)[0]).stage == "queued"
         assert fresh.submit(requests("fresh", 1)[0]).stage == "queued"
     assert [record.message for record in caplog.records if record.name == "worker.client"] == [
@@ -103,10 +107,10 @@ def test_a_broker_that_hangs_holds_nobody_who_hands_in_a_refund(
 
 
 def test_messages_that_cannot_be_understood_come_through_rabbitmq_without_harm(
-    installation: Installation, rabbitmq: RabbitMQ
+    installation: Installation, rabbitmq_url: str
 ) -> None:
+    settings = settings_with(installation, rabbitmq_url)
     worker = installation.start("worker", "worker")
-    settings = Settings.load(redis_url=installation.redis_url, broker_url=rabbitmq.url)
     with Refunds(settings=settings) as refunds:
         # The first one comes through: so the queue is there, without which RabbitMQ drops what is
         # sent to it.

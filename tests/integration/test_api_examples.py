@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
@@ -93,13 +94,19 @@ def test_an_example_reports_what_is_refused_and_what_is_not_known_to_be_accepted
     installation: Installation, example: list[str]
 ) -> None:
     token = a_token(installation)
-    with serving(installation) as (_, url):
+    order = ("order-1001-1", "pi_1001", "500")
+    # It tries again for seconds, and the others run meanwhile.
+    with (
+        ThreadPoolExecutor() as beside,
+        serving(installation) as (_, url),
+    ):
+        away = beside.submit(run, example, *order, url="http://127.0.0.1:1", token=token)
         ran = run(example, "order-1001-1", "pi_1001", "-5", url=url, token=token)
         assert (ran.returncode, ran.stdout) == (3, "")
         assert json.loads(ran.stderr)["errors"][0]["field"] == "amount"
-        ran = run(example, "order-1001-1", "pi_1001", "500", url=url, token="rfw_wrong")
+        ran = run(example, *order, url=url, token="rfw_wrong")
         assert (ran.returncode, json.loads(ran.stderr)["status"]) == (3, 401)
-    ran = run(example, "order-1001-1", "pi_1001", "500", url="http://127.0.0.1:1", token=token)
+        ran = away.result()
     assert (ran.returncode, ran.stdout) == (5, "")
     assert ran.stderr
     assert installation.sandbox.effects() == []

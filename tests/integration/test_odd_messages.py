@@ -223,11 +223,10 @@ def test_a_message_stays_with_its_broker_until_it_is_kept(
     assert len({entry["message"] for entry in kept(client)}) == len(kept(client)) == len(UNKEPT)
 
 
+@pytest.mark.parametrize("post", ["rabbitmq"], indirect=True)
 def test_a_message_that_cannot_be_read_outlives_that_redis_is_away(
-    installation: Installation, rabbitmq_url: str
+    installation: Installation, post: AmqpPost
 ) -> None:
-    installation.settings["REFUNDS_BROKER_URL"] = rabbitmq_url
-    post = AmqpPost(rabbitmq_url)
     with running_server() as server:
         installation.redis_url = server.url
         worker = installation.start("worker", "worker")

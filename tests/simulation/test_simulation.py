@@ -27,7 +27,7 @@ from worker.model.steps import Step
 from worker.provider.gateway import Gateway, is_missing
 from worker.rules import decisions, readback
 
-SEEDS = 100
+SEEDS = 40
 """A first look: CI plays 3,000 with `python -m tests.simulation`, which also wants each kind of
 fault and of end.
 """

@@ -67,7 +67,7 @@ FIGURES: Final[dict[str, Taker]] = {
 @click.option(
     "--quick",
     is_flag=True,
-    help="Less of everything, inside a minute: shows that it works, no more.",
+    help="Less of everything, on any core, inside a minute: shows that it works, no more.",
 )
 @click.option(
     "--full",
@@ -103,7 +103,7 @@ def main(
     # Ended by a signal, it still ends what it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     everything = usable()
-    cores = Cores.split()
+    cores = Cores.split(are_kept=not quick)
     cores.take_rest()
     chosen = plan.quick(cores) if quick else (plan.full if full else plan.usual)(cores, rounds)
     started = time.monotonic()
@@ -116,9 +116,7 @@ def main(
     except WrongCountError as error:
         raise click.ClickException(str(error)) from None
     click.echo(described(_server_version(cores), everything))
-    click.echo(
-        f"worker on core {cores.workers[0]}, server, sandbox and driver on {sorted(cores.rest)}"
-    )
+    click.echo(cores.shown)
     click.echo(
         f"{chosen.rounds} interleaved rounds, {time.monotonic() - started:.0f} s: median (least to"
         " most); latencies"

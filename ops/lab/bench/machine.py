@@ -61,9 +61,15 @@ class Cores:
 
     workers: tuple[int, ...]
     rest: frozenset[int]
+    are_kept: bool = True
+    """Whether each process keeps to its core.
+
+    A run that only shows that all works leaves that to the system: beside others it would wait for
+    one core while another is idle.
+    """
 
     @classmethod
-    def split(cls) -> Cores:
+    def split(cls, *, are_kept: bool = True) -> Cores:
         """Give workers the first core and, for a second worker, the next.
 
         The rest has all but the first.
@@ -71,7 +77,7 @@ class Cores:
         cores = usable()
         second = cores[1] if len(cores) > 1 else cores[0]
         rest = frozenset(cores[2:] or [second])
-        return cls(workers=(cores[0], second), rest=rest)
+        return cls(workers=(cores[0], second), rest=rest, are_kept=are_kept)
 
     @property
     def second_is_shared(self) -> bool:
@@ -80,13 +86,24 @@ class Cores:
 
     def take_rest(self) -> None:
         """Move this process, and what it starts from now on, away from the worker's core."""
-        os.sched_setaffinity(0, self.rest)
+        if self.are_kept:
+            os.sched_setaffinity(0, self.rest)
 
     def give(self, pid: int, worker: int) -> None:
         """Move a process that was just started to the core of a worker; its later threads
         follow.
         """
-        os.sched_setaffinity(pid, {self.workers[worker]})
+        if self.are_kept:
+            os.sched_setaffinity(pid, {self.workers[worker]})
+
+    @property
+    def shown(self) -> str:
+        """Who runs where, in a line."""
+        if not self.are_kept:
+            return "worker, server, sandbox and driver on any core"
+        return (
+            f"worker on core {self.workers[0]}, server, sandbox and driver on {sorted(self.rest)}"
+        )
 
 
 def cpu_seconds(pid: int) -> float:

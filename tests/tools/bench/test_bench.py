@@ -84,7 +84,7 @@ def test_the_command_measures_posts_beside_a_bare_handler_and_counts_the_records
 
 
 def test_a_server_whose_posts_are_refused_counts_for_nothing() -> None:
-    with Rig(Cores.split()) as rig:
+    with Rig(Cores.split(are_kept=False)) as rig:
         server, url = rig.serve(DOOR)
         with pytest.raises(WrongCountError, match="3 of 3 POSTs were not accepted"):
             accepted(url, creations({"Host": "127.0.0.1", "Content-Type": "application/json"}, 3))
@@ -115,7 +115,7 @@ def test_a_payment_that_takes_too_long_is_measured_as_far_as_it_came() -> None:
 
 
 def test_a_run_whose_refunds_were_not_all_sent_counts_for_nothing() -> None:
-    with Rig(Cores.split()) as rig:
+    with Rig(Cores.split(are_kept=False)) as rig:
         rig.fill(3, Lane.BULK)
         rig.count(0, unsent=3)
         with pytest.raises(WrongCountError, match="expected 3 refunds settled"):

@@ -39,7 +39,7 @@ def test_a_peer_and_a_bare_loop_do_the_job_and_their_ledger_is_counted(
     contender: compared.Contender,
 ) -> None:
     # Raises if a refund moved no money, or twice.
-    taken = compared.measured(plan.quick(Cores.split()), contender)
+    taken = compared.measured(plan.quick(Cores.split(are_kept=False)), contender)
     assert taken.window.refunds > 0
     assert taken.window.worker_cpu > 0
     assert (taken.accepted or 0) > 0 or not contender.has_queue
@@ -65,7 +65,7 @@ def test_the_worker_is_held_against_the_loops_and_the_best_peer_of_each_round(
         return compared.Taken(window=window, accepted=2.0 * rate if contender.has_queue else None)
 
     monkeypatch.setattr(compared, "measured", measured)
-    taken = list(compared.peers(plan.quick(Cores.split()), frozenset()))
+    taken = list(compared.peers(plan.quick(Cores.split(are_kept=False)), frozenset()))
     standings = [each for each in taken if isinstance(each, Standing)]
     assert [each.name for each in standings] == [each.name for each in compared.CONTENDERS]
     assert [each.of_aiohttp for each in standings[:4]] == ["1.00", "0.50", "0.48", "0.30"]
@@ -78,7 +78,7 @@ def test_the_worker_is_held_against_the_loops_and_the_best_peer_of_each_round(
 
 
 def test_a_peer_whose_records_or_ledger_lack_a_refund_counts_for_nothing() -> None:
-    with compared.PeerRig(Cores.split()) as rig:
+    with compared.PeerRig(Cores.split(are_kept=False)) as rig:
         rig.count(0)
         with pytest.raises(WrongCountError, match="expected 1 refunds settled"):
             rig.count(1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.sandbox.asking import PAYMENT, Asking, asking, post_headers
+from tests.unit.sandbox.asking import PAYMENT, Asking, asking, post_headers, until
 from worker.sandbox.config import SandboxConfig, SandboxConfigError
 from worker.sandbox.endpoints import Provider
 from worker.sandbox.running import Sandbox, SandboxCallError, running_sandbox
@@ -175,6 +175,8 @@ def test_a_stopped_sandbox_listens_no_more_even_with_a_client_held() -> None:
     with running_sandbox(SandboxConfig(faults="timeout_before")) as sandbox:
         held = Asking(sandbox=sandbox).connect()
         held.request("POST", "/v1/refunds", body=b"{}", headers=post_headers())
+        # Stopped before that, it may have taken the connection and not know it yet.
+        until(lambda: sandbox.faults()["faults"][0]["fired"])
     with pytest.raises(ConnectionRefusedError):
         sandbox.summary()
     held.close()
