@@ -5,6 +5,7 @@ them together.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextvars
 import math
 import random
@@ -140,8 +141,10 @@ class OurWorker:
         http = httpx.AsyncClient(
             base_url="https://provider.test",
             transport=Transport(machine, world.seam),
-            auth=httpx.BasicAuth(API_KEY, ""),
-            headers={"Accept": "application/json"},
+            headers={
+                "Accept": "application/json",
+                "Authorization": f"Basic {base64.b64encode(f'{API_KEY}:'.encode()).decode()}",
+            },
             follow_redirects=False,
             trust_env=False,
         )

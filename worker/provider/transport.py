@@ -2,13 +2,15 @@
 
 A complete reply, provably nothing sent, or neither.
 
-Uses `httpx` over `aiohttp`. The class of an httpx error is not reliable: a reset after the request
-was sent arrives as `httpx.ConnectTimeout`. So the table below classifies errors by their causes.
+Uses `httpx` over `aiohttp`, whose errors the table below classifies. The class of an httpx error is
+not reliable: other transports raise `httpx.ConnectTimeout` for a reset after the request was sent.
+So an httpx error is classified by its cause.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 import socket
@@ -154,15 +156,13 @@ async def exchange(
 
 
 async def hand_on(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
-    """Send a request over the client's transport, with its authentication.
+    """Send a request, built by the client, over its transport.
 
     The caller reads and closes the response.
 
-    `client.send` would add half the cost of the call, for redirects, cookies and hooks that this
-    client does not use. Raises as the transport does.
+    `client.send` would add half the cost of the call, for authentication, redirects, cookies and
+    hooks that this client does not use. Raises as the transport does.
     """
-    if client.auth is not None:
-        request = next(client.auth.sync_auth_flow(request))
     return await client._transport_for_url(request.url).handle_async_request(request)  # noqa: SLF001 - see above
 
 
@@ -381,10 +381,11 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=settings.api_url,
         transport=Connections(session, proxy=proxy_for(settings.api_url)),
-        auth=httpx.BasicAuth(key, ""),
+        # The key is a header, not httpx's `auth`, which would write the same one for each request.
         headers={
             "Accept": "application/json",
             "Accept-Encoding": "identity",
+            "Authorization": f"Basic {base64.b64encode(f'{key}:'.encode()).decode()}",
             "User-Agent": "refund-worker",
         },
         cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=())),

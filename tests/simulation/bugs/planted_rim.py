@@ -108,7 +108,7 @@ def key_logged(stack: ExitStack) -> None:
         log.debug(
             "request_sent",
             refund_id=refund.refund_id,
-            auth=vars(self._client.auth)["_auth_header"].split()[1],
+            auth=self._client.headers["Authorization"].split()[1],
         )
         return await real(self, refund, *rest)
 
