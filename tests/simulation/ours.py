@@ -20,6 +20,7 @@ import httpx
 from tests.simulation.provider_seam import Transport
 from tests.simulation.records_seam import PREFIX, RawCommand, RedisSeam
 from tests.simulation.secrets import API_KEY
+from tests.simulation.trips import each_command
 from worker.engine.endings import Ending
 from worker.engine.eraser import erase_metadata
 from worker.engine.rate_gate import RateGate
@@ -80,9 +81,10 @@ class _NotedStore(AsyncStore):
         self.heard(call, result)
         return result
 
-    def raw_command(self, command: Command[Any]) -> RawCommand:
-        raw = super().raw_command(command)
-        self.sent(raw)
+    def raw_command(self, *commands: Command[Any]) -> RawCommand:
+        raw = super().raw_command(*commands)
+        for command in each_command(raw):
+            self.sent(command)
         return raw
 
 

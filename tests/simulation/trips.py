@@ -88,6 +88,33 @@ class Trips:
             world.tell(who, name, command[6], kind, answer, "=>", stand)
 
 
+def each_command(command: RawCommand) -> list[RawCommand]:
+    """Return each claim or save of a run as a command of its own; else the command itself."""
+    if command[0] != "EVALSHA" or command[1] not in {scripts.CLAIM.sha, scripts.SAVE.sha}:
+        return [command]
+    found, at = [], _ID
+    while at < len(command):
+        end = at + 1 + int(command[at])
+        found.append([*command[:_ID], *command[at + 1 : end]])
+        at = end
+    return found
+
+
+def each_of(
+    commands: Sequence[RawCommand], results: Sequence[Any]
+) -> tuple[list[RawCommand], list[Any]]:
+    """Return the commands of a trip with those that ran together as commands of their own."""
+    asked: list[RawCommand] = []
+    answered: list[Any] = []
+    for command, result in zip(commands, results, strict=True):
+        members = each_command(command)
+        takes_members = members[0] is not command
+        is_whole = takes_members and not isinstance(result, BaseException)
+        asked += members
+        answered += result if is_whole else [result] * len(members)
+    return asked, answered
+
+
 def every_script() -> list[scripts.Script]:
     """Return the scripts as they stand now: planted ones too."""
     return [

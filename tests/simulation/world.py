@@ -33,7 +33,7 @@ from tests.simulation.reversals import Reversals
 from tests.simulation.secrets import HEARD, LINES, listen
 from tests.simulation.snapshot import SNAPSHOT
 from tests.simulation.timetable import Timetable
-from tests.simulation.trips import Trips, every_script, may_send
+from tests.simulation.trips import Trips, each_of, every_script, may_send
 from tests.simulation.virtual_time import virtual_time
 from tests.simulation.webhooks import Webhooks
 from worker.store import scripts
@@ -166,13 +166,14 @@ class World:
         else:
             results = self.wire.run([*sent, self._question()])
             self._judge(results.pop())
-        self.judge.bounds.ran(commands, results)
+        each, answered = each_of(commands, results)
+        self.judge.bounds.ran(each, answered)
         if machine is not None:
-            self._trips.answered(commands, results, machine, flags)
+            self._trips.answered(each, answered, machine, flags)
         if self._tracing:
-            self._trips.tell(commands, results, machine)
+            self._trips.tell(each, answered, machine)
         if not reads_only:
-            self._trips.wrote(commands, results)
+            self._trips.wrote(each, answered)
             if self.power.keeps_file:
                 self.power.wrote(sent, results)
         if len(asked) > len(commands):
@@ -202,9 +203,13 @@ class World:
 
     def run_call(self, call: Command[Any]) -> Any:
         """Carry one call out for somebody who is no machine; his network has no faults."""
+        members = [len(call.arguments)] if call.script.takes_members else []
         reply = self.serve(
-            [["EVALSHA", call.script.sha, 0, PREFIX, "", RETENTION_MS, *call.arguments]], None
+            [["EVALSHA", call.script.sha, 0, PREFIX, "", RETENTION_MS, *members, *call.arguments]],
+            None,
         )[0]
+        if members and not isinstance(reply, BaseException):
+            reply = reply[0]
         if isinstance(reply, BaseException):
             if type(reply).__name__ != "NoScriptError":
                 raise reply

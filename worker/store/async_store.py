@@ -15,7 +15,7 @@ from redis import exceptions
 from worker.errors import NotDurable, SettingsError, StoreUnavailable, TooFewReplicas
 from worker.model.refund import Lane
 from worker.store import durability, meta, reads, record_time
-from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts
+from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts, joined, parted
 from worker.store.connection import ask_sentinels_again_async, ours, redis_errors
 from worker.store.reads import Loaded
 from worker.store.record_time import LeastTime
@@ -128,13 +128,14 @@ class AsyncStore(_Scripts):
         # A check may have failed since this group was let through: then the server must confirm.
         durable = [command.durable for command in group]
         waits = self.waits() if any(durable) else ()
+        runs = joined(group)
         async with self.redis.pipeline(transaction=False) as pipeline:
-            for command in group:
-                pipeline.execute_command(*self.raw_command(command))
+            for run in runs:
+                pipeline.execute_command(*self.raw_command(*[group[index] for index in run]))
             for wait in waits:
                 pipeline.execute_command(*wait)
             results: list[Any] = await pipeline.execute(raise_on_error=False)
-        results, confirmed = results[: len(group)], results[len(group) :]
+        results, confirmed = parted(runs, group, results[: len(runs)]), results[len(runs) :]
         try:
             self.check_waits(waits, confirmed)
         except (NotDurable, StoreUnavailable, exceptions.RedisError, OSError) as error:

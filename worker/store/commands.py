@@ -59,17 +59,18 @@ class _Scripts:
     def key(self, name: str) -> str:
         return self.prefix + name
 
-    def raw_command(self, command: Command[Any]) -> list[scripts.Argument]:
-        return [
-            "EVALSHA",
-            command.script.sha,
-            0,
-            self.prefix,
-            scripts.at(self.now, self.least_time()),
-            self.retention_ms,
-            *command.arguments,
-            *command.latest(),
-        ]
+    def raw_command(self, *commands: Command[Any]) -> list[scripts.Argument]:
+        """Return the `EVALSHA` of one command, or of several that run together: see `joined`."""
+        script = commands[0].script
+        raw: list[scripts.Argument] = ["EVALSHA", script.sha, 0, self.prefix]
+        raw += [scripts.at(self.now, self.least_time()), self.retention_ms]
+        for command in commands:
+            latest = command.latest()
+            if script.takes_members:
+                raw.append(len(command.arguments) + len(latest))
+            raw += command.arguments
+            raw += latest
+        return raw
 
     def waits(self) -> tuple[durability.RawCommand, ...]:
         """Return the commands that wait until durable writes are safe.
@@ -105,6 +106,45 @@ class _Scripts:
             ) from result
         if isinstance(result, BaseException):
             raise result
+
+
+def joined(group: Sequence[Command[Any]]) -> list[list[int]]:
+    """Return the indexes of the commands of a pipeline that run together, in the order to be sent.
+
+    Claims run with claims and saves with saves, at most `JOINED` in one run. Commands for one
+    refund keep their order. Others need not, since calls that are not awaited one by one arrive in
+    any.
+    """
+    runs: list[list[int]] = []
+    opened: dict[str, tuple[list[int], set[scripts.Argument]]] = {}
+    for index, command in enumerate(group):
+        script, arguments = command.script, command.arguments
+        run, overtaken = opened.get(script.sha, ([], set()))
+        if not run or len(run) == scripts.JOINED or arguments[0] in overtaken:
+            run = []
+            runs.append(run)
+            if script.takes_members:
+                opened[script.sha] = run, set()
+        run.append(index)
+        # A command that joins an earlier run overtakes those that are between.
+        named = arguments[:1] if script.takes_members else arguments
+        for sha, (_, others) in opened.items():
+            if sha != script.sha:
+                others.update(named)
+    return runs
+
+
+def parted(
+    runs: Sequence[Sequence[int]], group: Sequence[Command[Any]], replies: Sequence[Any]
+) -> list[Any]:
+    """Return the replies to the commands of a pipeline, from the replies to its runs."""
+    results: list[Any] = [None] * len(group)
+    for run, reply in zip(runs, replies, strict=True):
+        # An error of the run, such as a script that is lost, is that of each command in it.
+        is_one = isinstance(reply, BaseException) or not group[run[0]].script.takes_members
+        for index, result in zip(run, [reply] * len(run) if is_one else reply, strict=True):
+            results[index] = result
+    return results
 
 
 def _lost_script(result: Any) -> bool:

@@ -25,6 +25,9 @@ T = TypeVar("T")
 Argument = str | bytes | int | float
 CREATED_AT_ONCE: Final = 50
 """Maximum refunds that one script accepts; it blocks the server for about a millisecond."""
+JOINED: Final = 50
+"""Maximum claims or saves that one run of a script takes."""
+_MEMBERS: Final = "_members"
 
 
 def beginning() -> str:
@@ -61,6 +64,8 @@ class Script:
         folder = resources.files("worker.store") / "lua"
         self.name = name
         self.shared = shared
+        self.takes_members = _MEMBERS in shared
+        """Whether one run takes the arguments of several commands: see `lua/_members.lua`."""
         parts = [
             beginning(),
             *((folder / f"{each}.lua").read_text("utf-8") for each in ("_record", *shared, name)),
@@ -87,9 +92,9 @@ class Command(Generic[T]):
 
 CREATE: Final = Script("create")
 LOAD: Final = Script("load")
-CLAIM: Final = Script("claim", "_position")
+CLAIM: Final = Script("claim", _MEMBERS, "_position")
 STANDS: Final = Script("stands")
-SAVE: Final = Script("save")
+SAVE: Final = Script("save", _MEMBERS)
 SWEEP: Final = Script("sweep")
 GIVE_BACK: Final = Script("give_back")
 SIBLINGS: Final = Script("siblings")

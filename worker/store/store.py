@@ -16,7 +16,7 @@ from worker.errors import NotDurable, SettingsError, TooFewReplicas
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.times import from_ms
 from worker.store import durability, record_time, scripts
-from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts
+from worker.store.commands import _QUEUED, RELOADS, T, _lost_script, _Scripts, joined, parted
 from worker.store.connection import ask_sentinels_again, redis_errors
 from worker.store.records import CLOCK, Moves, decode, records_ms
 from worker.store.scripts import Command
@@ -89,9 +89,10 @@ class Store(_Scripts):
         return [command.read(result) for command, result in zip(batch, results, strict=True)]
 
     def _execute(self, batch: Sequence[Command[Any]]) -> list[Any]:
+        runs = joined(batch)
         with self.redis.pipeline(transaction=False) as pipeline:
-            for command in batch:
-                pipeline.execute_command(*self.raw_command(command))
+            for run in runs:
+                pipeline.execute_command(*self.raw_command(*[batch[index] for index in run]))
             # Another thread may have found meanwhile that nothing is known of the disk: then the
             # server must confirm.
             waits = self.waits() if any(command.durable for command in batch) else ()
@@ -99,11 +100,11 @@ class Store(_Scripts):
                 pipeline.execute_command(*wait)
             results: list[Any] = pipeline.execute(raise_on_error=False)
         try:
-            self.check_waits(waits, results[len(batch) :])
+            self.check_waits(waits, results[len(runs) :])
         except TooFewReplicas:
             ask_sentinels_again(self.redis)
             raise
-        return results[: len(batch)]
+        return parted(runs, batch, results[: len(runs)])
 
     def ask(self, questions: Generator[durability.RawCommand, Any, T]) -> T:
         """Answer the questions of a check of the server.

@@ -58,7 +58,7 @@ async def _run() -> None:
     settings = Settings.load(api_key=None)
     connected = connect_async(settings.redis_url.get_secret_value())
     await connected.script_load(scripts.CREATE.text)
-    ran = Scripts(connected, timedelta(days=settings.retention_days) // timedelta(milliseconds=1))
+    ran = Scripts(connected, timedelta(days=settings.retention_days))
     application = web.Application()
     application.router.add_post("/v1/refunds", Bare(ran, next(requests(1))).create)
     runner = web.AppRunner(application, access_log=None)

@@ -20,7 +20,6 @@ from typing import Any
 import httpx
 import redis.asyncio
 
-from ops.lab.bench.gathered import Gathered
 from ops.lab.bench.orders import requests
 from worker.model.answers import Reply
 from worker.model.refund import Baseline
@@ -30,24 +29,27 @@ from worker.rules import attempts, payloads
 from worker.rules.outcomes import classify
 from worker.settings import Settings
 from worker.store import claims, saves, scripts
+from worker.store.async_store import AsyncStore
 from worker.store.connection import connect_async
-from worker.store.scripts import Argument, Script
+from worker.store.scripts import Argument, Command, Script
 
 TOKEN = "t" * 16
 PREFIX = "refunds:"
 
 
 class Scripts:
-    """The worker's scripts, where those of many coroutines leave for Redis together."""
+    """The worker's scripts, where those of many coroutines leave for Redis together, and those of
+    one kind run together.
+    """
 
-    def __init__(self, client: redis.asyncio.Redis, retention_ms: int) -> None:
-        self._commands = Gathered(client)
-        self._retention_ms = retention_ms
+    def __init__(self, client: redis.asyncio.Redis, retention: timedelta) -> None:
+        self._store = AsyncStore(client, prefix=PREFIX, retention=retention, durable=False)
 
     async def run(self, script: Script, arguments: Sequence[Argument]) -> Any:
         """Run one script and return its raw reply."""
-        head = ("EVALSHA", script.sha, 0, PREFIX, "", self._retention_ms)
-        return await self._commands.run(*head, *arguments)
+        return await self._store.run(
+            Command(script=script, arguments=arguments, read=lambda reply: reply, durable=False)
+        )
 
 
 class Floor:
@@ -144,7 +146,7 @@ async def _run(*, count: int, concurrency: int, lean: bool) -> None:
     connected = connect_async(settings.redis_url.get_secret_value())
     for script in (scripts.CLAIM, scripts.SAVE):
         await connected.script_load(script.text)
-    ran = Scripts(connected, timedelta(days=settings.retention_days) // timedelta(milliseconds=1))
+    ran = Scripts(connected, timedelta(days=settings.retention_days))
     async with build_client(settings) as client:
         numbered = ((request.refund_id, request.payment_intent) for request in requests(count))
         floor = Floor(settings, ran, client, lean=lean)

@@ -25,15 +25,15 @@ def stop_ends_when_caught_up(stack: ExitStack) -> None:
     rescript(
         stack,
         _BOTH,
-        "if not is_behind(remembered) then return false end",
+        "if not is_behind(remembered) then\n",
         "if not is_behind(remembered) then redis.call('HDEL', P .. 'meta', 'behind_since')"
-        " return false end",
+        " flags = nil\n",
     )
 
 
 def claim_asks_nothing(stack: ExitStack) -> None:
     """Positions are compared every few seconds, and not by the claim itself."""
-    asks = "stop_if_behind(remembered)\nlocal reason"
+    asks = "stop_if_behind(remembered)\n  local reason"
     rescript(stack, ("CLAIM",), asks, "local reason")
 
 

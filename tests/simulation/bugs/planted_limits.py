@@ -33,7 +33,7 @@ def refused_key_ignored(stack: ExitStack) -> None:
 
 def retry_after_ignored(stack: ExitStack) -> None:
     """A 429 is heeded by the refund that has met it, and by no other."""
-    rescript(stack, ("CLAIM",), "if number(blocked) > NOW then", "if false then")
+    rescript(stack, ("CLAIM",), "if blocked_until > NOW then", "if false then")
 
 
 def rate_ignored(stack: ExitStack) -> None:

@@ -44,8 +44,8 @@ def early_event_recorded_twice(stack: ExitStack) -> None:
     known = "if same and (to == 'processing' or r.status == ARGV[9]) then return {'already'"
     unknown = "if same and to == 'processing' then return {'already'"
     rescript(stack, ("SAVE",), known, unknown)
-    refused = "    return {'contradicts', int(NOW), ''}\n  end\n  if r.provider_refund_id and"
-    taken = "    if not same or r.status ~= ARGV[9] then" + refused.replace("\n", " end\n", 1)
+    refused = "      return {'contradicts', int(NOW), ''}\n    end\n    if r.provider_refund_id and"
+    taken = "      if not same or r.status ~= ARGV[9] then" + refused.replace("\n", " end\n", 1)
     rescript(stack, ("SAVE",), refused, taken)
 
 

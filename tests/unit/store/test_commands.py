@@ -66,7 +66,7 @@ def test_claim_is_sent_with_the_position_that_was_confirmed_while_it_waited(
     call = claims.claim(
         "a", "send", token="t", lease=timedelta(days=1), remembered=lambda: confirmed
     )
-    assert made.raw_command(call)[6:] == call.arguments
+    assert made.raw_command(call)[6:] == [len(call.arguments), *call.arguments]
     confirmed = "0-a:1:x"
     assert made.raw_command(call)[-2:] == ["position", confirmed]
 

@@ -17,6 +17,8 @@ from worker.model.refund import Lane
 from worker.store import creations
 from worker.store.store import Store
 
+_SHORTEN = "shorten(P .. 'history:a', redis.call('LLEN', P .. 'history:a')) return 1"
+
 
 def checked(client: redis.Redis, r: str = "{}", written: str = "{}", to: str = "queued") -> Any:
     """Check a move of refund `a`."""
@@ -200,10 +202,10 @@ def test_long_history_keeps_its_first_and_newest_moves(sync_redis: redis.Redis) 
     first = json.dumps({"at": 5, "to": "queued", "label": "accepted"})
     moves = [json.dumps({"after": n, "to": "sending" if n % 2 else "in_doubt"}) for n in range(499)]
     sync_redis.rpush("refunds:history:a", first, *moves)
-    call(sync_redis, "shorten(P .. 'history:a') return 1")
+    call(sync_redis, _SHORTEN)
     assert sync_redis.llen("refunds:history:a") == 500
     sync_redis.rpush("refunds:history:a", json.dumps({"after": 1, "to": "waiting"}))
-    call(sync_redis, "shorten(P .. 'history:a') return 1")
+    call(sync_redis, _SHORTEN)
     kept: Any = sync_redis.lrange("refunds:history:a", 0, -1)
     assert len(kept) == 500
     assert kept[:100] == [first, *moves[:99]]
@@ -215,7 +217,7 @@ def test_long_history_keeps_its_first_and_newest_moves(sync_redis: redis.Redis) 
     }
     assert kept[101:499] == moves[101:]
     sync_redis.rpush("refunds:history:a", json.dumps({"after": 1, "to": "queued"}))
-    call(sync_redis, "shorten(P .. 'history:a') return 1")
+    call(sync_redis, _SHORTEN)
     again: Any = sync_redis.lindex("refunds:history:a", 100)
     assert json.loads(again) == {
         "left_out": 3,
@@ -227,5 +229,5 @@ def test_long_history_keeps_its_first_and_newest_moves(sync_redis: redis.Redis) 
 
 def test_history_that_cannot_be_read_is_left_as_it_is(sync_redis: redis.Redis) -> None:
     sync_redis.rpush("refunds:history:a", *["broken"] * 501)
-    call(sync_redis, "shorten(P .. 'history:a') return 1")
+    call(sync_redis, _SHORTEN)
     assert sync_redis.llen("refunds:history:a") == 501

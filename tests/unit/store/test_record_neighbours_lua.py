@@ -10,6 +10,8 @@ import redis
 from tests.unit.store.lua_calls import call
 from tests.unit.store.moving import NOW, RETENTION, held, put, scored, stage
 
+_PASS = "local free = pass_lock('p', 'a') write_payment('p') return tostring(free)"
+
 
 @pytest.mark.parametrize(("name", "holder"), [("sending", "b"), ("in_doubt", "b"), ("queued", "")])
 def test_lock_is_held_by_one_that_is_in_flight_or_in_doubt(
@@ -22,9 +24,9 @@ def test_lock_is_held_by_one_that_is_in_flight_or_in_doubt(
 
 def test_lock_that_another_holds_is_waited_for(sync_redis: redis.Redis) -> None:
     stage(sync_redis, "b", "in_doubt")
-    call(sync_redis, "take_lock('p', 'b', '5') return 1")
+    call(sync_redis, "take_lock('p', 'b', '5') write_payment('p') return 1")
     assert held(sync_redis, "payment:p") == {"lock": "b"}
-    call(sync_redis, "take_lock('p', 'b', '5') return 1")
+    call(sync_redis, "take_lock('p', 'b', '5') write_payment('p') return 1")
     call(sync_redis, "take_lock('p', 'c', '6') return 1")
     assert held(sync_redis, "payment:p") == {"lock": "b"}
     assert scored(sync_redis, "doubts:p") == {"c": 6}
@@ -33,7 +35,7 @@ def test_lock_that_another_holds_is_waited_for(sync_redis: redis.Redis) -> None:
 def test_one_that_does_not_hold_the_lock_only_leaves_the_queue(sync_redis: redis.Redis) -> None:
     sync_redis.hset("refunds:payment:p", "lock", "b")
     sync_redis.zadd("refunds:doubts:p", {"a": 1, "c": 2})
-    assert call(sync_redis, "return tostring(pass_lock('p', 'a'))") == "false"
+    assert call(sync_redis, _PASS) == "false"
     assert held(sync_redis, "payment:p") == {"lock": "b"}
     assert scored(sync_redis, "doubts:p") == {"c": 2}
 
@@ -45,7 +47,7 @@ def test_lock_goes_to_the_oldest_that_is_still_in_doubt(sync_redis: redis.Redis)
     stage(sync_redis, "c", "in_doubt")
     stage(sync_redis, "d", "in_doubt")
     sync_redis.zadd("refunds:doubts:p", {"a": 1, "b": 2, "c": 3, "d": 4})
-    assert call(sync_redis, "return tostring(pass_lock('p', 'a'))") == "false"
+    assert call(sync_redis, _PASS) == "false"
     assert held(sync_redis, "payment:p") == {"lock": "c"}
     assert scored(sync_redis, "doubts:p") == {"d": 4}
 
@@ -57,7 +59,7 @@ def test_payment_is_free_if_no_other_is_in_doubt(sync_redis: redis.Redis, lock: 
     sync_redis.hset("refunds:payment:p", "open", "1")
     stage(sync_redis, "b", "settled")
     sync_redis.zadd("refunds:doubts:p", {"b": 2})
-    assert call(sync_redis, "return tostring(pass_lock('p', 'a'))") == "true"
+    assert call(sync_redis, _PASS) == "true"
     assert held(sync_redis, "payment:p") == {"open": "1"}
     assert not sync_redis.exists("refunds:doubts:p")
 
@@ -97,7 +99,7 @@ def test_batch_starts_narrow_and_widens_with_each_accepted_row(sync_redis: redis
 def test_refund_of_the_provider_is_owned_for_the_whole_installation(
     sync_redis: redis.Redis,
 ) -> None:
-    call(sync_redis, "own('p', 're_1', 'a') return 1")
+    call(sync_redis, "own('p', 're_1', 'a') write_payment('p') return 1")
     assert call(sync_redis, "return owner_of('re_1')") == "a"
     assert held(sync_redis, "payment:p") == {"owner:re_1": "a"}
     call(sync_redis, "expire_owner('re_1', 'b') return 1")

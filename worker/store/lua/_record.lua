@@ -9,7 +9,10 @@ local P, RETENTION = ARGV[1], ARGV[3]
 -- End the script with a reason. Use it only before the first write.
 local function refuse_to(what) error('REFUNDS_REFUSED ' .. what, 0) end
 
-local function takes(most) if #ARGV < most then refuse_to('too few arguments: ' .. #ARGV .. ' of ' .. most) end end
+local function takes(most, given)
+  local count = #(given or ARGV)
+  if count < most then refuse_to('too few arguments: ' .. count .. ' of ' .. most) end
+end
 
 -- Parse a whole number from 0 to `most`. Fifteen digits at most, which Lua numbers hold exactly.
 local MOST = 999999999999999
@@ -27,8 +30,14 @@ local function number(text)
   return type(text) == 'string' and tonumber(string.match(text, '^%-?%d+%.?%d*$')) or 0
 end
 
--- A key of another type would end a script half way. So each key is read before the first write.
-local function must_be_sorted(key) redis.call('ZCARD', key) end
+-- A key of another type would end a script half way. So each key is read before the first write. No script changes the
+-- type of a key, so one reading is enough.
+local are_sorted = {}
+local function must_be_sorted(key)
+  if are_sorted[key] then return end
+  redis.call('ZCARD', key)
+  are_sorted[key] = true
+end
 local function must_be_list(key) redis.call('LLEN', key) end
 
 local function known(names, word)
@@ -38,23 +47,92 @@ local function must_be_one_of(names, word)
   if not known(names, word or ' ') then refuse_to(string.sub(word or '', 1, 40) .. ' is none of' .. names) end
 end
 
+local texts = {}
+local function int(n)
+  local text = texts[n]
+  if not text then
+    text = string.format('%.0f', n)
+    texts[n] = text
+  end
+  return text
+end
+
 -- Add to a counter. Returns its value, or nil if it cannot be increased; that stops nothing, and the counter stays.
 local function count_in(key, field, by)
   local counted = redis.pcall('HINCRBY', key, field, by)
   return type(counted) == 'number' and counted or nil
 end
-local function count(field, by) return count_in(P .. 'counters', field, by) end
+
+-- Scripts that run several members (_members.lua) gather what all members write to the same few keys, and write it once
+-- at the end (`write_gathered`). In the others this is nil, and everything is written at once.
+-- `counts`: key -> field -> sum; `scores`: sorted set -> id -> its score, or false if it is removed; `settled`: index ->
+-- how many were settled into it; `bodies`: id -> true if the body is deleted.
+local gathered = nil
+
+-- Add to a counter whose value the script does not need, or asks for by `counted`.
+local function add_in(key, field, by)
+  if not gathered then
+    count_in(key, field, by)
+    return
+  end
+  local counts = gathered.counts[key]
+  if not counts then
+    counts = {}
+    gathered.counts[key] = counts
+  end
+  local before = counts[field] or 0
+  local sum = before + by
+  if math.abs(sum) > MOST then
+    -- Lua might not hold the next sum exactly.
+    count_in(key, field, int(before))
+    sum = 0 + by
+  end
+  counts[field] = sum
+end
+local function count(field, by) add_in(P .. 'counters', field, by) end
+
+-- Return a counter as it will be: `stored` was read, and the rest is gathered. One that cannot be increased stays.
+local function counted(key, field, stored)
+  local counts = gathered and gathered.counts[key]
+  local by = counts and counts[field]
+  if not by or stored and not string.match(stored, '^%-?%d+$') then return number(stored) end
+  return number(stored) + by
+end
+local function write_counts(key)
+  local counts = gathered and gathered.counts[key]
+  if not counts then return end
+  gathered.counts[key] = nil
+  for field, by in pairs(counts) do count_in(key, field, int(by)) end
+end
+
+-- Put an id into a sorted set, or remove it with the score false. The caller has checked the key, or must not stop.
+local function set_score(key, score, id)
+  if not gathered then
+    if score then redis.pcall('ZADD', key, score, id) else redis.pcall('ZREM', key, id) end
+    return
+  end
+  local scores = gathered.scores[key]
+  if not scores then
+    scores = {}
+    gathered.scores[key] = scores
+  end
+  scores[id] = score
+end
 
 -- The names of counters are bounded: a currency or code that is not in the tables counts as `other`.
+local currency_names = {}
 local function currency_name(currency)
   if not currency then return 'unknown' end
-  return known(CURRENCIES, currency) and currency or 'other'
+  local name = currency_names[currency]
+  if not name then
+    name = known(CURRENCIES, currency) and currency or 'other'
+    currency_names[currency] = name
+  end
+  return name
 end
 local function code_name(code) return code and known(CODES, code) and code or 'other' end
 
 whole('the retention', RETENTION)
-
-local function int(n) return string.format('%.0f', n) end
 
 -- The time that every script uses. It never goes back. The server's clock may be set back, and a promoted server's
 -- clock may be hours behind; a window that has ended would then be open again. `clock` stores the largest time seen
@@ -92,18 +170,24 @@ local NOW = time_now(given ~= '' and whole('the time', given) or server_time(),
 -- take memory, and lets a script continue that has already written. So this comes first in scripts that must not wait.
 local function at_any_memory() redis.call('DEL', P .. 'nothing') end
 
-local function load(id)
+-- Return a record, nil if it does not exist. It is put into the table `r` if one is given, which must be empty.
+local function load(id, r)
   local flat = redis.call('HGETALL', P .. 'refund:' .. id)
   if #flat == 0 then return nil end
-  local r = {}
+  r = r or {}
   for i = 1, #flat, 2 do r[flat[i]] = flat[i + 1] end
   return r
 end
 
+-- Lists that are filled anew for each use: a table that grows takes memory in steps, which costs more than filling it.
+local row, gone = {}, {}
 local function flat(r)
-  local out = {}
-  for k, v in pairs(r) do out[#out + 1] = k; out[#out + 1] = v end
-  return out
+  local n = 0
+  for k, v in pairs(r) do
+    row[n + 1], row[n + 2] = k, v
+    n = n + 2
+  end
+  return {unpack(row, 1, n)}
 end
 
 -- A refund is in exactly one index: that of its stage while unsettled (score: when it is due), then of its status.
@@ -165,63 +249,132 @@ end
 
 local function holds_lock(stage) return stage == 'sending' or stage == 'in_doubt' end
 
+-- Make a refund due at a time, in its index and in `due`.
+local function put_in_indexes(id, stage, status, lane, due)
+  set_score(P .. 'due', int(due), id)
+  set_score(P .. 'index:' .. bucket(stage, status, lane), int(due), id)
+end
 local function reschedule(id, r, due)
   redis.call('HSET', P .. 'refund:' .. id, 'next_check_at', int(due))
-  redis.call('ZADD', P .. 'due', int(due), id)
-  redis.call('ZADD', P .. 'index:' .. bucket(r.stage, r.status, r.lane), int(due), id)
+  put_in_indexes(id, r.stage, r.status, r.lane, due)
+end
+
+-- The fields of a payment that moves change, read once a script: `seq`, `open` and `lock`. What a move changes is noted
+-- in `written` (false removes a field) and written by `write_payment`. `doubts` is the number of refunds in `doubts`
+-- where it is known, and `has_no_waiters` says that nothing is in `waiters`.
+local payments = {}
+local function payment_of(payment_intent)
+  local payment = payments[payment_intent]
+  if payment then return payment end
+  local found = redis.call('HMGET', P .. 'payment:' .. payment_intent, 'seq', 'open', 'lock')
+  payment = {seq = found[1] or nil, open = found[2] or nil, lock = found[3] or nil, written = {}}
+  payments[payment_intent] = payment
+  return payment
+end
+local function write_in_payment(payment, field, value)
+  payment[field], payment.written[field] = value or nil, value
+end
+-- Write what was noted of a payment. The payment expires if `expires` says so, once nothing of it is open.
+local function write_payment(payment_intent)
+  local payment, key = payment_of(payment_intent), P .. 'payment:' .. payment_intent
+  local written, removed = 0, 0
+  for field, value in pairs(payment.written) do
+    if value then
+      row[written + 1], row[written + 2] = field, value
+      written = written + 2
+    else
+      removed = removed + 1
+      gone[removed] = field
+    end
+  end
+  if written > 0 then redis.call('HSET', key, unpack(row, 1, written)) end
+  if removed > 0 then redis.call('HDEL', key, unpack(gone, 1, removed)) end
+  if payment.expires then redis.call('PEXPIRE', key, RETENTION) end
+  payment.written, payment.expires = {}, nil
 end
 
 -- Return the refund that holds a payment's lock: the one in flight or in doubt, nil if there is none. `lock` names a
 -- refund that is being sent. Others in doubt beside it (after a person's decision, a recovery or a first read-back)
 -- wait in `doubts`, so the cost does not grow with the number of refunds on the payment.
 local function lock_holder(payment_intent)
-  local holder = redis.call('HGET', P .. 'payment:' .. payment_intent, 'lock')
+  local holder = payment_of(payment_intent).lock
   if holder and holds_lock(field_of(holder, 'stage')) then return holder end
   return nil
 end
 
--- Give the payment's lock to a refund, or queue the refund behind the holder.
+-- Give the payment's lock to a refund, or queue the refund behind the holder. `write_payment` writes it.
 local function take_lock(payment_intent, id, created_at)
-  local holder = lock_holder(payment_intent)
+  local holder, payment = lock_holder(payment_intent), payment_of(payment_intent)
   if holder and holder ~= id then
     redis.call('ZADD', P .. 'doubts:' .. payment_intent, created_at, id)
+    payment.doubts = nil
   else
-    redis.call('HSET', P .. 'payment:' .. payment_intent, 'lock', id)
+    write_in_payment(payment, 'lock', id)
   end
 end
 
 -- Release a refund's lock and pass it to the oldest doubt beside it. Return whether the payment is free now.
+-- `write_payment` writes it.
 local function pass_lock(payment_intent, id)
-  local payment, doubts = P .. 'payment:' .. payment_intent, P .. 'doubts:' .. payment_intent
-  local holder = redis.call('HGET', payment, 'lock')
-  if holder and holder ~= id then
+  local payment, doubts = payment_of(payment_intent), P .. 'doubts:' .. payment_intent
+  if payment.lock and payment.lock ~= id then
     redis.call('ZREM', doubts, id)
     return false
   end
-  local popped = redis.call('ZPOPMIN', doubts)
-  while #popped > 0 do
-    if popped[1] ~= id and holds_lock(field_of(popped[1], 'stage')) then
-      redis.call('HSET', payment, 'lock', popped[1])
+  while payment.doubts ~= 0 do
+    local popped = redis.call('ZPOPMIN', doubts)
+    if #popped == 0 then
+      payment.doubts = 0
+    elseif popped[1] ~= id and holds_lock(field_of(popped[1], 'stage')) then
+      write_in_payment(payment, 'lock', popped[1])
       return false
     end
-    popped = redis.call('ZPOPMIN', doubts)
   end
-  redis.call('HDEL', payment, 'lock')
+  write_in_payment(payment, 'lock', false)
   return true
+end
+
+-- The flags that all members of a run read: one reading is enough, since only `stop_if_behind` changes one.
+local flags, blocked_until = nil, nil
+local function meta_flags()
+  flags = flags or redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at', 'account_lost_at',
+    'behind_since', 'run', 'position')
+  return flags
+end
+
+-- The fields of a batch that members of a run ask for, without what is gathered: see `counted`.
+local batches = {}
+local function batch_of(batch_id)
+  local batch = batches[batch_id]
+  if not batch then
+    batch = redis.call('HMGET', P .. 'batch:' .. batch_id, 'state', 'not_before', 'stage:sending', 'status:succeeded',
+      'stage:processing', 'status:pending', 'stage:review', 'imported_at')
+    if gathered then batches[batch_id] = batch end
+  end
+  return batch
+end
+-- Return the same with the counters as they will be, and an empty table if the key holds no batch.
+local function counts_of_batch(batch_id)
+  local read, batch = pcall(batch_of, batch_id)
+  local counts = {imported_at = read and batch[8] or nil}
+  for place, field in ipairs({'stage:sending', 'status:succeeded', 'stage:processing', 'status:pending', 'stage:review'}) do
+    counts[field] = read and counted(P .. 'batch:' .. batch_id, field, batch[place + 2]) or 0
+  end
+  return counts
 end
 
 -- Return what forbids sending a refund now (paused, parked, account, behind, blocked, canceled or batch), and until when if
 -- that is known. Return nil if nothing does.
 local function brake(r)
-  local meta = redis.call('HMGET', P .. 'meta', 'paused', 'credentials_refused_at', 'account_lost_at', 'behind_since')
+  local meta = meta_flags()
   if meta[1] then return 'paused' end
   if meta[2] then return 'parked' end
   if meta[3] then return 'account' end
   if meta[4] then return 'behind' end
-  local blocked = redis.call('HGET', P .. 'gate', 'blocked_until')
-  if number(blocked) > NOW then return 'blocked', number(blocked) end
+  blocked_until = blocked_until or number(redis.call('HGET', P .. 'gate', 'blocked_until'))
+  if blocked_until > NOW then return 'blocked', blocked_until end
   if r.batch_id then
-    local batch = redis.call('HMGET', P .. 'batch:' .. r.batch_id, 'state', 'not_before')
+    local batch = batch_of(r.batch_id)
     if batch[1] == 'canceled' then return 'canceled' end
     if batch[1] == 'paused' then return 'batch' end
     if number(batch[2]) > NOW then return 'batch', number(batch[2]) end
@@ -233,8 +386,8 @@ end
 -- account costs few rows before the batch pauses itself, and a healthy file reaches full speed after a few round trips.
 local NARROW = 8
 local function room_in_batch(batch_id)
-  local counts = redis.pcall('HMGET', P .. 'batch:' .. batch_id, 'stage:sending', 'status:succeeded', 'stage:processing')
-  return NARROW + number(counts[2]) + number(counts[3]) - number(counts[1])
+  local counts = counts_of_batch(batch_id)
+  return NARROW + counts['status:succeeded'] + counts['stage:processing'] - counts['stage:sending']
 end
 
 -- A refund of the provider belongs to one record of the whole installation, whatever its payment. The payment's hash
@@ -246,9 +399,11 @@ local function expire_owner(provider_refund_id, id)
     redis.call('PEXPIRE', P .. 'owner:' .. provider_refund_id, RETENTION)
   end
 end
-local function own(payment_intent, provider_refund_id, id)
-  redis.call('SET', P .. 'owner:' .. provider_refund_id, id)
-  redis.call('HSET', P .. 'payment:' .. payment_intent, 'owner:' .. provider_refund_id, id)
+-- `write_payment` writes it in the payment's hash. With `expires` the owner's key lives as long as a settled refund.
+local function own(payment_intent, provider_refund_id, id, expires)
+  local key = P .. 'owner:' .. provider_refund_id
+  if expires then redis.call('SET', key, id, 'PX', RETENTION) else redis.call('SET', key, id) end
+  payment_of(payment_intent).written['owner:' .. provider_refund_id] = id
 end
 
 -- Record that a refund of the provider contradicts a record, or with '' that a person has resolved that. The record
@@ -267,14 +422,16 @@ end
 
 -- Each waiter has a due time of its own as well, so an error here must not stop a script.
 local function make_due(id)
-  local stage = field_of(id, 'stage')
-  if stage ~= 'queued' and stage ~= 'waiting' then return false end
+  local r = redis.pcall('HMGET', P .. 'refund:' .. id, 'stage', 'lane')
+  if r[1] ~= 'queued' and r[1] ~= 'waiting' then return false end
   redis.pcall('HSET', P .. 'refund:' .. id, 'next_check_at', int(NOW))
-  redis.pcall('ZADD', P .. 'due', int(NOW), id)
-  redis.pcall('ZADD', P .. 'index:' .. bucket(stage, '', field_of(id, 'lane')), int(NOW), id)
+  put_in_indexes(id, r[1], '', r[2], NOW)
   return true
 end
-local function forget_waiter(payment_intent, id) redis.pcall('ZREM', P .. 'waiters:' .. payment_intent, id) end
+local function forget_waiter(payment_intent, id)
+  if payment_of(payment_intent).has_no_waiters then return end
+  redis.pcall('ZREM', P .. 'waiters:' .. payment_intent, id)
+end
 
 -- Make the oldest refund that waits for the payment due at once. Return its id, '' if none waits.
 local function wake(payment_intent)
@@ -284,14 +441,21 @@ local function wake(payment_intent)
     if make_due(popped[1]) then return popped[1] end
     popped = redis.pcall('ZPOPMIN', waiters)
   end
+  payment_of(payment_intent).has_no_waiters = true
   return ''
 end
 
 -- Make rows due at once that wait for room in their batch: as many as there is room for, at most two, so that two rows
 -- follow each one that the provider accepts. Return their ids.
+local no_rows_wait = {}
 local function wake_rows(batch_id)
   local waiters, woken = P .. 'batch-waiters:' .. batch_id, {}
-  if redis.call('EXISTS', waiters) == 0 then return woken end
+  -- A row begins to wait in a script of another kind than those that wake rows.
+  if no_rows_wait[batch_id] then return woken end
+  if redis.call('EXISTS', waiters) == 0 then
+    no_rows_wait[batch_id] = true
+    return woken
+  end
   local room = math.min(room_in_batch(batch_id), 2)
   while room > 0 do
     local popped = redis.pcall('ZPOPMIN', waiters)
@@ -314,6 +478,7 @@ local function watch_streak(r, status)
     redis.pcall('HSET', key, 'streak_code', code, 'streak', 1)
   elseif (count_in(key, 'streak', 1) or STREAK) >= STREAK and redis.pcall('HGET', key, 'state') == 'running' then
     redis.pcall('HSET', key, 'state', 'paused', 'paused_reason', code, 'paused_at', int(NOW))
+    batches[r.batch_id] = nil
     redis.pcall('HDEL', key, 'streak_code', 'streak')
   end
 end
@@ -344,8 +509,8 @@ end
 -- A history keeps its first and its newest moves. One entry replaces those between. It counts them (`left_out`) and the
 -- claims among them, and says where the last of them led to, and how long `after` the entry before it.
 local FIRST_KEPT, MOST_KEPT = 100, 500
-local function shorten(history)
-  if redis.call('LLEN', history) <= MOST_KEPT then return end
+local function shorten(history, length)
+  if length <= MOST_KEPT then return end
   local function claims(move) return move.claims or move.to == 'sending' and 1 or 0 end
   local later = redis.call('LRANGE', history, FIRST_KEPT, -1)
   local read, both = pcall(function()
@@ -366,8 +531,10 @@ end
 
 -- Check every value and key on which `move` depends, and end the script if one is wrong. `r` is the record before, or
 -- the known fields of a new one; `set` holds the fields to write. Any other write of `move` can fail without harm.
+local number_names = nil
 local function check_values(set)
-  for _, name in ipairs(numbers()) do
+  number_names = number_names or numbers()
+  for _, name in ipairs(number_names) do
     local value = set[name]
     if value and value ~= '' then whole(name, value, name == 'amount' and MAX_AMOUNT or MOST) end
   end
@@ -376,27 +543,32 @@ local function check_values(set)
   end
 end
 local function check_payment(payment_intent)
-  local counts = redis.call('HMGET', P .. 'payment:' .. payment_intent, 'seq', 'open')
-  if counts[1] then whole('seq', counts[1]) end
-  if counts[2] then whole('open', counts[2]) end
+  local payment = payment_of(payment_intent)
+  if payment.seq then whole('seq', payment.seq) end
+  if payment.open then whole('open', payment.open) end
+  return payment
 end
+local checked = nil
 local function check(id, r, to, status, set)
+  checked = checked or {'version', 'attempts', 'amount', 'created_at', 'updated_at', 'next_check_at', 'resends'}
   must_be_one_of(STAGES, to)
   must_be_one_of(STATUSES, status)
   check_values(set)
-  for _, name in ipairs({'version', 'attempts', 'amount', 'created_at', 'updated_at', 'next_check_at', 'resends'}) do
+  for _, name in ipairs(checked) do
     if r[name] then whole(name, r[name]) end
   end
   local payment_intent = r.payment_intent or set.payment_intent
   if not payment_intent or not (r.created_at or set.created_at) then refuse_to('refund ' .. id .. ' has no payment or time') end
-  check_payment(payment_intent)
+  local payment = check_payment(payment_intent)
   must_be_list(P .. 'history:' .. id)
   must_be_sorted(P .. 'due')
   local from = r.stage and bucket(r.stage, r.status or '', r.lane)
   local target = bucket(to, status, r.lane or set.lane)
   must_be_sorted(P .. 'index:' .. target)
   if from and from ~= target then must_be_sorted(P .. 'index:' .. from) end
-  if holds_lock(to) or holds_lock(r.stage) then must_be_sorted(P .. 'doubts:' .. payment_intent) end
+  if not payment.doubts and (holds_lock(to) or holds_lock(r.stage)) then
+    payment.doubts = redis.call('ZCARD', P .. 'doubts:' .. payment_intent)
+  end
   if set.contradicted_by then
     must_be_sorted(P .. 'contradicted')
     owner_of(set.contradicted_by)
@@ -436,40 +608,52 @@ local function complete(set, r, to, status, due)
 end
 
 local function write_record(id, r, set)
-  local written, removed = {}, {}
+  local key, written, removed = P .. 'refund:' .. id, 0, 0
   for field, value in pairs(set) do
     if value == '' then
-      if r[field] then removed[#removed + 1] = field end
+      if r[field] then
+        removed = removed + 1
+        gone[removed] = field
+      end
       r[field] = nil
     else
-      written[#written + 1] = field; written[#written + 1] = value
+      row[written + 1], row[written + 2] = field, value
+      written = written + 2
       r[field] = value
     end
   end
-  redis.call('HSET', P .. 'refund:' .. id, unpack(written))
-  if #removed > 0 then redis.call('HDEL', P .. 'refund:' .. id, unpack(removed)) end
+  if written > 0 then redis.call('HSET', key, unpack(row, 1, written)) end
+  if removed > 0 then redis.call('HDEL', key, unpack(gone, 1, removed)) end
 end
 
 local function append_history(id, r, was, label, detail)
   local history = P .. 'history:' .. id
-  redis.call('RPUSH', history, entry(was.stage, was.updated_at, r.stage, r.status, label, detail, r.attempts))
-  shorten(history)
+  local move = entry(was.stage, was.updated_at, r.stage, r.status, label, detail, r.attempts)
+  shorten(history, redis.call('RPUSH', history, move))
+end
+
+-- Remove refunds whose records have expired from an index of settled ones, at most two for each that was settled, so that
+-- the index does not outgrow the records.
+local function remove_expired(index, settled)
+  local old = redis.call('ZRANGEBYSCORE', index, '-inf', int(NOW - number(RETENTION)), 'LIMIT', 0, 2 * settled)
+  if #old > 0 then redis.call('ZREM', index, unpack(old)) end
 end
 
 local function update_indexes(id, r, was, due)
   local target = bucket(r.stage, r.status, r.lane)
   local index = P .. 'index:' .. target
-  if was.bucket and was.bucket ~= target then redis.call('ZREM', P .. 'index:' .. was.bucket, id) end
+  if was.bucket and was.bucket ~= target then set_score(P .. 'index:' .. was.bucket, false, id) end
   if r.stage ~= 'settled' then
-    redis.call('ZADD', P .. 'due', int(due), id)
-    redis.call('ZADD', index, int(due), id)
+    put_in_indexes(id, r.stage, r.status, r.lane, due)
     return
   end
-  redis.call('ZREM', P .. 'due', id)
-  redis.call('ZADD', index, int(NOW), id)
-  -- Each settled refund removes up to two whose records have expired, so the index does not outgrow the records.
-  local old = redis.call('ZRANGEBYSCORE', index, '-inf', int(NOW - number(RETENTION)), 'LIMIT', 0, 2)
-  if #old > 0 then redis.call('ZREM', index, unpack(old)) end
+  set_score(P .. 'due', false, id)
+  set_score(index, int(NOW), id)
+  if gathered then
+    gathered.settled[index] = (gathered.settled[index] or 0) + 1
+  else
+    remove_expired(index, 1)
+  end
 end
 
 -- Count amounts: by stage until the refund is settled, then by status. A refund of all that is left has no amount before
@@ -515,7 +699,8 @@ end
 
 local function count_batch(r, was)
   if not r.batch_id then return end
-  local function add(field, by) count_in(P .. 'batch:' .. r.batch_id, field, by) end
+  local key = P .. 'batch:' .. r.batch_id
+  local function add(field, by) add_in(key, field, by) end
   if was.stage then
     add('stage:' .. was.stage, -1)
     add('status:' .. was.status, -1)
@@ -533,7 +718,7 @@ end
 local function take_ownership(id, r, set)
   -- What a person only claims to be ours is owned once the provider has confirmed it.
   if set.provider_refund_id and set.provider_refund_id ~= '' and not r.operator_says then
-    own(r.payment_intent, set.provider_refund_id, id)
+    own(r.payment_intent, set.provider_refund_id, id, r.stage == 'settled' and number(RETENTION) > 0)
   end
   if set.contradicted_by then contradict(id, r.payment_intent, set.contradicted_by) end
 end
@@ -542,7 +727,8 @@ end
 local function move_lock(id, r, was)
   -- A total that was read before any of these moves may be out of date after it.
   if was.stage and was.stage ~= 'queued' or r.stage == 'sending' then
-    redis.call('HINCRBY', P .. 'payment:' .. r.payment_intent, 'seq', 1)
+    local payment = payment_of(r.payment_intent)
+    write_in_payment(payment, 'seq', int(number(payment.seq) + 1))
   end
   if r.stage == 'sending' or holds_lock(r.stage) and not holds_lock(was.stage) then
     take_lock(r.payment_intent, id, r.created_at)
@@ -554,30 +740,44 @@ local function move_lock(id, r, was)
 end
 
 -- The keys of a settled refund expire. Those of its payment and batch expire once all refunds there are settled.
+local function let_batch_expire(batch_id)
+  local batch = P .. 'batch:' .. batch_id
+  -- A batch whose counters are not written yet may not exist, and what does not exist cannot expire.
+  write_counts(batch)
+  batches[batch_id] = nil
+  redis.call('PEXPIRE', batch, RETENTION)
+  redis.call('PEXPIRE', P .. 'batch-refunds:' .. batch_id, RETENTION)
+  redis.call('DEL', P .. 'batch-waiters:' .. batch_id)
+end
 local function let_expire(id, r, was)
-  local payment = P .. 'payment:' .. r.payment_intent
-  redis.call('DEL', P .. 'body:' .. id)
+  local payment = payment_of(r.payment_intent)
+  if gathered then gathered.bodies[id] = true else redis.call('DEL', P .. 'body:' .. id) end
   forget_waiter(r.payment_intent, id)
   redis.call('PEXPIRE', P .. 'refund:' .. id, RETENTION)
   redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
-  expire_owner(r.provider_refund_id, id)
+  -- One that this move has taken expires already.
+  if number(RETENTION) == 0 or not payment.written['owner:' .. (r.provider_refund_id or '')] then
+    expire_owner(r.provider_refund_id, id)
+  end
   expire_owner(r.contradicted_by, id)
-  if was.stage ~= 'settled' and redis.call('HINCRBY', payment, 'open', -1) <= 0 then
-    redis.call('HDEL', payment, 'open')
-    redis.call('PEXPIRE', payment, RETENTION)
+  if was.stage ~= 'settled' then
+    local open = number(payment.open) - 1
+    payment.expires = open <= 0
+    if open > 0 then
+      write_in_payment(payment, 'open', int(open))
+    elseif payment.open then
+      write_in_payment(payment, 'open', false)
+    end
   end
-  if r.batch_id and number(redis.pcall('HGET', P .. 'batch:' .. r.batch_id, 'status:pending')) <= 0 then
-    redis.call('PEXPIRE', P .. 'batch:' .. r.batch_id, RETENTION)
-    redis.call('PEXPIRE', P .. 'batch-refunds:' .. r.batch_id, RETENTION)
-    redis.call('DEL', P .. 'batch-waiters:' .. r.batch_id)
-  end
+  if r.batch_id and counts_of_batch(r.batch_id)['status:pending'] <= 0 then let_batch_expire(r.batch_id) end
 end
 
 -- The keys of a refund that is new, or sent again after it failed, do not expire.
 local function keep(id, r, was)
-  local payment = P .. 'payment:' .. r.payment_intent
-  redis.call('HINCRBY', payment, 'open', 1)
-  redis.call('PERSIST', payment)
+  local payment = payment_of(r.payment_intent)
+  write_in_payment(payment, 'open', int(number(payment.open) + 1))
+  payment.expires = nil
+  redis.call('PERSIST', P .. 'payment:' .. r.payment_intent)
   if was.stage then
     redis.call('PERSIST', P .. 'refund:' .. id)
     redis.call('PERSIST', P .. 'history:' .. id)
@@ -591,10 +791,14 @@ end
 -- Once `refunds callbacks on` was run, endpoints learn of refunds that settled or need review, and of batches of which
 -- nothing moves any more. `finishes` counts how often that was so: it is the version of a batch. A member with a slash
 -- is a batch, since no refund id holds one. An error here must not stop a move.
-local function has_callbacks() return redis.pcall('HEXISTS', P .. 'meta', 'callbacks') == 1 end
+local callbacks_are_on = nil
+local function has_callbacks()
+  if callbacks_are_on == nil then callbacks_are_on = redis.pcall('HEXISTS', P .. 'meta', 'callbacks') == 1 end
+  return callbacks_are_on
+end
 local function note_batch_end(batch_id)
-  local batch = redis.pcall('HMGET', P .. 'batch:' .. batch_id, 'imported_at', 'status:pending', 'stage:review')
-  if batch.err or not batch[1] or number(batch[2]) > number(batch[3]) then return end
+  local batch = counts_of_batch(batch_id)
+  if not batch.imported_at or batch['status:pending'] > batch['stage:review'] then return end
   count_in(P .. 'batch:' .. batch_id, 'finishes', 1)
   redis.pcall('ZADD', P .. 'callbacks', int(NOW), 'batch/' .. batch_id)
 end
@@ -631,6 +835,7 @@ local function move(id, r, to, status, due, set, label, detail)
   elseif was.stage == nil or was.stage == 'settled' then
     keep(id, r, was)
   end
+  write_payment(r.payment_intent)
   note_callback(id, r)
   return woken, rows
 end

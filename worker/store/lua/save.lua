@@ -1,5 +1,5 @@
--- Apply one decided step. ARGV[4] id; [5] version on which it was decided; [6] '1' for a proof that the refund was done
--- (accepted at any version while unsettled); [7] generation; [8] stage to; [9] status; [10] ms until it is due; [11]
+-- Apply decided steps. Several members (see _members.lua), of each: ARGV[4] id; [5] version on which it was decided;
+-- [6] '1' for a proof that the refund was done (accepted at any version while unsettled); [7] generation; [8] stage to; [9] status; [10] ms until it is due; [11]
 -- '1' for a quiet step (only time and counters: no version, no history); [12] label as JSON; [13] detail: a JSON
 -- fragment that begins with a comma, or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or
 -- ''; [16] the stage on which it was decided, because on a restored server the same version may be another record; [17]
@@ -7,62 +7,71 @@
 -- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale,
 -- illegal, already, owned (with the owner's id), attempted (a retry, with the other attempt at its row), contradicts (a
 -- proof that the record does not allow: nothing is changed, and the caller stores it by another step).
-takes(17)
 at_any_memory()
-local id, to = ARGV[4], ARGV[8]
-local r = load(id)
-if not r then return {'missing', int(NOW), ''} end
-local due = NOW + whole('the delay', ARGV[10])
-if #ARGV % 2 == 0 then refuse_to('the fields to be written are not pairs') end
-local set = {}
-for name in string.gmatch(ARGV[17], '%S+') do set[name] = '' end
-for i = 18, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
-check(id, r, to, ARGV[9], set)
-local proof = ARGV[6] == '1'
-if proof then
-  if r.generation ~= ARGV[7] and not (r.generation == nil and ARGV[7] == '1') then return {'contradicts', int(NOW), ''} end
-  -- An id that a person named is unverified until it is read, so a proof replaces it.
-  if r.stage == 'settled' or (r.stage == 'processing' and to == 'processing' and not r.operator_says) then
-    local same = r.provider_refund_id == set.provider_refund_id
-    -- A reply that a later read overtook: it shows the same refund before it was final, or only the total was read.
-    if same and (to == 'processing' or r.status == ARGV[9]) then return {'already', int(NOW), ''} end
-    if not r.provider_refund_id and r.evidence == 'totals' and r.status == 'succeeded'
-      and (to == 'processing' or r.status == ARGV[9]) then
-      return {'already', int(NOW), ''}
+
+local record, written = {}, {}
+local function save(ARGV)
+  takes(17, ARGV)
+  local id, to = ARGV[4], ARGV[8]
+  local r = load(id, emptied(record))
+  if not r then return {'missing', int(NOW), ''} end
+  local due = NOW + whole('the delay', ARGV[10])
+  if #ARGV % 2 == 0 then refuse_to('the fields to be written are not pairs') end
+  local set = emptied(written)
+  for name in string.gmatch(ARGV[17], '%S+') do set[name] = '' end
+  for i = 18, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+  check(id, r, to, ARGV[9], set)
+  local proof = ARGV[6] == '1'
+  if proof then
+    if r.generation ~= ARGV[7] and not (r.generation == nil and ARGV[7] == '1') then return {'contradicts', int(NOW), ''} end
+    -- An id that a person named is unverified until it is read, so a proof replaces it.
+    if r.stage == 'settled' or (r.stage == 'processing' and to == 'processing' and not r.operator_says) then
+      local same = r.provider_refund_id == set.provider_refund_id
+      -- A reply that a later read overtook: it shows the same refund before it was final, or only the total was read.
+      if same and (to == 'processing' or r.status == ARGV[9]) then return {'already', int(NOW), ''} end
+      if not r.provider_refund_id and r.evidence == 'totals' and r.status == 'succeeded'
+        and (to == 'processing' or r.status == ARGV[9]) then
+        return {'already', int(NOW), ''}
+      end
+      return {'contradicts', int(NOW), ''}
     end
-    return {'contradicts', int(NOW), ''}
+    if r.provider_refund_id and r.provider_refund_id ~= set.provider_refund_id and not r.operator_says then
+      return {'contradicts', int(NOW), ''}
+    end
+  elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
+    return {'stale', int(NOW), ''}
   end
-  if r.provider_refund_id and r.provider_refund_id ~= set.provider_refund_id and not r.operator_says then
-    return {'contradicts', int(NOW), ''}
-  end
-elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
-  return {'stale', int(NOW), ''}
-end
-if set.provider_refund_id and set.provider_refund_id ~= '' then
-  local owner = owner_of(set.provider_refund_id)
-  if owner and owner ~= id then return {'owned', int(NOW), owner} end
-end
-if ARGV[11] == '1' then
-  if r.stage ~= to then return {'illegal', int(NOW), r.stage} end
-  keep_doubt(set)
-  for k, v in pairs(set) do
-    if v == '' then redis.call('HDEL', P .. 'refund:' .. id, k) else redis.call('HSET', P .. 'refund:' .. id, k, v) end
-  end
-  -- The provider has now confirmed an id that a person named.
   if set.provider_refund_id and set.provider_refund_id ~= '' then
-    own(r.payment_intent, set.provider_refund_id, id)
+    local owner = owner_of(set.provider_refund_id)
+    if owner and owner ~= id then return {'owned', int(NOW), owner} end
   end
-  -- Postponed on purpose, so an empty queue does not mean that its nudge was lost.
-  if to == 'queued' then redis.call('HSET', P .. 'refund:' .. id, 'held', '1') end
-  if to ~= 'settled' then reschedule(id, r, due) end
-  return {'saved', int(NOW), ''}
+  if ARGV[11] == '1' then
+    if r.stage ~= to then return {'illegal', int(NOW), r.stage} end
+    keep_doubt(set)
+    -- Postponed on purpose, so an empty queue does not mean that its nudge was lost.
+    if to == 'queued' then set.held = '1' end
+    if to ~= 'settled' then set.next_check_at = int(due) end
+    write_record(id, r, set)
+    -- The provider has now confirmed an id that a person named.
+    if set.provider_refund_id and set.provider_refund_id ~= '' then
+      own(r.payment_intent, set.provider_refund_id, id)
+      write_payment(r.payment_intent)
+    end
+    if to ~= 'settled' then put_in_indexes(id, r.stage, r.status, r.lane, due) end
+    return {'saved', int(NOW), ''}
+  end
+  if not string.find(ARGV[14], ',' .. (r.stage or '') .. ',', 1, true) then return {'illegal', int(NOW), r.stage} end
+  -- The new body was made from a record that still had its metadata: decide again.
+  if ARGV[15] ~= '' and r.metadata_erased_at then return {'stale', int(NOW), ''} end
+  local other = ARGV[15] ~= '' and other_attempt(id)
+  if other then return {'attempted', int(NOW), other} end
+  if ARGV[15] ~= '' then
+    redis.call('SET', P .. 'body:' .. id, ARGV[15])
+    gathered.bodies[id] = nil
+  end
+  if to ~= 'sending' then set.claim = '' end
+  local woken, rows = move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])
+  return {'saved', int(NOW), woken, unpack(rows)}
 end
-if not string.find(ARGV[14], ',' .. (r.stage or '') .. ',', 1, true) then return {'illegal', int(NOW), r.stage} end
--- The new body was made from a record that still had its metadata: decide again.
-if ARGV[15] ~= '' and r.metadata_erased_at then return {'stale', int(NOW), ''} end
-local other = ARGV[15] ~= '' and other_attempt(id)
-if other then return {'attempted', int(NOW), other} end
-if ARGV[15] ~= '' then redis.call('SET', P .. 'body:' .. id, ARGV[15]) end
-if to ~= 'sending' then set.claim = '' end
-local woken, rows = move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])
-return {'saved', int(NOW), woken, unpack(rows)}
+
+return run_members(save)
