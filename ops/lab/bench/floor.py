@@ -80,8 +80,14 @@ class Floor:
         return response.json()
 
     async def _send_lean(self, key: str, body: str) -> Any:
+        pattern = self._pattern
         request = httpx.Request(
-            "POST", self._pattern.url, headers=self._pattern.headers, content=body
+            "POST",
+            pattern.url,
+            headers=pattern.headers,
+            content=body,
+            # The client's time limits: its transport has no other place to find them.
+            extensions={**pattern.extensions},
         )
         request.headers["Idempotency-Key"] = key
         response = await hand_on(self._client, request)
