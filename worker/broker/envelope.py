@@ -142,7 +142,7 @@ def _check_charset(encoding: object) -> None:
 def _read(body: str | bytes) -> Any:
     try:
         text = body if isinstance(body, str) else body.decode("utf-8")
-        value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
+        value = _DECODER.decode(text)
         too_deep = _is_deeper(value, DEEPEST)
     except RecursionError:
         too_deep = True
@@ -163,6 +163,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         # JSON readers differ on which of two amounts they use.
         raise Unreadable("an object in the body has the same field twice")
     return made
+
+
+# `json.loads` would make one for each message.
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
 
 
 def _is_deeper(value: object, limit: int) -> bool:

@@ -15,7 +15,6 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from celery.utils.log import get_logger
-from celery.utils.saferepr import saferepr
 from celery.worker import state
 from celery.worker.request import Request
 
@@ -116,16 +115,17 @@ class Nudges:
             over, self._over, self._is_called = self._over, deque(), False
         for request, started, result in over:
             _handlers[0].finished(request.id)
+            # As Celery's request does, but for a set of what succeeded that nothing here reads.
+            state.task_ready(request)
+            request.acknowledge()
             if isinstance(result, BaseException):
                 # The sweep finds its refunds, and a message that comes back would not help them.
                 log.error("nudge_failed", exc_info=result)
-                state.task_ready(request)
-                request.acknowledge()
                 # The log has the rest: an event goes to everybody who listens at the broker.
                 request.send_event("task-failed", exception=type(result).__name__, traceback="")
             else:
-                shown = saferepr(result, request.task.resultrepr_maxsize)
-                request.on_success((0, shown, monotonic() - started))
+                spent = monotonic() - started
+                request.send_event("task-succeeded", result=repr(result), runtime=spent)
 
 
 def _routing_key(message: Any) -> object:
