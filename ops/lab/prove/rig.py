@@ -207,12 +207,16 @@ class Rig(Opened):
 
     def end(self) -> None:
         """End this one in the midst of whatever it is at."""
-        started = (worker.process for worker in (*self.workers, *self.beside))
-        for process in (self._sandbox_process, *started):
-            if process is not None:
-                process.kill()
+        started = [worker.process for worker in (*self.workers, *self.beside)]
+        processes = [each for each in (self._sandbox_process, *started) if each is not None]
+        for process in processes:
+            process.kill()
         self.server.kill()
         self.server.stop()
+        for process in processes:
+            # On a busy machine one that was killed is there for a moment more.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _enter_parts(self, stack: ExitStack) -> None:
