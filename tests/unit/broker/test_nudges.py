@@ -1,4 +1,4 @@
-"""The messages that are handled on the loop: what Celery is told of them, and when they are
+"""The messages that are handled on the loop: what Celery shows of them, and when they are
 acknowledged.
 """
 
@@ -152,7 +152,7 @@ def test_messages_that_end_together_are_settled_in_one_call(
     (settle,) = consumer.soon
     settle()
     assert [message.ended for message in messages] == [["acknowledged"]] * 3
-    # The next one is told of again.
+    # The next one leads to another call.
     taking.take(Message("m4"), [["r1"]], {})
     handler.begun[-1][2]("r1: succeeded")
     assert len(consumer.soon) == 2
