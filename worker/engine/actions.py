@@ -262,7 +262,10 @@ class Actions:
             return held
         prior_read_at = self._records_time(now, began) if is_resent and refund.prior_ids else None
         if prior_read_at is not None:
-            held_back = await self._checker.read_prior(refund, prior_read_at, permits.take)
+            # If only a person says that the retry did not happen, it may have been sent too.
+            held_back = await self._checker.read_prior(
+                refund, prior_read_at, permits.take, may_have_left=step.source == "operator"
+            )
             if held_back is not None:
                 return held_back
         saved, ending = await self._recorder.save(refund, step, detail, insist=step.proof)

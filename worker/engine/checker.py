@@ -102,7 +102,7 @@ class Checker:
                 elif await self._account.is_lost(refund.payment_intent, permit):
                     step = preflight.account_lost(refund)
                 else:
-                    step = preflight.prior_missing(prior)
+                    step = preflight.prior_missing(refund, prior)
             if step is not None:
                 return (await self._keep_back(refund, step, code, {"prior": prior})).ending
         return None

@@ -72,7 +72,10 @@ class Rechecker:
         if ended.result == "given_up":
             log.warning("recheck_given_up", refund_id=refund.refund_id)
             if ending is None and unread and _may_be_sent(refund):
-                _, ending = await self._recorder.save(refund, rechecks.unreadable_hint(refund), {})
+                step = rechecks.unreadable_hint(refund)
+                saved, ended_as = await self._recorder.save(refund, step, {})
+                if step.to is Stage.REVIEW or saved.result != "saved":
+                    ending = ended_as
         if ending is None and _may_be_sent(refund) and ended.result != "again":
             return None
         return ending or endings.standing(refund)

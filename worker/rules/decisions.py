@@ -142,26 +142,27 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     It is sent again with same key and contents.
 
     A refund that may have happened is read back first, and sent once it is proven absent. If
-    `unverified`, the claim counts unless something that can be read contradicts it. Raises
-    `NotInReview`, and `GuardRefused` if the provider has shown the refund meanwhile.
+    `unverified`, the claim counts unless something that can be read contradicts it: what was named
+    for the refund is read once more before anything is sent. Raises `NotInReview`, and
+    `GuardRefused` if the provider has shown the refund meanwhile.
     """
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
-    changes: dict[str, Any] = {"lapses": 0}
-    if unverified:
-        # What was named for it could not be read, or is gone: it is not read again before the send.
-        changes["prior_refund_ids"] = None
-        if refund.hinted is not None:
-            changes["hints_dropped"] = refund.hinted
+    changes: dict[str, Any] = {"lapses": 0, "operator_code": None}
     if _was_in_doubt(refund):
-        again = changes | {"operator_code": None} | NO_READBACKS
-        return _decided(refund, "absent", Stage.IN_DOUBT, again, by, unverified=unverified)
+        changes |= NO_READBACKS
+        return _decided(refund, "absent", Stage.IN_DOUBT, changes, by, unverified=unverified)
+    changes["provider_refund_id"] = None
+    if unverified and (refund.prior_ids or refund.candidates):
+        # The decision is kept for the reads before the send.
+        changes["looks"] = 0
+        return _decided(refund, "absent", Stage.WAITING, changes, by, unverified=unverified)
     return Step(
         to=Stage.WAITING,
         status=Status.PENDING,
         label="operator_says_absent",
         delay=timedelta(0),
-        changes={**changes, "provider_refund_id": None, **NO_WORD},
+        changes={**changes, **NO_WORD},
         source="operator",
         by=by,
     )

@@ -26,6 +26,7 @@ from worker.model.steps import Step
 from worker.rules.attempts import (
     MAX_SERVER_ERRORS,
     NO_READBACKS,
+    NO_WORD,
     PARKED,
     Rules,
     backoff,
@@ -34,7 +35,8 @@ from worker.rules.attempts import (
 )
 from worker.rules.outcomes import FINAL_STATUSES, contradiction
 from worker.rules.payloads import STATUSES
-from worker.rules.rechecks import prior_done
+from worker.rules.readback import MAX_UNREAD
+from worker.rules.rechecks import insists_on_resend, prior_done
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
 """How long a payment is read again for what it must confirm, before the refund goes to review."""
@@ -59,7 +61,7 @@ def after_view(refund: Refund, view: PaymentView, now: datetime, jitter: float) 
         return refused_unsent(refund, "currency_mismatch", f"{message}: nothing was sent")
     # It may have been sent by a record that a restored server has lost. A person must find out what
     # happened.
-    return to_review(_told("currency_mismatch", message), "currency_mismatch", message)
+    return _asks("currency_mismatch", message)
 
 
 def after_no_view(
@@ -126,33 +128,47 @@ def after_prior(
     """Return the step that holds a retry back after its earlier provider refund was read.
 
     None if that refund moved nothing, so that the retry may be sent. `may_have_left` says that the
-    retry itself may have been sent before.
+    retry itself may have been sent before. A person who insists on the retry outweighs only what
+    else differs in an earlier refund that is shown as failed.
     """
     earlier = replace(found, generation=None)
     wrong = contradiction(earlier, refund)
+    moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
+    if moved_nothing and (wrong is None or insists_on_resend(refund)):
+        return None
     if wrong is not None or found.status not in STATUSES:
         reason = f"the earlier provider refund {found.id} shows another {wrong or 'status'}"
-        return to_review(_told("prior_contradicts", reason), "prior_contradicts", reason)
-    if FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}:
-        return None
+        return _asks("prior_contradicts", reason)
     if may_have_left:
         # The retry may have been sent too, so neither of the two may be taken for the only one.
         reason = (
             f"the provider's refund {found.id} of an earlier generation was done after all, and"
             " the retry may have been sent too: money may move twice"
         )
-        return to_review(_told("conflict", reason), "conflict", reason)
+        return _asks("conflict", reason)
     return prior_done(refund, found, now)
 
 
-def prior_missing(provider_refund_id: str) -> Step:
-    """Return the step for a retry whose earlier provider refund is not known any more."""
+def prior_missing(refund: Refund, provider_refund_id: str) -> Step | None:
+    """Return the step for a retry whose earlier provider refund is not known any more.
+
+    None if a person insists on the retry, so that it may be sent.
+    """
+    if insists_on_resend(refund):
+        return None
     reason = f"the provider does not know the earlier provider refund {provider_refund_id}"
-    return to_review(_told("prior_missing", reason), "prior_missing", reason)
+    return _asks("prior_missing", reason)
 
 
-def prior_unreadable(refund: Refund, outcome: Outcome, jitter: float) -> Step:
-    """Return the step for a retry whose earlier provider refund could not be read: it waits."""
+def prior_unreadable(refund: Refund, outcome: Outcome, jitter: float) -> Step | None:
+    """Return the step for a retry whose earlier provider refund could not be read: it waits.
+
+    None if a person insists on the retry and it was read in vain often enough. A refused API key
+    concerns every refund, and is not counted.
+    """
+    insists = insists_on_resend(refund) and not outcome.credentials
+    if insists and refund.looks + 1 >= MAX_UNREAD:
+        return None
     delay = _unread_wait(refund, outcome.retry_after, jitter)
     return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
 
@@ -178,7 +194,9 @@ def _unconfirmed(refund: Refund, problem: str, now: datetime, jitter: float) -> 
     )
     changes = {"unconfirmed_since": since, **_told("currency_unconfirmed", message)}
     if now - since >= UNCONFIRMED_FOR:
-        return to_review(changes, "currency_unconfirmed", changes["error_message"])
+        return to_review(
+            {**changes, **NO_WORD}, "currency_unconfirmed", changes["error_message"]
+        )
     delay = min(max((now - since) / 2, _FIRST_WAIT), _LONGEST_WAIT) * (1 + jitter / 4)
     return _postponed(refund, "currency_unconfirmed", changes, delay)
 
@@ -196,7 +214,7 @@ def _unreadable(
     # A refund in doubt counts its own read-backs, and ends in review.
     if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
         return to_review(
-            {},
+            NO_WORD,
             "payment_unreadable",
             f"its payment could not be read within the allowed age: {outcome.code}",
         )
@@ -214,6 +232,11 @@ def _postponed(refund: Refund, label: str, changes: Mapping[str, Any], delay: ti
     return Step(
         to=refund.stage, status=refund.status, label=label, changes=changes, delay=delay, quiet=True
     )
+
+
+def _asks(code: str, message: str) -> Step:
+    """Return the step to review. A decision that came before it does not count any more."""
+    return to_review({**_told(code, message), **NO_WORD}, code, message)
 
 
 def _told(code: str, message: str) -> dict[str, Any]:

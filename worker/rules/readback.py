@@ -322,6 +322,9 @@ def _absence_proven(refund: Refund, label: str, source: str, now: datetime) -> S
         "proven_absent_at": now,
         "evidence": source,
     }
+    if source == "operator" and refund.hinted is not None:
+        # What a webhook named could not be read, and a person insists all the same.
+        changes["hints_dropped"] = refund.hinted
     if refund.provider_refund_id is not None:
         # That id led nowhere, and the next send gets a new one.
         changes |= {"provider_refund_id": None, "provider_status": None, "processing_since": None}

@@ -24,7 +24,7 @@ from worker.model.answers import (
 )
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import done, in_words, settled_drops, to_review
+from worker.rules.attempts import NO_WORD, done, in_words, settled_drops, to_review
 from worker.rules.outcomes import FINAL_STATUSES, classify, contradiction, odd_status
 from worker.rules.payloads import STATUSES
 
@@ -144,6 +144,11 @@ def prior_done(refund: Refund, found: ProviderRefund, now: datetime) -> Step:
     )
 
 
+def insists_on_resend(refund: Refund) -> bool:
+    """Return whether a person has the refund sent again even if nothing can be read about it."""
+    return refund.operator_says == "absent" and refund.operator_unverified
+
+
 def was_never_sent(refund: Refund) -> bool:
     """Return whether no attempt of the refund's generation can have reached the provider."""
     return (
@@ -157,12 +162,25 @@ def was_never_sent(refund: Refund) -> bool:
 def in_conflict(candidate: Candidate) -> Step:
     """Return the step to review for a provider's refund that names ours and contradicts it."""
     reason = f"the provider's refund {candidate.id} was read: {candidate.reason}"
-    changes = {"error_code": "conflict", "error_message": reason}
+    changes = {"error_code": "conflict", "error_message": reason, **NO_WORD}
     return replace(to_review(changes, "conflict", reason), source="lookup")
 
 
 def unreadable_hint(refund: Refund) -> Step:
-    """Return the step to review for an unsent refund whose named provider refund is unreadable."""
+    """Return the step for an unsent refund whose named provider refund stays unreadable.
+
+    Review, unless a person insists on the send: then what was named is dropped.
+    """
+    if insists_on_resend(refund):
+        return Step(
+            to=refund.stage,
+            status=refund.status,
+            label="operator_says_absent",
+            changes={"hints_dropped": refund.hinted},
+            delay=timedelta(0),
+            source="operator",
+            by=refund.operator_by,
+        )
     reason = (
         f"a webhook named {' and '.join(refund.candidates)} for it, which could not be read:"
         " it was not sent"

@@ -72,6 +72,13 @@ def resolutions(refund: Refund) -> dict[str, str]:
             " sent"
         )
         resend = "the refund is sent again with the same key and contents; it was never in doubt"
+        if named := (*refund.prior_ids, *refund.candidates):
+            names = " and ".join(named)
+            resend += (
+                f"; a worker first reads {names} at the provider, and nothing is sent if that was"
+                " done after all; if it cannot be read, this refund returns to review, or with"
+                " --unverified it is sent"
+            )
         if preflight.wants_currency(refund):
             resend += (
                 "; the payment is read first, and nothing is sent unless it is in"

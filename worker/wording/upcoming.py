@@ -8,7 +8,7 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.wording.values import moment
 
 _SENDS: Final = frozenset({Stage.QUEUED, Stage.WAITING})
-_VERIFIED: Final = frozenset({Stage.IN_DOUBT, Stage.PROCESSING})
+_VERIFIED: Final = frozenset({Stage.WAITING, Stage.IN_DOUBT, Stage.PROCESSING})
 """The stages in which a worker verifies what a person decided."""
 
 

@@ -116,14 +116,10 @@ def test_person_who_gives_up_what_may_have_happened_leads_to_this_step_and_no_ot
 
 @pytest.mark.parametrize("unverified", [True, False])
 def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified: bool) -> None:
-    never = a_refund(Stage.REVIEW, doubt_since=None, hinted="re_8", prior_refund_ids="re_9")
-    given_up = {"hints_dropped": "re_8", "prior_refund_ids": None} if unverified else {}
+    never = a_refund(Stage.REVIEW, doubt_since=None)
+    again = {"lapses": 0, "provider_refund_id": None, **NO_WORD}
     assert resolve_resend(never, by="ann", unverified=unverified) == pending(
-        Stage.WAITING,
-        "operator_says_absent",
-        {"lapses": 0, "provider_refund_id": None, **NO_WORD, **given_up},
-        timedelta(0),
-        **BY_ANN,
+        Stage.WAITING, "operator_says_absent", again, timedelta(0), **BY_ANN
     )
     changes = {
         "lapses": 0,
@@ -132,10 +128,25 @@ def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified
         **word("absent", unverified=unverified),
         **DOUBT,
     }
-    changes |= {"prior_refund_ids": None} if unverified else {}
     assert resolve_resend(DOUBTED, by="ann", unverified=unverified) == pending(
         Stage.IN_DOUBT, "operator_says_absent", changes, timedelta(0), **BY_ANN
     )
+
+
+@pytest.mark.parametrize("named", [{"hinted": "re_8"}, {"prior_refund_ids": "re_9"}])
+def test_person_who_insists_on_a_send_is_remembered_until_what_was_named_is_read(
+    named: dict[str, str],
+) -> None:
+    never = a_refund(Stage.REVIEW, doubt_since=None, looks=2, **named)
+    again = {"lapses": 0, "provider_refund_id": None, "operator_code": None}
+    assert resolve_resend(never, by="ann", unverified=True) == pending(
+        Stage.WAITING,
+        "operator_says_absent",
+        {**again, "looks": 0, **word("absent", unverified=True)},
+        timedelta(0),
+        **BY_ANN,
+    )
+    assert resolve_resend(never, by="ann").changes == {**again, **NO_WORD}
 
 
 def test_refund_whose_doubt_was_over_when_it_came_to_review_is_looked_for_all_the_same() -> None:

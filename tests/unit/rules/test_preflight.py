@@ -23,7 +23,16 @@ from tests.factories import (
     a_refund,
 )
 from tests.strategies import jitters, outcomes, refunds, rules
-from tests.unit.rules.stepping import DAY, DROPPED, TOLD, assert_is_a_move, pending, plain, settled
+from tests.unit.rules.stepping import (
+    DAY,
+    DROPPED,
+    NO_WORD,
+    TOLD,
+    assert_is_a_move,
+    pending,
+    plain,
+    settled,
+)
 from worker.model.answers import Outcome, PaymentView, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
@@ -70,7 +79,7 @@ def unreadable(delay: timedelta, looks: int | None, stage: Stage = Stage.QUEUED)
 
 
 def to_a_person(code: str, changes: dict[str, Any]) -> Step:
-    return pending(Stage.REVIEW, code, changes, DAY, alarm=TOLD)
+    return pending(Stage.REVIEW, code, {**changes, **NO_WORD}, DAY, alarm=TOLD)
 
 
 AFTER_AN_HOUR = to_a_person("currency_unconfirmed", UNCONFIRMED | {"unconfirmed_since": NOW - HOUR})

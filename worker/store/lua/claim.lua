@@ -133,12 +133,13 @@ local function claim(ARGV)
   local attempt = int(number(r.attempts) + 1)
   set.claim, set.attempts, set.unconfirmed_since = token, attempt, ''
   if not r.first_attempt_at then set.first_attempt_at = int(NOW) end
+  -- A decision to send it again ends with the send.
+  if r.operator_says then
+    for _, name in ipairs({'operator_says', 'operator_by', 'operator_code', 'operator_unverified'}) do set[name] = '' end
+  end
   if kind == 'resend' then
     -- Absence is proven, so what follows is judged as if nothing had been sent before.
-    for _, name in ipairs({
-      'doubt_since', 'quiet_at', 'absent_at', 'proven_absent_at', 'looks', 'operator_says', 'operator_by',
-      'operator_code', 'operator_unverified',
-    }) do set[name] = '' end
+    for _, name in ipairs({'doubt_since', 'quiet_at', 'absent_at', 'proven_absent_at', 'looks'}) do set[name] = '' end
     set.resends = int(number(r.resends) + 1)
   end
   -- `move` writes what is noted of the payment.
