@@ -8,7 +8,13 @@ from dataclasses import replace
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Permit
-from worker.rules.rechecks import Candidate, CandidateVerdict, as_readback, judge_candidate
+from worker.rules.rechecks import (
+    Candidate,
+    CandidateVerdict,
+    as_readback,
+    insists_on_resend,
+    judge_candidate,
+)
 from worker.store import rechecks
 from worker.store.async_store import AsyncStore
 from worker.store.rechecks import Rechecked
@@ -58,7 +64,8 @@ class CandidateReader:
     ) -> Rechecked:
         """Note which candidates were read, and schedule another recheck if any was not.
 
-        A candidate that the provider does not know is not read again once rechecks are given up.
+        Once rechecks are given up, a candidate that the provider does not know is not read again,
+        and no other one either if a person insists on a send, unless the key was refused.
         """
         all_read = answered and all(one.is_read for one in candidates)
         read = [one.id for one in candidates if one.is_read]
@@ -72,10 +79,16 @@ class CandidateReader:
                 possible=unnamed[0] if unnamed else None,
             )
         )
-        missing = [one.id for one in candidates if one.verdict is CandidateVerdict.MISSING]
-        if ended.result == "given_up" and missing:
+        insists = insists_on_resend(refund)
+        dropped = [
+            one.id
+            for one in candidates
+            if one.verdict is CandidateVerdict.MISSING
+            or (insists and not one.is_read and not one.outcome.credentials)
+        ]
+        if ended.result == "given_up" and dropped:
             await self._store.run(
-                rechecks.rechecked(refund.refund_id, answered=True, recheck=recheck, read=missing)
+                rechecks.rechecked(refund.refund_id, answered=True, recheck=recheck, read=dropped)
             )
         return ended
 

@@ -71,11 +71,9 @@ class Rechecker:
         unread = [one.id for one in candidates if one.verdict is CandidateVerdict.UNREADABLE]
         if ended.result == "given_up":
             log.warning("recheck_given_up", refund_id=refund.refund_id)
-            if ending is None and unread and _may_be_sent(refund):
-                step = rechecks.unreadable_hint(refund)
-                saved, ended_as = await self._recorder.save(refund, step, {})
-                if step.to is Stage.REVIEW or saved.result != "saved":
-                    ending = ended_as
+            holds = unread and _may_be_sent(refund) and not rechecks.insists_on_resend(refund)
+            if ending is None and holds:
+                _, ending = await self._recorder.save(refund, rechecks.unreadable_hint(refund), {})
         if ending is None and _may_be_sent(refund) and ended.result != "again":
             return None
         return ending or endings.standing(refund)

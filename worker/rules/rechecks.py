@@ -167,20 +167,7 @@ def in_conflict(candidate: Candidate) -> Step:
 
 
 def unreadable_hint(refund: Refund) -> Step:
-    """Return the step for an unsent refund whose named provider refund stays unreadable.
-
-    Review, unless a person insists on the send: then what was named is dropped.
-    """
-    if insists_on_resend(refund):
-        return Step(
-            to=refund.stage,
-            status=refund.status,
-            label="operator_says_absent",
-            changes={"hints_dropped": refund.hinted},
-            delay=timedelta(0),
-            source="operator",
-            by=refund.operator_by,
-        )
+    """Return the step to review for an unsent refund whose named provider refund is unreadable."""
     reason = (
         f"a webhook named {' and '.join(refund.candidates)} for it, which could not be read:"
         " it was not sent"

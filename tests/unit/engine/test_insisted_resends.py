@@ -1,0 +1,209 @@
+"""A person insists that a refund is sent: what was named for it is read once more before that.
+
+Every POST is counted.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import httpx
+import pytest
+import redis.asyncio
+
+from tests.factories import HOUR, VERIFY, refund_payload
+from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts
+from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, error, opened, says, totals
+from worker.model.refund import Refund, Stage, Status
+from worker.rules import decisions
+from worker.rules.rechecks import WAITS
+from worker.store import saves
+
+ODD = {"amount": 7}
+SECOND_GENERATION = {"refund_id": ID, "refund_generation": "2"}
+
+
+async def insisted(shop: Shop, *, by: str = "ann") -> None:
+    refund = await shop.stored()
+    assert refund.stage is Stage.REVIEW
+    step = decisions.resolve_resend(refund, by=by, unverified=True)
+    assert (await shop.store.run(saves.save(refund, step))).result == "saved"
+
+
+async def retried_and_in_review(shop: Shop, prior: httpx.Response) -> None:
+    """A retry that came to review because of what its earlier refund showed."""
+    await failed_and_retried(shop)
+    shop.provider.will(OWN, prior)
+    shop.provider.will(PAID, totals(0))
+    shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+    await shop.handle()
+    await insisted(shop)
+
+
+def has_no_decision(refund: Refund) -> bool:
+    return (refund.operator_says, refund.operator_by, refund.operator_unverified) == (
+        None,
+        None,
+        False,
+    )
+
+
+async def due_again(shop: Shop) -> None:
+    due = (await shop.stored()).next_check_at
+    assert due is not None
+    shop.pass_time(max(due - shop.now, timedelta(0)))
+
+
+@pytest.mark.parametrize("status", ["succeeded", "pending"])
+async def test_retry_is_not_sent_if_its_earlier_refund_is_readable_by_then_and_was_done(
+    async_redis: redis.asyncio.Redis, status: str
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        shop.provider.will(OWN, says(200, refund_payload(status=status)))
+        await shop.handle()
+        refund = await shop.stored()
+        assert (posts(shop), refund.provider_refund_id) == (0, "re_1")
+        assert refund.status == (Status.SUCCEEDED if status == "succeeded" else Status.PENDING)
+        assert has_no_decision(refund)
+
+
+async def test_retry_returns_to_review_if_its_earlier_refund_still_shows_other_money(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        assert await shop.handle() == "in review (prior_contradicts)"
+        assert posts(shop) == 0
+        assert has_no_decision(await shop.stored())
+
+
+async def test_retry_is_sent_if_its_earlier_refund_failed_whatever_else_it_shows(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, says(200, refund_payload(status="failed", **ODD)))
+        assert await shop.handle() == "succeeded"
+        assert (posts(shop), shop.provider.asked.count(OWN)) == (1, 2)
+        assert has_no_decision(await shop.stored())
+
+
+async def test_retry_is_sent_if_its_earlier_refund_is_still_unknown(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, error(404))
+        assert await shop.handle() == "succeeded"
+        assert (posts(shop), shop.provider.asked.count(OWN)) == (1, 2)
+
+
+async def test_retry_is_sent_at_the_third_read_in_vain_of_its_earlier_refund(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        shop.provider.will(OWN, error(500))
+        for _ in range(2):
+            assert await shop.handle() == "waiting (payment unreadable)"
+            assert posts(shop) == 0
+            await due_again(shop)
+        assert await shop.handle() == "succeeded"
+        assert posts(shop) == 1
+
+
+async def test_retry_is_not_sent_while_the_key_is_refused(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        shop.provider.will(OWN, error(401))
+        for _ in range(5):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.WAITING, 0)
+
+
+async def test_doubted_retry_goes_to_review_if_its_earlier_refund_was_done_after_all(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        sent = posts(shop)
+        await shop.set(stage="review")
+        await insisted(shop)
+        shop.provider.will(OWN, says())
+        shop.provider.will(LIST, error(500))
+        for _ in range(6):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        refund = await shop.stored()
+        assert (refund.stage, refund.error_code) == (Stage.REVIEW, "conflict")
+        assert posts(shop) == sent
+        assert has_no_decision(refund)
+
+
+async def in_review_for_a_name(shop: Shop) -> None:
+    await shop.accept()
+    await hint(shop)
+    shop.provider.will(NAMED, error(500))
+    for wait in WAITS:
+        await shop.handle()
+        shop.pass_time(wait)
+    assert await shop.handle() == "in review (hint_unreadable)"
+    await insisted(shop)
+
+
+async def test_refund_that_a_webhook_named_is_taken_if_it_is_readable_by_then(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        assert await shop.handle() == "succeeded"
+        refund = await shop.stored()
+        assert (posts(shop), refund.provider_refund_id) == (0, "re_9")
+        assert has_no_decision(refund)
+
+
+async def test_refund_is_sent_after_the_last_read_in_vain_of_what_a_webhook_named(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        shop.provider.will(POST, says())
+        for wait in WAITS:
+            await shop.handle()
+            assert posts(shop) == 0
+            shop.pass_time(wait)
+        assert await shop.handle() == "succeeded"
+        refund = await shop.stored()
+        assert (posts(shop), refund.hinted) == (1, None)
+        assert has_no_decision(refund)
+        entries = [(entry["label"], entry.get("by")) for entry in await shop.history()]
+        assert entries[-3:] == [("operator_says_absent", "ann"), ("send", None), ("succeeded", None)]
+
+
+async def test_doubted_refund_is_sent_after_the_third_read_in_vain_of_what_a_webhook_named(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        sent = posts(shop)
+        await hint(shop)
+        await shop.set(stage="review")
+        await insisted(shop)
+        shop.provider.will(NAMED, error(500))
+        shop.provider.will(POST, says())
+        for _ in range(2):
+            await shop.handle()
+            assert posts(shop) == sent
+            await due_again(shop)
+        assert await shop.handle() == "succeeded"
+        refund = await shop.stored()
+        assert (posts(shop), shop.provider.asked.count(NAMED)) == (sent + 1, 3)
+        assert refund.hinted is None
