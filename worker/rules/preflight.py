@@ -194,9 +194,7 @@ def _unconfirmed(refund: Refund, problem: str, now: datetime, jitter: float) -> 
     )
     changes = {"unconfirmed_since": since, **_told("currency_unconfirmed", message)}
     if now - since >= UNCONFIRMED_FOR:
-        return to_review(
-            {**changes, **NO_WORD}, "currency_unconfirmed", changes["error_message"]
-        )
+        return to_review({**changes, **NO_WORD}, "currency_unconfirmed", changes["error_message"])
     delay = min(max((now - since) / 2, _FIRST_WAIT), _LONGEST_WAIT) * (1 + jitter / 4)
     return _postponed(refund, "currency_unconfirmed", changes, delay)
 

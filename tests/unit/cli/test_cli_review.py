@@ -95,6 +95,19 @@ def test_a_refund_whose_currency_is_not_confirmed_says_that_it_is_not_sent_unche
     )
 
 
+@pytest.mark.parametrize(
+    "fields", [{"prior_refund_ids": "re_1 re_9"}, {"hinted": "re_1", "prior_refund_ids": "re_9"}]
+)
+def test_resend_of_what_a_provider_refund_was_named_for_says_that_it_is_read_first(
+    fields: dict[str, str],
+) -> None:
+    named = resolutions(a_refund(Stage.REVIEW, **fields))["--resend"]
+    assert "re_1" in named
+    assert "re_9" in named
+    assert "nothing is sent if that was done after all" in named
+    assert "read" not in resolutions(a_refund(Stage.REVIEW))["--resend"]
+
+
 def test_what_was_never_in_doubt_may_be_decided_without_a_look(cli: Cli, records: Records) -> None:
     records.in_review("stuck-1", doubt=False)
     ran = cli("review", "show", "stuck-1")

@@ -20,6 +20,10 @@ LOOKED_FOR = {"stage": Stage.IN_DOUBT, "operator_by": "ann"}
         ({"stage": Stage.QUEUED}, "A worker sends it as soon as one is free."),
         ({"stage": Stage.SENDING}, "It is being sent now."),
         ({"stage": Stage.WAITING}, "the last attempt moved no money"),
+        (
+            {"stage": Stage.WAITING, "operator_says": "absent", "operator_by": "ann"},
+            "ann decided to send it again: a worker first looks for it",
+        ),
         ({"stage": Stage.IN_DOUBT}, "It may have happened"),
         ({"stage": Stage.PROCESSING}, "The provider has it and has not finished"),
         ({"stage": Stage.REVIEW}, "Nothing, until a person decides"),
