@@ -35,8 +35,7 @@ from worker.rules.attempts import (
 )
 from worker.rules.outcomes import FINAL_STATUSES, contradiction
 from worker.rules.payloads import STATUSES
-from worker.rules.readback import MAX_UNREAD
-from worker.rules.rechecks import insists_on_resend, prior_done
+from worker.rules.rechecks import MAX_UNREAD, insists_on_resend, prior_done
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
 """How long a payment is read again for what it must confirm, before the refund goes to review."""
