@@ -92,6 +92,8 @@ class Known:
     """
     misled: bool = False
     """Whether a person has insisted on what is not so."""
+    insisted: bool = False
+    """Whether a person has had it sent even if nothing can be read of it."""
     late_proofs: list[Machine] = field(default_factory=list)
     """Workers that have come with a proof that the record does not allow for."""
     priors: list[str] = field(default_factory=list)

@@ -169,6 +169,8 @@ class People:
             return
         world.happens(event, "person")
         world.judge.told(refund_id, refund.version + 1)
+        if step.changes.get("operator_unverified"):
+            world.judge.refunds[refund_id].insisted = True
         if event.startswith("misled"):
             world.judge.refunds[refund_id].misled = True
         world.power.tempt()

@@ -80,11 +80,16 @@ class WebhooksJudge:
             self._broken("hinted", refund_id, fact)
 
     def sent(self, refund_id: str, known: Known) -> None:
-        """Judge that a retry is sent only if its earlier refunds are read, and have failed."""
+        """Judge that a retry is sent only if its earlier refunds are read, and have failed.
+
+        A person may insist on the send if the provider does not know them any more.
+        """
         if known.label == "replay":
             return
         for prior in filter(None, known.priors):
             shown = self._read.get(prior, "nothing")
+            if shown == "nothing" and known.insisted:
+                continue
             if shown.lower() in {"nothing", "succeeded", "pending"}:
                 fact = f"sent again, and {prior} of an earlier generation was last read as {shown}"
                 self._broken("guard", refund_id, fact)

@@ -155,7 +155,6 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     changes["provider_refund_id"] = None
     if unverified and (refund.prior_ids or refund.candidates):
         # The decision is kept for the reads before the send.
-        changes["looks"] = 0
         return _decided(refund, "absent", Stage.WAITING, changes, by, unverified=unverified)
     return Step(
         to=Stage.WAITING,

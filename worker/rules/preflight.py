@@ -35,7 +35,7 @@ from worker.rules.attempts import (
 )
 from worker.rules.outcomes import FINAL_STATUSES, contradiction
 from worker.rules.payloads import STATUSES
-from worker.rules.rechecks import MAX_UNREAD, insists_on_resend, prior_done
+from worker.rules.rechecks import insists_on_resend, prior_done
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
 """How long a payment is read again for what it must confirm, before the refund goes to review."""
@@ -159,15 +159,11 @@ def prior_missing(refund: Refund, provider_refund_id: str) -> Step | None:
     return _asks("prior_missing", reason)
 
 
-def prior_unreadable(refund: Refund, outcome: Outcome, jitter: float) -> Step | None:
-    """Return the step for a retry whose earlier provider refund could not be read: it waits.
+def prior_unreadable(refund: Refund, outcome: Outcome, jitter: float) -> Step:
+    """Return the step for a retry whose earlier provider refund could not be read.
 
-    None if a person insists on the retry and it was read in vain often enough. A refused API key
-    concerns every refund, and is not counted.
+    It waits, even if a person insists on it: what cannot be read may have been done after all.
     """
-    insists = insists_on_resend(refund) and not outcome.credentials
-    if insists and refund.looks + 1 >= MAX_UNREAD:
-        return None
     delay = _unread_wait(refund, outcome.retry_after, jitter)
     return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
 

@@ -36,7 +36,6 @@ from worker.rules.attempts import (
 )
 from worker.rules.outcomes import classify, contradiction
 from worker.rules.payloads import STATUSES
-from worker.rules.rechecks import MAX_UNREAD
 
 FOUND_WITHIN: Final = 2
 """Settle times after an attempt's end within which a rise of the total is attributed to our refund.
@@ -55,6 +54,8 @@ NAMED_MISSING_FOR: Final = timedelta(minutes=1)
 
 It is most likely mistyped, and the person is still waiting.
 """
+MAX_UNREAD: Final = 3
+"""Consecutive unanswered read-backs after which a person's decision is judged without one."""
 
 
 def after_readback(

@@ -30,8 +30,6 @@ from worker.rules.payloads import STATUSES
 
 WAITS: Final = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1))
 """Delays after a recheck that was not answered; after the last of them it is given up."""
-MAX_UNREAD: Final = 3
-"""Consecutive unanswered reads after which a person's decision is judged without one."""
 
 
 class CandidateVerdict(StrEnum):

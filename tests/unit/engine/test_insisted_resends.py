@@ -98,26 +98,13 @@ async def test_retry_is_sent_if_its_earlier_refund_is_still_unknown(
         assert (posts(shop), shop.provider.asked.count(OWN)) == (1, 2)
 
 
-async def test_retry_is_sent_at_the_third_read_in_vain_of_its_earlier_refund(
-    async_redis: redis.asyncio.Redis,
+@pytest.mark.parametrize("status", [401, 500])
+async def test_retry_is_not_sent_while_its_earlier_refund_cannot_be_read(
+    async_redis: redis.asyncio.Redis, status: int
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
-        shop.provider.will(OWN, error(500))
-        for _ in range(2):
-            assert await shop.handle() == "waiting (payment unreadable)"
-            assert posts(shop) == 0
-            await due_again(shop)
-        assert await shop.handle() == "succeeded"
-        assert posts(shop) == 1
-
-
-async def test_retry_is_not_sent_while_the_key_is_refused(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
-        shop.provider.will(OWN, error(401))
+        shop.provider.will(OWN, error(status))
         for _ in range(5):
             await shop.handle()
             shop.pass_time(HOUR)

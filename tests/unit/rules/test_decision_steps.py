@@ -137,12 +137,12 @@ def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified
 def test_person_who_insists_on_a_send_is_remembered_until_what_was_named_is_read(
     named: dict[str, str],
 ) -> None:
-    never = a_refund(Stage.REVIEW, doubt_since=None, looks=2, **named)
+    never = a_refund(Stage.REVIEW, doubt_since=None, **named)
     again = {"lapses": 0, "provider_refund_id": None, "operator_code": None}
     assert resolve_resend(never, by="ann", unverified=True) == pending(
         Stage.WAITING,
         "operator_says_absent",
-        {**again, "looks": 0, **word("absent", unverified=True)},
+        {**again, **word("absent", unverified=True)},
         timedelta(0),
         **BY_ANN,
     )
