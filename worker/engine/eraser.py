@@ -64,6 +64,6 @@ async def _erase(store: AsyncStore, refund_id: str, now: datetime) -> bool:
         return False
     if refund is None or not refund.settled or not refund.metadata:
         return False
-    # If another writer was faster, the refund was erased, is sent again, or has settled anew with a
+    # If another writer was faster, the refund was erased, is sent again, or has settled with a
     # later time: then it is listed again.
     return (await store.run(erasure.erase(refund, now))).result == "saved"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def _seconds(pid: int) -> float:
 
 
 @contextmanager
-def _measured(pid: int, name: str, count: int) -> Iterator[None]:
+def _measured(pid: int, count: int, name: str) -> Iterator[None]:
     before = _seconds(pid)
     yield
     click.echo(f"{name:8} {(_seconds(pid) - before) / count * 1e6:6.1f} us a refund")
@@ -63,7 +64,7 @@ def _save(refund: Refund) -> Command[Any]:
 
 
 async def _measure(server: ThrowawayServer, count: int, together: int) -> None:
-    measured: Callable[[str], Any] = lambda name: _measured(server.pid, name, count)  # noqa: E731
+    measured = partial(_measured, server.pid, count)
     settings = Settings.load(redis_url=server.url)
     with Refunds(settings=settings) as refunds, measured("accept"):
         refunds.submit_many(requests(count), lane=Lane.BULK)

@@ -179,7 +179,7 @@ local function load(id, r)
   return r
 end
 
--- Lists that are filled anew for each use: a table that grows takes memory in steps, which costs more than filling it.
+-- Lists that are used again: a table that grows takes memory in steps, which costs more than filling it.
 local row, gone = {}, {}
 local function flat(r)
   local n = 0
