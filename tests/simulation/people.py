@@ -107,8 +107,7 @@ class People:
                 ),
                 "resolved_succeeded",
             )
-        elif world.dice.random() < 0.5 or known.priors:
-            # Failing a retry is refused: its earlier refund may yet be changed to succeeded.
+        elif world.dice.random() < 0.5:
             self._apply(
                 refund_id, self._resend(unverified=self._mood.random() < 0.5), "resolved_resend"
             )

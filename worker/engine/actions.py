@@ -122,6 +122,8 @@ class Actions:
                 return endings.standing(refund)
             case Action.SEND:
                 return await self._send(refund, snapshot, lane, permits)
+            case Action.GIVE_UP:
+                return await self._give_up(refund, now, permits)
             case Action.REPLAY:
                 return await self._replay(refund, now, lane, permits)
             case Action.LAPSE:
@@ -244,6 +246,15 @@ class Actions:
             else await self._runner.run(claim, lane)
         )
 
+    async def _give_up(self, refund: Refund, now: datetime, permits: CallPermits) -> Ending:
+        """Fail an unsent refund as a person decided, unless an earlier one was done after all."""
+        held_back = await self._checker.read_prior(refund, now, permits.take)
+        if held_back is not None:
+            return held_back
+        step = readback.given_up(refund, "operator", "settled by a person")
+        _, ending = await self._recorder.save(refund, step, {})
+        return ending
+
     # Reading back
 
     async def _read_back(
@@ -260,7 +271,8 @@ class Actions:
             held := await self._checker.read_payment(refund, now, permits.take), Ending
         ):
             return held
-        prior_read_at = self._records_time(now, began) if is_resent and refund.prior_ids else None
+        is_over = is_resent or step.label == "operator_says_failed"
+        prior_read_at = self._records_time(now, began) if is_over and refund.prior_ids else None
         if prior_read_at is not None:
             # If only a person says that the retry did not happen, it may have been sent too.
             held_back = await self._checker.read_prior(

@@ -12,7 +12,7 @@ from worker.rules.rechecks import (
     Candidate,
     CandidateVerdict,
     as_readback,
-    insists_on_resend,
+    is_insisted,
     judge_candidate,
 )
 from worker.store import rechecks
@@ -65,7 +65,7 @@ class CandidateReader:
         """Note which candidates were read, and schedule another recheck if any was not.
 
         Once rechecks are given up, a candidate that the provider does not know is not read again,
-        and no other one either if a person insists on a send, unless the key was refused.
+        and no other one either if a person insists on a decision, unless the key was refused.
         """
         all_read = answered and all(one.is_read for one in candidates)
         read = [one.id for one in candidates if one.is_read]
@@ -79,7 +79,7 @@ class CandidateReader:
                 possible=unnamed[0] if unnamed else None,
             )
         )
-        insists = insists_on_resend(refund)
+        insists = is_insisted(refund)
         dropped = [
             one.id
             for one in candidates

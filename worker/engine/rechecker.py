@@ -71,7 +71,7 @@ class Rechecker:
         unread = [one.id for one in candidates if one.verdict is CandidateVerdict.UNREADABLE]
         if ended.result == "given_up":
             log.warning("recheck_given_up", refund_id=refund.refund_id)
-            holds = unread and _may_be_sent(refund) and not rechecks.insists_on_resend(refund)
+            holds = unread and _may_be_sent(refund) and not rechecks.is_insisted(refund)
             if ending is None and holds:
                 _, ending = await self._recorder.save(refund, rechecks.unreadable_hint(refund), {})
         if ending is None and _may_be_sent(refund) and ended.result != "again":

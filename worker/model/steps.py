@@ -45,3 +45,5 @@ class Action(StrEnum):
     POLL = "poll"
     REVIEW = "review"
     RECHECK = "recheck"
+    GIVE_UP = "give_up"
+    """Fail an unsent refund as a person decided, once what was named for it is read."""

@@ -121,6 +121,8 @@ def next_action(
     match refund.stage:
         case Stage.QUEUED:
             return Action.RECHECK if refund.candidates else Action.SEND
+        case Stage.WAITING if due and refund.operator_says == "failed":
+            return Action.RECHECK if refund.candidates else Action.GIVE_UP
         case Stage.WAITING if due:
             return Action.RECHECK if refund.candidates else Action.SEND
         case Stage.PROCESSING | Stage.REVIEW | Stage.SETTLED if recheck:

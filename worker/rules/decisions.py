@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from worker.errors import (
     FieldError,
-    GuardRefused,
     InvalidRequest,
     NotCancelable,
     NotInReview,
@@ -105,21 +104,18 @@ def resolve_failed(
     """Return the step for a person's decision that the refund was never done and must not be done.
 
     A refund that may have happened is read back first. It settles as failed once it is proven
-    absent, or as the provider shows it if it is found. If `unverified`, the decision counts unless
-    something that can be read contradicts it. Raises `NotInReview`, and `GuardRefused` if the
-    provider has shown the refund meanwhile.
+    absent, or as the provider shows it if it is found. What was named for a refund is read first
+    too. If `unverified`, the decision counts unless something that can be read contradicts it.
+    Raises `NotInReview`, and `GuardRefused` if the provider has shown the refund meanwhile.
     """
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
     if _was_in_doubt(refund):
         changes: dict[str, Any] = {"operator_code": code} | NO_READBACKS
         return _decided(refund, "failed", Stage.IN_DOUBT, changes, by, unverified=unverified)
-    if refund.prior_ids and not unverified:
-        raise GuardRefused(
-            f"refund {refund.refund_id} was to be sent again, and its earlier provider refund"
-            f" {refund.prior_ids[-1]} may have been done after all: name that one with --succeeded"
-            " if it was, or add --unverified if you know that it was not"
-        )
+    if refund.prior_ids or refund.candidates:
+        changes = {"operator_code": code, "looks": 0}
+        return _decided(refund, "failed", Stage.WAITING, changes, by, unverified=unverified)
     changes = {
         "error_code": code,
         "error_message": "settled by a person",

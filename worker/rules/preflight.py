@@ -35,7 +35,7 @@ from worker.rules.attempts import (
 )
 from worker.rules.outcomes import FINAL_STATUSES, contradiction
 from worker.rules.payloads import STATUSES
-from worker.rules.rechecks import insists_on_resend, prior_done
+from worker.rules.rechecks import MAX_UNREAD, is_insisted, prior_done
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
 """How long a payment is read again for what it must confirm, before the refund goes to review."""
@@ -127,13 +127,13 @@ def after_prior(
     """Return the step that holds a retry back after its earlier provider refund was read.
 
     None if that refund moved nothing, so that the retry may be sent. `may_have_left` says that the
-    retry itself may have been sent before. A person who insists on the retry outweighs only what
-    else differs in an earlier refund that is shown as failed.
+    retry itself may have been sent before. A person who insists outweighs only what else differs in
+    an earlier refund that is shown as failed.
     """
     earlier = replace(found, generation=None)
     wrong = contradiction(earlier, refund)
     moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
-    if moved_nothing and (wrong is None or insists_on_resend(refund)):
+    if moved_nothing and (wrong is None or is_insisted(refund)):
         return None
     if wrong is not None or found.status not in STATUSES:
         reason = f"the earlier provider refund {found.id} shows another {wrong or 'status'}"
@@ -151,19 +151,24 @@ def after_prior(
 def prior_missing(refund: Refund, provider_refund_id: str) -> Step | None:
     """Return the step for a retry whose earlier provider refund is not known any more.
 
-    None if a person insists on the retry, so that it may be sent.
+    None if a person insists on a decision, which counts then.
     """
-    if insists_on_resend(refund):
+    if is_insisted(refund):
         return None
     reason = f"the provider does not know the earlier provider refund {provider_refund_id}"
     return _asks("prior_missing", reason)
 
 
-def prior_unreadable(refund: Refund, outcome: Outcome, jitter: float) -> Step:
+def prior_unreadable(refund: Refund, outcome: Outcome, jitter: float) -> Step | None:
     """Return the step for a retry whose earlier provider refund could not be read.
 
-    It waits, even if a person insists on it: what cannot be read may have been done after all.
+    It waits, even if a person insists on it: what cannot be read may have been done after all. None
+    if a person insists that nothing is sent and it was read in vain often enough. A refused API key
+    concerns every refund, and is not counted.
     """
+    ends = is_insisted(refund) and refund.operator_says == "failed" and not outcome.credentials
+    if ends and refund.looks + 1 >= MAX_UNREAD:
+        return None
     delay = _unread_wait(refund, outcome.retry_after, jitter)
     return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
 

@@ -36,6 +36,7 @@ from worker.rules.attempts import (
 )
 from worker.rules.outcomes import classify, contradiction
 from worker.rules.payloads import STATUSES
+from worker.rules.rechecks import MAX_UNREAD
 
 FOUND_WITHIN: Final = 2
 """Settle times after an attempt's end within which a rise of the total is attributed to our refund.
@@ -54,8 +55,6 @@ NAMED_MISSING_FOR: Final = timedelta(minutes=1)
 
 It is most likely mistyped, and the person is still waiting.
 """
-MAX_UNREAD: Final = 3
-"""Consecutive unanswered read-backs after which a person's decision is judged without one."""
 
 
 def after_readback(
@@ -123,7 +122,7 @@ def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
     refund. `alarm` says which record owns the provider's refund.
     """
     if refund.operator_says == "failed" and refund.operator_unverified:
-        step = _given_up(refund, "operator", f"settled by a person: {alarm}")
+        step = given_up(refund, "operator", f"settled by a person: {alarm}")
         removed = {name: None for name, value in changes.items() if value is None}
         return replace(step, changes={**step.changes, **removed})
     return to_review({**changes, **NO_WORD}, "owned_elsewhere", alarm)
@@ -212,10 +211,10 @@ def _take_word(refund: Refund, label: str, reason: str, now: datetime) -> Step:
         return _refused_word(to_review({}, label, alarm))
     if refund.operator_says == "absent":
         return _absence_proven(refund, "operator_says_absent", "operator", now)
-    return _given_up(refund, "operator", f"settled by a person, not verified: {reason}")
+    return given_up(refund, "operator", f"settled by a person, not verified: {reason}")
 
 
-def _given_up(refund: Refund, source: str, message: str) -> Step:
+def given_up(refund: Refund, source: str, message: str) -> Step:
     """Return the step that fails a refund that a person has given up."""
     changes = {
         "error_code": refund.operator_code,
@@ -303,7 +302,7 @@ def _absent(refund: Refund, rules: Rules, now: datetime) -> Step:
             to=Stage.IN_DOUBT, status=Status.PENDING, label="absent", delay=wait, quiet=True
         )
     if refund.operator_says == "failed":
-        return _given_up(
+        return given_up(
             refund,
             rules.readback,
             "settled by a person, and the provider does not show such a refund",

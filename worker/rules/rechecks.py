@@ -30,6 +30,8 @@ from worker.rules.payloads import STATUSES
 
 WAITS: Final = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1))
 """Delays after a recheck that was not answered; after the last of them it is given up."""
+MAX_UNREAD: Final = 3
+"""Consecutive unanswered reads after which a person's decision is judged without one."""
 
 
 class CandidateVerdict(StrEnum):
@@ -144,9 +146,9 @@ def prior_done(refund: Refund, found: ProviderRefund, now: datetime) -> Step:
     )
 
 
-def insists_on_resend(refund: Refund) -> bool:
-    """Return whether a person has the refund sent again even if nothing can be read about it."""
-    return refund.operator_says == "absent" and refund.operator_unverified
+def is_insisted(refund: Refund) -> bool:
+    """Return whether a person says that the refund did not happen, even if nothing shows that."""
+    return refund.operator_says in {"absent", "failed"} and refund.operator_unverified
 
 
 def was_never_sent(refund: Refund) -> bool:
@@ -172,7 +174,7 @@ def unreadable_hint(refund: Refund) -> Step:
         f"a webhook named {' and '.join(refund.candidates)} for it, which could not be read:"
         " it was not sent"
     )
-    changes: dict[str, Any] = {"error_code": "hint_unreadable", "error_message": reason}
+    changes = {"error_code": "hint_unreadable", "error_message": reason, **NO_WORD}
     return to_review(changes, "hint_unreadable", reason)
 
 

@@ -73,12 +73,13 @@ def resolutions(refund: Refund) -> dict[str, str]:
         )
         resend = "the refund is sent again with the same key and contents; it was never in doubt"
         if named := (*refund.prior_ids, *refund.candidates):
-            names = " and ".join(named)
-            resend += (
-                f"; a worker first reads {names} at the provider, and nothing is sent if that was"
-                " done after all; if the provider does not know it any more, this refund returns to"
-                " review, or with --unverified it is sent"
+            first = (
+                f"; a worker first reads {' and '.join(named)} at the provider: if that was done"
+                " after all, this refund settles as the provider shows it; if the provider does not"
+                " know it any more, this refund returns to review, or with --unverified your"
+                " decision counts"
             )
+            failed, resend = failed + first, resend + first
         if preflight.wants_currency(refund):
             resend += (
                 "; the payment is read first, and nothing is sent unless it is in"

@@ -96,15 +96,15 @@ def test_a_refund_whose_currency_is_not_confirmed_says_that_it_is_not_sent_unche
 
 
 @pytest.mark.parametrize(
-    "fields", [{"prior_refund_ids": "re_1 re_9"}, {"hinted": "re_1", "prior_refund_ids": "re_9"}]
+    "fields", [{"prior_refund_ids": "re_1 re_9"}, {"hinted": "re_9", "prior_refund_ids": "re_1"}]
 )
-def test_resend_of_what_a_provider_refund_was_named_for_says_that_it_is_read_first(
+def test_decision_about_a_refund_for_which_another_was_named_says_that_it_is_read_first(
     fields: dict[str, str],
 ) -> None:
-    named = resolutions(a_refund(Stage.REVIEW, **fields))["--resend"]
-    assert "re_1" in named
-    assert "re_9" in named
-    assert "nothing is sent if that was done after all" in named
+    words = resolutions(a_refund(Stage.REVIEW, **fields))
+    assert "re_1 and re_9" in words["--resend"]
+    assert "re_1 and re_9" in words["--failed CODE"]
+    assert "settles as the provider shows it" in words["--resend"]
     assert "read" not in resolutions(a_refund(Stage.REVIEW))["--resend"]
 
 

@@ -149,6 +149,18 @@ def test_person_who_insists_on_a_send_is_remembered_until_what_was_named_is_read
     assert resolve_resend(never, by="ann").changes == {**again, **NO_WORD}
 
 
+@pytest.mark.parametrize("unverified", [True, False])
+@pytest.mark.parametrize("named", [{"hinted": "re_8"}, {"prior_refund_ids": "re_9"}])
+def test_person_who_gives_up_is_remembered_until_what_was_named_is_read(
+    named: dict[str, str], *, unverified: bool
+) -> None:
+    never = a_refund(Stage.REVIEW, doubt_since=None, looks=2, **named)
+    changes = {"operator_code": "gone", "looks": 0, **word("failed", unverified=unverified)}
+    assert resolve_failed(never, "gone", by="ann", unverified=unverified) == pending(
+        Stage.WAITING, "operator_says_failed", changes, timedelta(0), **BY_ANN
+    )
+
+
 def test_refund_whose_doubt_was_over_when_it_came_to_review_is_looked_for_all_the_same() -> None:
     refund = a_refund(Stage.REVIEW, doubted=True)
     for step in (resolve_failed(refund, "gone"), resolve_resend(refund)):

@@ -187,7 +187,7 @@ def test_every_refund_needs_something_definite_now(refund: Refund, rules: Rules)
     action = next_action(refund, rules, NOW)
     allowed = {
         Stage.QUEUED: {Action.SEND},
-        Stage.WAITING: {Action.SEND},
+        Stage.WAITING: {Action.GIVE_UP if refund.operator_says == "failed" else Action.SEND},
         Stage.SENDING: {Action.LAPSE},
         Stage.IN_DOUBT: {Action.READ_BACK, Action.REPLAY, Action.REVIEW},
         Stage.PROCESSING: {Action.POLL},

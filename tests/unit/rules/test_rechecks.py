@@ -19,13 +19,13 @@ from tests.factories import (
     found,
     refund_payload,
 )
-from worker.errors import GuardRefused, NotCancelable
+from worker.errors import NotCancelable
 from worker.model.answers import Answer, NoReply, NotSent, ReadbackVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Action
 from worker.rules import preflight, rechecks
 from worker.rules.attempts import next_action
-from worker.rules.decisions import cancel, resolve_failed
+from worker.rules.decisions import cancel
 from worker.rules.outcomes import contradiction
 from worker.rules.rechecks import (
     CandidateVerdict,
@@ -434,10 +434,3 @@ def test_replay_of_a_retry_whose_earlier_refund_was_done_is_a_conflict_and_not_s
     )
     assert step is not None
     assert (step.to, step.label) == (Stage.REVIEW, "conflict")
-
-
-def test_retry_in_review_is_not_failed_while_its_earlier_refund_may_have_been_done() -> None:
-    refund = a_refund(Stage.REVIEW, generation=2, prior_refund_ids="re_1", doubt_since=None)
-    with pytest.raises(GuardRefused, match="re_1 may have been done after all"):
-        resolve_failed(refund, "gone")
-    assert resolve_failed(refund, "gone", unverified=True).status is Status.FAILED

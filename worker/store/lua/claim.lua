@@ -79,6 +79,8 @@ local function claim(ARGV)
   -- A webhook named a refund of the provider for this one. It is read before anything is sent: an event about a refund
   -- that is not known to have left means that a claim was lost.
   if r.hinted then return refuse('unchecked') end
+  -- A person decided that it is not sent.
+  if r.operator_says == 'failed' then return refuse('unchecked') end
   -- The provider may have changed an earlier generation's refund to succeeded since the retry was decided.
   if r.prior_refund_ids and not is_within(prior_read_at, fresh) then return refuse('unchecked') end
   check(id, r, 'sending', 'pending', set)

@@ -1,4 +1,4 @@
-"""A person insists that a refund is sent: what was named for it is read once more before that.
+"""A person decides about a refund for which a provider refund was named: that one is read first.
 
 Every POST is counted.
 """
@@ -14,8 +14,9 @@ import redis.asyncio
 
 from tests.factories import HOUR, VERIFY, refund_payload
 from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts
-from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, error, opened, says, totals
+from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, error, listing, opened, says, totals
 from worker.model.refund import Refund, Stage, Status
+from worker.model.steps import Step
 from worker.rules import decisions
 from worker.rules.rechecks import WAITS
 from worker.store import saves
@@ -24,11 +25,20 @@ ODD: dict[str, Any] = {"amount": 7}
 SECOND_GENERATION = {"refund_id": ID, "refund_generation": "2"}
 
 
-async def insisted(shop: Shop, *, by: str = "ann") -> None:
+async def decided(shop: Shop, step: Step) -> None:
     refund = await shop.stored()
     assert refund.stage is Stage.REVIEW
-    step = decisions.resolve_resend(refund, by=by, unverified=True)
     assert (await shop.store.run(saves.save(refund, step))).result == "saved"
+
+
+async def insisted(shop: Shop) -> None:
+    await decided(shop, decisions.resolve_resend(await shop.stored(), by="ann", unverified=True))
+
+
+async def given_up(shop: Shop, *, unverified: bool) -> None:
+    refund = await shop.stored()
+    step = decisions.resolve_failed(refund, "gone", by="ann", unverified=unverified)
+    await decided(shop, step)
 
 
 async def retried_and_in_review(shop: Shop, prior: httpx.Response) -> None:
@@ -38,7 +48,6 @@ async def retried_and_in_review(shop: Shop, prior: httpx.Response) -> None:
     shop.provider.will(PAID, totals(0))
     shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
     await shop.handle()
-    await insisted(shop)
 
 
 def has_no_decision(refund: Refund) -> bool:
@@ -61,6 +70,7 @@ async def test_retry_is_not_sent_if_its_earlier_refund_is_readable_by_then_and_w
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        await insisted(shop)
         shop.provider.will(OWN, says(200, refund_payload(status=status)))
         await shop.handle()
         refund = await shop.stored()
@@ -74,6 +84,7 @@ async def test_retry_returns_to_review_if_its_earlier_refund_still_shows_other_m
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        await insisted(shop)
         assert await shop.handle() == "in review (prior_contradicts)"
         assert posts(shop) == 0
         assert has_no_decision(await shop.stored())
@@ -84,6 +95,7 @@ async def test_retry_is_sent_if_its_earlier_refund_failed_whatever_else_it_shows
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await retried_and_in_review(shop, says(200, refund_payload(status="failed", **ODD)))
+        await insisted(shop)
         assert await shop.handle() == "succeeded"
         assert (posts(shop), shop.provider.asked.count(OWN)) == (1, 2)
         assert has_no_decision(await shop.stored())
@@ -94,6 +106,7 @@ async def test_retry_is_sent_if_its_earlier_refund_is_still_unknown(
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await retried_and_in_review(shop, error(404))
+        await insisted(shop)
         assert await shop.handle() == "succeeded"
         assert (posts(shop), shop.provider.asked.count(OWN)) == (1, 2)
 
@@ -104,6 +117,7 @@ async def test_retry_is_not_sent_while_its_earlier_refund_cannot_be_read(
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        await insisted(shop)
         shop.provider.will(OWN, error(status))
         for _ in range(5):
             await shop.handle()
@@ -141,7 +155,6 @@ async def in_review_for_a_name(shop: Shop) -> None:
         await shop.handle()
         shop.pass_time(wait)
     assert await shop.handle() == "in review (hint_unreadable)"
-    await insisted(shop)
 
 
 async def test_refund_that_a_webhook_named_is_taken_if_it_is_readable_by_then(
@@ -149,6 +162,7 @@ async def test_refund_that_a_webhook_named_is_taken_if_it_is_readable_by_then(
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await in_review_for_a_name(shop)
+        await insisted(shop)
         shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
         assert await shop.handle() == "succeeded"
         refund = await shop.stored()
@@ -161,6 +175,7 @@ async def test_refund_is_sent_after_the_last_read_in_vain_of_what_a_webhook_name
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await in_review_for_a_name(shop)
+        await insisted(shop)
         shop.provider.will(POST, says())
         for wait in WAITS:
             await shop.handle()
@@ -195,3 +210,114 @@ async def test_doubted_refund_is_sent_after_the_third_read_in_vain_of_what_a_web
         refund = await shop.stored()
         assert (posts(shop), shop.provider.asked.count(NAMED)) == (sent + 1, 3)
         assert refund.hinted is None
+
+
+# A person gives the refund up
+
+
+@pytest.mark.parametrize("unverified", [True, False])
+async def test_retry_is_given_up_once_its_earlier_refund_is_read_and_has_failed(
+    async_redis: redis.asyncio.Redis, *, unverified: bool
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        await given_up(shop, unverified=unverified)
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        assert await shop.handle() == "failed (gone)"
+        refund = await shop.stored()
+        assert (refund.error_code, refund.evidence, posts(shop)) == ("gone", "operator", 0)
+        assert has_no_decision(refund)
+
+
+@pytest.mark.parametrize("unverified", [True, False])
+async def test_retry_is_not_given_up_if_its_earlier_refund_was_done_after_all(
+    async_redis: redis.asyncio.Redis, *, unverified: bool
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        await given_up(shop, unverified=unverified)
+        shop.provider.will(OWN, says())
+        assert await shop.handle() == "succeeded"
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 0)
+
+
+@pytest.mark.parametrize(
+    ("unverified", "ending"), [(True, "failed (gone)"), (False, "in review (prior_missing)")]
+)
+async def test_retry_whose_earlier_refund_is_unknown_is_given_up_only_if_a_person_insists(
+    async_redis: redis.asyncio.Redis, ending: str, *, unverified: bool
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, error(404))
+        await given_up(shop, unverified=unverified)
+        assert await shop.handle() == ending
+        assert posts(shop) == 0
+        assert has_no_decision(await shop.stored())
+
+
+async def test_retry_is_given_up_at_the_third_read_in_vain_if_a_person_insists(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        await given_up(shop, unverified=True)
+        shop.provider.will(OWN, error(500))
+        for _ in range(2):
+            assert await shop.handle() == "waiting (payment unreadable)"
+            await due_again(shop)
+        assert await shop.handle() == "failed (gone)"
+        assert posts(shop) == 0
+
+
+@pytest.mark.parametrize(("status", "unverified"), [(500, False), (401, True)])
+async def test_retry_that_is_given_up_waits_while_its_earlier_refund_cannot_be_read(
+    async_redis: redis.asyncio.Redis, status: int, *, unverified: bool
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_in_review(shop, says(200, refund_payload(**ODD)))
+        await given_up(shop, unverified=unverified)
+        shop.provider.will(OWN, error(status))
+        for _ in range(5):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        refund = await shop.stored()
+        assert (refund.stage, refund.operator_says, posts(shop)) == (Stage.WAITING, "failed", 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "ending"),
+    [(says(200, refund_payload(id="re_9")), "succeeded"), (error(404), "failed (gone)")],
+    ids=["shown", "missing"],
+)
+async def test_refund_is_given_up_only_after_what_a_webhook_named_was_read(
+    async_redis: redis.asyncio.Redis, answer: httpx.Response, ending: str
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        await given_up(shop, unverified=False)
+        shop.provider.will(NAMED, answer)
+        for wait in WAITS:
+            await shop.handle()
+            shop.pass_time(wait)
+        assert await shop.handle() == ending
+        assert posts(shop) == 0
+
+
+async def test_doubted_retry_is_not_given_up_if_its_earlier_refund_was_done_after_all(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        await shop.set(stage="review")
+        await given_up(shop, unverified=False)
+        shop.provider.will(OWN, says())
+        shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, totals(0))
+        for _ in range(3):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
