@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+
 import lupa.lua51  # type: ignore[import-untyped]  # it carries no types
 import pytest
 
 from ops.lab.mutants.lua import lua_mutants, marked
-from ops.lab.mutants.scripts import read_again
+from ops.lab.mutants.scripts import live_scripts, read_again
 from worker.store import callbacks, scripts
 from worker.store.scripts import Script
 
@@ -106,3 +108,9 @@ def test_a_script_that_is_read_again_keeps_the_files_it_shares(script: Script) -
     text, digest = script.text, script.sha
     read_again([script])
     assert (script.text, script.sha) == (text, digest)
+
+
+def test_scripts_are_found_although_the_collector_does_not_list_what_was_loaded_before() -> None:
+    gc.freeze()
+    found = {script.name for script in live_scripts()}
+    assert {script.name for script in scripts.EVERY} <= found
