@@ -5,6 +5,7 @@ Every POST is counted.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +15,18 @@ import redis.asyncio
 
 from tests.factories import HOUR, VERIFY, refund_payload
 from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts
-from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, error, opened, says, totals
+from tests.unit.engine.shop import (
+    ID,
+    LIST,
+    PAID,
+    POST,
+    Shop,
+    error,
+    listing,
+    opened,
+    says,
+    totals,
+)
 from worker.model.refund import Refund, Stage, Status
 from worker.rules import decisions
 from worker.rules.rechecks import WAITS
@@ -121,7 +133,8 @@ async def test_retry_is_not_sent_while_the_key_is_refused(
         for _ in range(5):
             await shop.handle()
             shop.pass_time(HOUR)
-        assert ((await shop.stored()).stage, posts(shop)) == (Stage.WAITING, 0)
+        refund = await shop.stored()
+        assert (refund.stage, refund.looks, posts(shop)) == (Stage.WAITING, 0, 0)
 
 
 async def test_doubted_retry_goes_to_review_if_its_earlier_refund_was_done_after_all(
@@ -208,3 +221,40 @@ async def test_doubted_refund_is_sent_after_the_third_read_in_vain_of_what_a_web
         refund = await shop.stored()
         assert (posts(shop), shop.provider.asked.count(NAMED)) == (sent + 1, 3)
         assert refund.hinted is None
+
+
+async def test_word_of_a_person_does_not_outweigh_what_the_first_look_finds(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, replace(VERIFY, first_look=True)) as shop:
+        await in_review_for_a_name(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", payment_intent="pi_other")))
+        shop.provider.will(PAID, totals(500))
+        shop.provider.will(LIST, listing(refund_payload(id="re_7", metadata={})))
+        assert await shop.handle() == "in doubt"
+        assert has_no_decision(await shop.stored())
+        for _ in range(6):
+            shop.pass_time(6 * HOUR)
+            await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 0)
+
+
+async def test_retry_that_only_a_person_calls_absent_is_not_reported_as_unsent(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.provider.will(POST, httpx.ReadError("cut"), error(429))
+        await shop.handle()
+        await shop.set(stage="review")
+        await insisted(shop)
+        shop.provider.will(LIST, error(500))
+        for _ in range(3):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        refund = await shop.stored()
+        assert (refund.stage, refund.evidence, posts(shop)) == (Stage.WAITING, "operator", 2)
+        shop.provider.will(OWN, says())
+        assert await shop.handle() == "in review (conflict)"
+        assert posts(shop) == 2
