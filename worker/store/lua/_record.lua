@@ -143,8 +143,9 @@ local function time_now(server_now, least)
   local clock = redis.call('HMGET', P .. 'clock', 'at', 'ahead')
   local at, ahead = number(clock[1]), number(clock[2])
   local now = server_now + ahead
-  -- The server's clock was corrected in one step, or no script ran for a minute: follow the server's clock again.
-  if server_now >= at and now - at > MINUTE then now, ahead = server_now, 0 end
+  -- The server's clock was corrected in one step, or no script ran for a minute: follow the server's clock again. It may
+  -- be a little behind the latest time seen: what was added to it while it was wrong must not be added any more.
+  if server_now > at - MINUTE and now - at > MINUTE then now, ahead = server_now, 0 end
   local known = math.max(at, least)
   if known - now > SECOND then
     ahead = ahead + known - now
