@@ -76,8 +76,8 @@ def resolutions(refund: Refund) -> dict[str, str]:
             names = " and ".join(named)
             resend += (
                 f"; a worker first reads {names} at the provider, and nothing is sent if that was"
-                " done after all; if it cannot be read, this refund returns to review, or with"
-                " --unverified it is sent"
+                " done after all; if it cannot be read, this refund waits or returns to review, or"
+                " with --unverified it is sent"
             )
         if preflight.wants_currency(refund):
             resend += (
