@@ -174,7 +174,7 @@ def unreadable_hint(refund: Refund) -> Step:
         f"a webhook named {' and '.join(refund.candidates)} for it, which could not be read:"
         " it was not sent"
     )
-    changes: dict[str, Any] = {"error_code": "hint_unreadable", "error_message": reason}
+    changes = {"error_code": "hint_unreadable", "error_message": reason, **NO_WORD}
     return to_review(changes, "hint_unreadable", reason)
 
 

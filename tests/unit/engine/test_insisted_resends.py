@@ -223,6 +223,42 @@ async def test_doubted_refund_is_sent_after_the_third_read_in_vain_of_what_a_web
         assert refund.hinted is None
 
 
+async def test_refund_that_a_webhook_names_after_the_decision_is_not_sent_unread(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        shop.provider.will(NAMED, error(404))
+        await hint(shop, "re_10")
+        shop.provider.will("GET /v1/refunds/re_10", error(500))
+        for wait in WAITS:
+            assert await shop.handle() == "waiting (hint_unreadable)"
+            shop.pass_time(wait)
+        assert await shop.handle() == "in review (hint_unreadable)"
+        assert posts(shop) == 0
+        assert has_no_decision(await shop.stored())
+
+
+async def test_doubted_refund_that_is_named_after_the_decision_is_not_sent_unread(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        sent = posts(shop)
+        await shop.set(stage="review")
+        await insisted(shop)
+        await hint(shop)
+        shop.provider.will(NAMED, error(500))
+        for _ in range(3):
+            await shop.handle()
+            await due_again(shop)
+        refund = await shop.stored()
+        assert (refund.stage, posts(shop)) == (Stage.REVIEW, sent)
+        assert has_no_decision(refund)
+
+
 async def test_word_of_a_person_does_not_outweigh_what_the_first_look_finds(
     async_redis: redis.asyncio.Redis,
 ) -> None:
