@@ -294,3 +294,21 @@ async def test_retry_that_only_a_person_calls_absent_is_not_reported_as_unsent(
         shop.provider.will(OWN, says())
         assert await shop.handle() == "in review (conflict)"
         assert posts(shop) == 2
+
+
+async def test_contradiction_of_what_a_person_had_sent_again_is_not_ended_by_a_later_proof(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        later = refund_payload(id="re_9", metadata=SECOND_GENERATION)
+        shop.provider.will(NAMED, says(200, later))
+        assert await shop.handle() == "contradicts the record"
+        assert (await shop.stored()).stage is Stage.REVIEW
+        await hint(shop, "re_10")
+        shop.provider.will("GET /v1/refunds/re_10", says(200, refund_payload(id="re_10")))
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.provider_refund_id, refund.contradicted_by) == ("re_10", "re_9")
+        assert has_no_decision(refund)
+        assert posts(shop) == 0
