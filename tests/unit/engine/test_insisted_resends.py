@@ -312,3 +312,22 @@ async def test_contradiction_of_what_a_person_had_sent_again_is_not_ended_by_a_l
         assert (refund.provider_refund_id, refund.contradicted_by) == ("re_10", "re_9")
         assert has_no_decision(refund)
         assert posts(shop) == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "stage"),
+    [("charge_already_refunded", Stage.REVIEW), ("amount_too_small", Stage.SETTLED)],
+)
+async def test_refusal_that_may_be_the_echo_of_what_could_not_be_read_goes_to_a_person(
+    async_redis: redis.asyncio.Redis, code: str, stage: Stage
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        shop.provider.will(POST, error(400, code))
+        for wait in WAITS:
+            await shop.handle()
+            shop.pass_time(wait)
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.stage, refund.error_code, posts(shop)) == (stage, code, 1)
+        assert has_no_decision(refund)
