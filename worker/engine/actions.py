@@ -175,7 +175,10 @@ class Actions:
                 baseline = view.baseline
             seq, shown = snapshot.seq, view.shown
         prior_read_at = self._records_time(snapshot.now, began)
-        held_back = await self._checker.read_prior(refund, prior_read_at, permits.take)
+        # If only a person says that an earlier attempt did not happen, it may have been sent.
+        held_back = await self._checker.read_prior(
+            refund, prior_read_at, permits.take, may_have_left=refund.evidence == "operator"
+        )
         if held_back is not None:
             return held_back
         await permits.ready()

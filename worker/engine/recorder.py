@@ -199,7 +199,7 @@ class Recorder:
         )
         # After an attempt, this is just an answer that may belong to another refund; the rules of
         # attempts handle it.
-        if refund.stage in {Stage.IN_DOUBT, Stage.PROCESSING}:
+        if refund.stage in {Stage.QUEUED, Stage.WAITING, Stage.IN_DOUBT, Stage.PROCESSING}:
             changes: dict[str, Any] = {
                 "error_code": "owned_elsewhere",
                 "error_message": alarm,

@@ -13,7 +13,7 @@ from worker.errors import FieldError, GuardRefused, InvalidRequest
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import shown
 from worker.model.steps import Step
-from worker.rules.attempts import to_review
+from worker.rules.attempts import NO_WORD, to_review
 
 
 def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
@@ -33,6 +33,9 @@ def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
         alarm = (
             f"the provider shows {identity} for it, beside {_known(refund)}: money may move twice"
         )
+        if refund.operator_says in {"absent", "failed"}:
+            # A person who decided that it did not happen has not named the refund that counts.
+            changes |= NO_WORD
         return to_review(
             {**changes, "doubt_since": refund.doubt_since or now}, "contradicted", alarm
         )

@@ -91,7 +91,7 @@ def after_first_readback(
 
     Returns None if the payment shows that the refund is absent. A refund that exists at the
     provider, or could exist, is in doubt like any other. It is read back again at once, and the
-    rules for doubts decide.
+    rules for doubts decide. A person who had it sent did not know of that.
     """
     match read_back.verdict:
         case ReadbackVerdict.ABSENT:
@@ -111,6 +111,7 @@ def after_first_readback(
         # No replay before a read-back: a refund that may exist was sent by records that are not
         # known here.
         "server_errors": MAX_SERVER_ERRORS,
+        **NO_WORD,
     } | NO_READBACKS
     return Step(
         to=Stage.IN_DOUBT,
@@ -166,9 +167,11 @@ def prior_unreadable(refund: Refund, outcome: Outcome, jitter: float) -> Step | 
     if a person insists that nothing is sent and it was read in vain often enough. A refused API key
     concerns every refund, and is not counted.
     """
-    ends = is_insisted(refund) and refund.operator_says == "failed" and not outcome.credentials
-    if ends and refund.looks + 1 >= MAX_UNREAD:
-        return None
+    if is_insisted(refund):
+        if outcome.credentials:
+            return _postponed(refund, UNREADABLE, {}, PARKED)
+        if refund.operator_says == "failed" and refund.looks + 1 >= MAX_UNREAD:
+            return None
     delay = _unread_wait(refund, outcome.retry_after, jitter)
     return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
 

@@ -80,10 +80,7 @@ class AsyncStore(_Scripts):
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:_GATHERED], self._waiting[_GATHERED:]
-                try:
-                    results = await self._run_group([command for command, _ in group])
-                except Exception as error:  # noqa: BLE001 - whatever it is belongs to the callers, not to this task
-                    results = [error] * len(group)
+                results = await self._results([command for command, _ in group])
                 for (_, future), result in zip(group, results, strict=True):
                     if future.done():
                         continue
@@ -95,6 +92,19 @@ class AsyncStore(_Scripts):
             # Not in the task's done callback, which runs later: a command run in between would wait
             # for no task.
             self._flushers.discard(asyncio.current_task())
+
+    async def _results(self, group: Sequence[Command[Any]]) -> list[Any]:
+        """Return the result of each command, an error in the place of one that failed."""
+        try:
+            return await self._run_group(group)
+        except UnicodeDecodeError as error:
+            if len(group) == 1:
+                return [error]
+            # A record holds what is not text, and no reply of the pipeline could be read. That
+            # concerns the calls for that record only, and every command is safe to repeat.
+            return [(await self._results([command]))[0] for command in group]
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to the callers, not to this task
+            return [error] * len(group)
 
     def _foreign(self, error: BaseException) -> BaseException:
         return ours(error, self.address) or error

@@ -19,7 +19,9 @@ The latest time is stored once a second.
 
 
 DRIFT: Final = 1e-4
-"""How much faster than the records' time a process's own clock may run: 9 s a day."""
+"""How much faster than the records' time a process's own clock may run in an outage: 9 s a day."""
+
+_ms: Final = timedelta(milliseconds=1)
 
 
 class LeastTime:
@@ -38,9 +40,13 @@ class LeastTime:
         """The least time in epoch ms when this process's clock was `_at`."""
 
     def saw(self, now: int) -> None:
-        """Note the records' time, in epoch ms."""
+        """Note the records' time, in epoch ms.
+
+        A process's clock that is no more than a second ahead of it has only run faster. It must not
+        drive the records' time, which would then run as fast as the fastest clock of all workers.
+        """
         known = self()
-        if known is None or now >= known:
+        if known is None or now >= known - MOST_BACK // _ms:
             self._at, self._least = self._monotonic(), now
 
     def __call__(self) -> int | None:

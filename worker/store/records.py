@@ -165,8 +165,8 @@ def records_ms(server_time: tuple[int, int], clock: Sequence[str | None]) -> int
     seconds, micros = server_time
     server_ms = int(seconds) * 1000 + int(micros) // 1000
     at, ahead = (int(value or 0) for value in clock)
-    is_right_again = server_ms >= at and server_ms + ahead - at > _MINUTE_MS
-    return server_ms if is_right_again else max(at, server_ms + ahead)
+    is_right_again = server_ms > at - _MINUTE_MS and server_ms + ahead - at > _MINUTE_MS
+    return max(at, server_ms if is_right_again else server_ms + ahead)
 
 
 CLOCK: Final = ("at", "ahead")

@@ -77,7 +77,7 @@ def resolutions(refund: Refund) -> dict[str, str]:
                 f"; a worker first reads {' and '.join(named)} at the provider: if that was done"
                 " after all, this refund settles as the provider shows it; if the provider does not"
                 " know it any more, this refund returns to review, or with --unverified your"
-                " decision counts"
+                " decision counts; while it cannot be read, this refund waits"
             )
             failed, resend = failed + first, resend + first
         if preflight.wants_currency(refund):

@@ -5,6 +5,7 @@ Every POST is counted.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -210,6 +211,120 @@ async def test_doubted_refund_is_sent_after_the_third_read_in_vain_of_what_a_web
         refund = await shop.stored()
         assert (posts(shop), shop.provider.asked.count(NAMED)) == (sent + 1, 3)
         assert refund.hinted is None
+
+
+async def test_refund_that_a_webhook_names_after_the_decision_is_not_sent_unread(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        await insisted(shop)
+        shop.provider.will(NAMED, error(404))
+        await hint(shop, "re_10")
+        shop.provider.will("GET /v1/refunds/re_10", error(500))
+        for wait in WAITS:
+            assert await shop.handle() == "waiting (hint_unreadable)"
+            shop.pass_time(wait)
+        assert await shop.handle() == "in review (hint_unreadable)"
+        assert posts(shop) == 0
+        assert has_no_decision(await shop.stored())
+
+
+async def test_doubted_refund_that_is_named_after_the_decision_is_not_sent_unread(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        sent = posts(shop)
+        await shop.set(stage="review")
+        await insisted(shop)
+        await hint(shop)
+        shop.provider.will(NAMED, error(500))
+        for _ in range(3):
+            await shop.handle()
+            await due_again(shop)
+        refund = await shop.stored()
+        assert (refund.stage, posts(shop)) == (Stage.REVIEW, sent)
+        assert has_no_decision(refund)
+
+
+async def test_word_of_a_person_does_not_outweigh_what_the_first_look_finds(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, replace(VERIFY, first_look=True)) as shop:
+        await in_review_for_a_name(shop)
+        await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", payment_intent="pi_other")))
+        shop.provider.will(PAID, totals(500))
+        shop.provider.will(LIST, listing(refund_payload(id="re_7", metadata={})))
+        assert await shop.handle() == "in doubt"
+        assert has_no_decision(await shop.stored())
+        for _ in range(6):
+            shop.pass_time(6 * HOUR)
+            await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 0)
+
+
+async def test_retry_that_only_a_person_calls_absent_is_not_reported_as_unsent(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.provider.will(POST, httpx.ReadError("cut"), error(429))
+        await shop.handle()
+        await shop.set(stage="review")
+        await insisted(shop)
+        shop.provider.will(LIST, error(500))
+        for _ in range(3):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        refund = await shop.stored()
+        assert (refund.stage, refund.evidence, posts(shop)) == (Stage.WAITING, "operator", 2)
+        shop.provider.will(OWN, says())
+        assert await shop.handle() == "in review (conflict)"
+        assert posts(shop) == 2
+
+
+async def test_contradiction_of_what_a_person_had_sent_again_is_not_ended_by_a_later_proof(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        await insisted(shop)
+        later = refund_payload(id="re_9", metadata=SECOND_GENERATION)
+        shop.provider.will(NAMED, says(200, later))
+        assert await shop.handle() == "contradicts the record"
+        assert (await shop.stored()).stage is Stage.REVIEW
+        await hint(shop, "re_10")
+        shop.provider.will("GET /v1/refunds/re_10", says(200, refund_payload(id="re_10")))
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.provider_refund_id, refund.contradicted_by) == ("re_10", "re_9")
+        assert has_no_decision(refund)
+        assert posts(shop) == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "stage"),
+    [("charge_already_refunded", Stage.REVIEW), ("amount_too_small", Stage.SETTLED)],
+)
+async def test_refusal_that_may_be_the_echo_of_what_could_not_be_read_goes_to_a_person(
+    async_redis: redis.asyncio.Redis, code: str, stage: Stage
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        await insisted(shop)
+        shop.provider.will(POST, error(400, code))
+        for wait in WAITS:
+            await shop.handle()
+            shop.pass_time(wait)
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.stage, refund.error_code, posts(shop)) == (stage, code, 1)
+        assert has_no_decision(refund)
 
 
 # A person gives the refund up

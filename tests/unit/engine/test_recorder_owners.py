@@ -7,9 +7,10 @@ from typing import Any
 
 import redis.asyncio
 
-from tests.factories import NOW, SECOND, found
+from tests.factories import NOW, SECOND, VERIFY, found, refund_payload
 from tests.unit.engine.desk import Desk, named
-from tests.unit.engine.shop import ID
+from tests.unit.engine.rereads import NAMED, hint, posts
+from tests.unit.engine.shop import ID, opened, says
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Step
 from worker.rules import attempts, decisions
@@ -51,6 +52,22 @@ async def test_doubt_whose_proof_belongs_to_another_record_leads_to_a_person(
     assert "re_1" in stored.error_message
     assert "refund b" in stored.error_message
     assert named(log, "refund_needs_attention") != []
+
+
+async def test_unsent_refund_whose_proof_belongs_to_another_record_is_not_sent(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        await hint(shop)
+        await shop.store.redis.set("refunds:owner:re_9", "b")
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        assert await shop.handle() == "in review (owned_elsewhere)"
+        refund = await shop.stored()
+        assert (refund.provider_refund_id, refund.doubt_since) == (None, NOW)
+        assert "refund b" in str(refund.error_message)
+        assert await shop.handle() == "in review (owned_elsewhere)"
+        assert posts(shop) == 0
 
 
 async def doubtful(desk: Desk) -> Refund:

@@ -190,6 +190,7 @@ DOUBT = pending(
         "absent_at": None,
         "proven_absent_at": None,
         "found_at": None,
+        **NO_WORD,
     },
     timedelta(0),
 )

@@ -18,7 +18,9 @@ from worker.errors import StoreUnavailable
 from worker.model.refund import Lane
 from worker.store import claims, creations, reads, scripts
 from worker.store.async_store import AsyncStore
+from worker.store.claims import Claim
 from worker.store.creations import Created
+from worker.store.reads import Loaded
 from worker.store.scripts import Command, Script
 
 
@@ -122,6 +124,31 @@ class _Broken(Script):
 
 
 BROKEN = _Broken()
+
+
+async def test_record_that_is_no_text_concerns_its_own_calls_alone(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    # The connection to the fake keeps the replies that nobody could read.
+    store = AsyncStore(async_redis, durable=False)
+    await accepted(store, 3)
+    no_text: Any = b"\xff"
+    await store.redis.hset("refunds:refund:r1", "error_message", no_text)
+    loads = (store.run(reads.load(f"r{number}")) for number in range(3))
+    sends = (
+        store.run(claims.claim(f"r{number}", "send", token=f"t{number}", lease=LEASE))
+        for number in range(3)
+    )
+    one, unread, other, claimed, unclaimed, another = await asyncio.gather(
+        *loads, *sends, return_exceptions=True
+    )
+    assert isinstance(one, Loaded)
+    assert isinstance(other, Loaded)
+    assert isinstance(claimed, Claim)
+    assert isinstance(another, Claim)
+    assert (claimed.result, another.result) == ("claimed", "claimed")
+    assert isinstance(unread, UnicodeDecodeError)
+    assert isinstance(unclaimed, UnicodeDecodeError)
 
 
 async def test_caller_that_gives_up_does_not_disturb_the_others(store: AsyncStore) -> None:

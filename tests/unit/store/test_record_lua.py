@@ -154,9 +154,12 @@ def clock(client: redis.Redis, at: int, ahead: int, server_now: int) -> tuple[in
         # A minute and a bit without a script, on a server that has caught up: it is followed again.
         (5_000_000, 1, 5_060_000, (5_060_000, 5_060_000, 0)),
         (5_000_000, 1, 5_059_999, (5_060_000, 5_060_000, 1)),
-        # Not while the server is still behind, however much later it is.
-        (5_000_000, 100_000, 4_970_000, (5_070_000, 5_070_000, 100_000)),
-        (5_000_000, 100_000, 4_999_999, (5_099_999, 5_099_999, 100_000)),
+        # Not while the server is behind by a minute or more, however much later it is.
+        (5_000_000, 200_000, 4_940_000, (5_140_000, 5_140_000, 200_000)),
+        # One that is behind by less was set right: time goes on from the largest seen.
+        (5_000_000, 200_000, 4_940_001, (5_000_000, 5_000_000, 59_999)),
+        (5_000_000, 100_000, 4_998_999, (5_000_000, 5_000_000, 1_001)),
+        (5_000_000, 100_000, 4_999_999, (5_000_000, 5_000_000, 100_000)),
         (5_000_000, 100_000, 5_000_000, (5_000_000, 5_000_000, 100_000)),
         (5_000_000, 100_000, 5_001_000, (5_001_000, 5_001_000, 0)),
     ],

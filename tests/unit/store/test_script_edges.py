@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import redis
 
-from tests.factories import HOUR, MINUTE, NOT_DONE, SECOND, a_request
-from tests.support.store_world import ID, World, at_stage
+from tests.factories import HOUR, MINUTE, NOT_DONE, SECOND, a_request, done_as
+from tests.support.store_world import ID, P, World, at_stage
 from tests.unit.store.test_script_moves import recover
 from worker.model.refund import Lane, Stage, Status
 from worker.model.request import request_body
 from worker.model.steps import Step
+from worker.rules import rechecks
 from worker.store import creations, sweeps
 
 
@@ -198,3 +199,36 @@ def test_refund_that_no_worker_has_to_do_with_is_not_given_back(world: World, st
     before = world.dump()
     assert world.store.run(sweeps.give_back([ID, "nobody"])) == 0
     assert world.dump() == before
+
+
+# Keys of another type
+
+
+def test_settled_refund_is_changed_as_a_whole_if_the_key_of_its_owner_is_of_another_type(
+    world: World,
+) -> None:
+    world.accept()
+    world.end(world.claim(), done_as("succeeded"))
+    refund = world.get()
+    owner = f"{P}owner:{refund.provider_refund_id}"
+    world.redis.delete(owner)
+    world.redis.rpush(owner, "x")
+    shown = done_as("failed").found
+    assert shown is not None
+    step = rechecks.changed_by_provider(refund, shown, "lookup", world.now)
+    assert step is not None
+    seq = int(world.hash(f"payment:{refund.payment_intent}")["seq"])
+    assert world.save(refund, step).result == "saved"
+    assert world.get().status is Status.FAILED
+    assert int(world.hash(f"payment:{refund.payment_intent}")["seq"]) == seq + 1
+
+
+@pytest.mark.parametrize(("state", "result"), [("canceled", "canceled"), ("paused", "batch")])
+def test_claim_that_is_refused_says_so_if_the_rechecks_are_of_another_type(
+    world: World, state: str, result: str
+) -> None:
+    world.accept(batch="b1")
+    world.redis.hset(f"{P}batch:b1", "state", state)
+    world.redis.set(f"{P}rechecks", "x")
+    claim = world.claim()
+    assert (claim.result, claim.recheck) == (result, "")

@@ -92,12 +92,29 @@ def test_server_whose_clock_is_set_right_again_is_believed_again(world: World) -
     assert seen(world) == 2 * MINUTE + SECOND
 
 
+@pytest.mark.parametrize("behind", [MS, 999 * MS, SECOND, 1001 * MS, MINUTE - MS])
+def test_server_that_is_set_right_to_a_little_before_what_was_seen_makes_time_jump_nowhere(
+    world: World, behind: timedelta
+) -> None:
+    seen(world)
+    world.pass_time(-3 * HOUR)
+    seen(world)
+    world.pass_time(MINUTE)
+    assert seen(world) == MINUTE
+    world.pass_time(3 * HOUR - behind)
+    assert seen(world) == MINUTE
+    world.pass_time(behind + 2 * SECOND)
+    assert MINUTE + 2 * SECOND <= seen(world) <= MINUTE + 2 * SECOND + behind
+    assert kept(world)[1] <= behind
+
+
 @pytest.mark.parametrize(
     ("span", "time"),
     [
         # The server is still behind what was seen, however long nobody asked: what passed is
         # counted.
-        (3 * HOUR - MS, 3 * HOUR - MS),
+        (3 * HOUR - MINUTE, 3 * HOUR - MINUTE),
+        (3 * HOUR - MINUTE + MS, timedelta(0)),
         (3 * HOUR, timedelta(0)),
         (3 * HOUR + MINUTE, MINUTE),
     ],
@@ -123,7 +140,8 @@ def test_small_step_forward_is_time_that_passed(world: World) -> None:
 
 
 def test_programs_beside_the_scripts_see_the_same_time(world: World) -> None:
-    for span in (timedelta(0), -3 * HOUR, 500 * MS, 2 * MINUTE, -SECOND, 3 * HOUR, MINUTE):
+    back = 3 * HOUR - SECOND
+    for span in (timedelta(0), -3 * HOUR, 500 * MS, 2 * MINUTE, -SECOND, back, MINUTE):
         world.pass_time(span)
         told = to_ms(world.now)
         stored: Any = world.redis.hmget(f"{P}clock", *CLOCK)
@@ -175,16 +193,30 @@ def test_a_worker_whose_clock_runs_ahead_by_a_second_changes_nothing(world: Worl
     assert (seen(world), kept(world)) == (1001 * MS, (1001 * MS, 1001 * MS))
 
 
-def test_the_least_time_never_falls_back_behind_what_was_seen_first() -> None:
+def test_the_least_time_falls_back_by_no_more_than_a_second() -> None:
     own = [0.0]
     least = LeastTime(lambda: own[0])
     least.saw(1_000_000)
     own[0] = 10.0
-    expected = 1_000_000 + 10_000 * (1 - DRIFT)
-    least.saw(int(expected) - 1)
-    assert least() == int(expected)
-    least.saw(int(expected) + 1)
-    assert least() == int(expected) + 1
+    expected = int(1_000_000 + 10_000 * (1 - DRIFT))
+    least.saw(expected - 1001)
+    assert least() == expected
+    least.saw(expected - 1000)
+    assert least() == expected - 1000
+    least.saw(expected + 1)
+    assert least() == expected + 1
+
+
+@pytest.mark.parametrize("rate", [1.0005, 1.083])
+def test_worker_whose_clock_runs_faster_does_not_drive_the_time(world: World, rate: float) -> None:
+    own = [0.0]
+    world.store.least_time = least = LeastTime(lambda: own[0])
+    for beat in range(100):
+        assert seen(world) == beat * 5 * SECOND
+        least.saw(to_ms(world.now))
+        own[0] += 5 * rate
+        world.pass_time(5 * SECOND)
+    assert kept(world)[1] == timedelta(0)
 
 
 @pytest.mark.parametrize("text", [">x", ">-1", "x>1", ">1>2"])

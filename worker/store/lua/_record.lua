@@ -143,8 +143,9 @@ local function time_now(server_now, least)
   local clock = redis.call('HMGET', P .. 'clock', 'at', 'ahead')
   local at, ahead = number(clock[1]), number(clock[2])
   local now = server_now + ahead
-  -- The server's clock was corrected in one step, or no script ran for a minute: follow the server's clock again.
-  if server_now >= at and now - at > MINUTE then now, ahead = server_now, 0 end
+  -- The server's clock was corrected in one step, or no script ran for a minute: follow the server's clock again. It may
+  -- be a little behind the latest time seen: what was added to it while it was wrong must not be added any more.
+  if server_now > at - MINUTE and now - at > MINUTE then now, ahead = server_now, 0 end
   local known = math.max(at, least)
   if known - now > SECOND then
     ahead = ahead + known - now
@@ -228,10 +229,10 @@ local function other_attempt(id)
   return nil
 end
 
--- Return when a refund is to be read again outside its own schedule, '' if it is not. Called before the first write.
+-- Return when a refund is to be read again outside its own schedule, '' if it is not. Safe after the first write.
 local function recheck_of(id)
-  local score = redis.call('ZSCORE', P .. 'rechecks', id)
-  return score and int(score) or ''
+  local score = redis.pcall('ZSCORE', P .. 'rechecks', id)
+  return type(score) == 'string' and int(score) or ''
 end
 local function recheck_now(id) redis.pcall('ZADD', P .. 'rechecks', int(NOW), id) end
 
@@ -394,8 +395,9 @@ end
 -- names its owners too, for readers.
 local function owner_of(provider_refund_id) return redis.call('GET', P .. 'owner:' .. provider_refund_id) end
 -- If only a person named the provider's refund, it may be another record's: only the owner lets the owner's key expire.
+-- Comes after the first write, so a key of another type must not stop it.
 local function expire_owner(provider_refund_id, id)
-  if provider_refund_id and owner_of(provider_refund_id) == id then
+  if provider_refund_id and redis.pcall('GET', P .. 'owner:' .. provider_refund_id) == id then
     redis.call('PEXPIRE', P .. 'owner:' .. provider_refund_id, RETENTION)
   end
 end

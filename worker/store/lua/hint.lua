@@ -33,6 +33,8 @@ local function note(id, r)
   end
   redis.call('HSET', P .. 'refund:' .. id, 'hinted', joined(r.hinted, candidate),
     'hints_used', joined(r.hints_used, candidate))
+  -- A person whose decision counts whatever cannot be read did not know of this one.
+  if r.operator_says == 'absent' or r.operator_says == 'failed' then redis.call('HDEL', P .. 'refund:' .. id, 'operator_unverified') end
   return true
 end
 
