@@ -365,6 +365,10 @@ class _BatchedTransport:
         cycle = self.cycle
 
         def turn() -> None:
+            if not cycle._channels:  # noqa: SLF001 - kombu's own poller
+                # This connection is closed. Kombu leaves its part in the loop for ever.
+                loop.on_tick.discard(turn)
+                return
             cycle.on_poll_start()
             for descriptor in cycle.fds:
                 if descriptor not in loop.readers:
