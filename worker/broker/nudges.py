@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
-from worker.broker.names import PROCESS_TASK
+from worker.broker.names import MOST_IDS, PROCESS_TASK
 from worker.model.refund import Lane
 from worker.model.request import is_refund_id
 
@@ -49,9 +49,14 @@ def handle_with(handler: Handler) -> None:
 
 
 def ids_of(args: Sequence[Any], kwargs: object) -> list[str] | None:
-    """Return the refund ids of a message's args and kwargs, None if they are not `[[id, …]]`."""
+    """Return the refund ids of a message's args and kwargs.
+
+    None if they are not `[[id, …]]`, or more than `MOST_IDS`.
+    """
     ids = args[0] if len(args) == 1 and not kwargs else None
-    if not isinstance(ids, list) or not all(is_refund_id(each) for each in ids):
+    if not isinstance(ids, list) or len(ids) > MOST_IDS:
+        return None
+    if not all(is_refund_id(each) for each in ids):
         return None
     return list(dict.fromkeys(ids))
 

@@ -14,7 +14,7 @@ from celery.worker import state
 
 from worker.broker import nudges
 from worker.broker.consumer import KeepingConsumer
-from worker.broker.names import PROCESS_TASK
+from worker.broker.names import MOST_IDS, PROCESS_TASK
 from worker.broker.nudges import Done, Nudges, ids_of
 from worker.broker.queues import make_celery
 from worker.model.refund import Lane
@@ -259,6 +259,15 @@ def test_a_message_whose_ids_cannot_be_read_goes_celerys_way(
     assert not Nudges(consumer).take(Message(), args, kwargs)
     assert handler.begun == []
     assert ids_of(args, kwargs) is None
+
+
+def test_a_message_with_more_ids_than_may_be_begun_at_once_goes_celerys_way(
+    consumer: Consumer, handler: Handler
+) -> None:
+    ids = [f"r{number}" for number in range(MOST_IDS + 1)]
+    assert not Nudges(consumer).take(Message(), [ids], {})
+    assert Nudges(consumer).take(Message("m2"), [ids[1:]], {})
+    assert [len(begun) for begun, _, _ in handler.begun] == [MOST_IDS]
 
 
 def test_a_message_that_was_revoked_goes_celerys_way(consumer: Consumer, handler: Handler) -> None:
