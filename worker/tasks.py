@@ -13,7 +13,7 @@ from celery.exceptions import Reject
 
 from worker.app import app, runtime
 from worker.broker import inbox, nudges
-from worker.broker.names import CALLBACK_TASK, PROCESS_TASK, SUBMIT_TASK
+from worker.broker.names import CALLBACK_TASK, MOST_IDS, PROCESS_TASK, SUBMIT_TASK
 from worker.engine import endings
 from worker.engine.records_guard import REFUSALS
 from worker.errors import GuardRefused, InvalidRequest, SettingsError, StoreUnavailable
@@ -47,7 +47,7 @@ def process(self: Any, *args: Any, **kwargs: Any) -> str:
     """
     ids = nudges.ids_of(args, kwargs)
     if ids is None:
-        _reject(args, kwargs, "args are not [[refund_id, …]]")
+        _reject(args, kwargs, f"args are not [[refund_id, …]] with at most {MOST_IDS:,} ids")
         return str(endings.NO_IDS)
     return endings.summary(runtime.process(ids, _lane(self)))
 

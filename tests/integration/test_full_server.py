@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.installation import Installation, until
+from tests.support.installation import Installation, calls, until
+from tests.support.sending import Sent
 from worker import Refunds
 from worker.broker.names import SUBMIT_TASK
 from worker.errors import StoreFull
@@ -176,6 +177,29 @@ def test_submit_import_and_doctor_say_so_and_go_on_when_there_is_room(
             assert refunds.store.get("order-0-1") is None
         assert installation.cli("import", str(file)).code == 0
         moved_once(installation, refunds, [each.refund_id for each in requests(3)])
+
+
+def test_a_raw_message_that_is_read_as_the_memory_ends_is_not_lost(
+    installation: Installation,
+) -> None:
+    worker = installation.start()
+    with installation.refunds() as refunds, redis.Redis.from_url(installation.redis_url) as client:
+        # An idle worker: its blocking read takes the message before it is noted.
+        until(lambda: calls(client, "brpop") > 1, "the worker waits for a message")
+        memory: Any = client.info("memory")
+        client.config_set("maxmemory", memory["used_memory"] + 2**20)
+        with client.pipeline() as pipe:
+            # One step, so that the message comes to a server without memory.
+            pipe.lpush("refunds", Sent(refund_id="order-0-1").for_redis())
+            pipe.setrange("others", 4 * 2**20, "x")
+            pipe.execute()
+        until(lambda: "submit_put_back" in worker.said, "the message was handled in vain")
+        client.config_set("maxmemory", 0)
+        held: Any = client.zrange("unacked_index", 0, -1)
+        if held:
+            # As the visibility timeout has it.
+            client.zadd("unacked_index", dict.fromkeys(held, 1))
+        moved_once(installation, refunds, ["order-0-1"])
 
 
 def test_a_raw_message_waits_in_its_queue_until_there_is_room(installation: Installation) -> None:

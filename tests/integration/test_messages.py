@@ -99,7 +99,8 @@ def test_waiting_messages_come_in_their_order_several_in_one_trip(
     reader = reading()
     reader.turn_until(lambda: len(reader.got) == 60)
     assert reader.ids() == [f"r-{number}" for number in range(60)]
-    assert sum(calls(server, name) - made for name, made in before.items()) <= 5
+    # One of them notes the first message, which the blocking read took.
+    assert sum(calls(server, name) - made for name, made in before.items()) <= 6
     assert server.hlen("unacked") == server.zcard("unacked_index") == 60
 
 

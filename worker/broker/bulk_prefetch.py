@@ -74,7 +74,9 @@ class BulkIntake:
         self._consumer = consumer
         self._held[request.id] = self._clock()
         if self._is_full():
-            consumer.task_consumer.cancel_by_queue(Lane.BULK.value)
+            # Not here: while Celery itself stops reading, RabbitMQ still delivers messages, and
+            # the list of queues must not change under Celery's hands.
+            consumer.call_soon(self._read_no_more)
 
     def finished(self, task_id: str) -> None:
         """Stop counting a message whose task is over, and resume reading."""
@@ -98,6 +100,11 @@ class BulkIntake:
             if received < since:
                 self._held.pop(task_id, None)
         return len(self._held) >= self.most
+
+    def _read_no_more(self) -> None:
+        reader = self._consumer.task_consumer
+        if reader is not None and self._is_full():
+            reader.cancel_by_queue(Lane.BULK.value)
 
     def _read_on(self) -> None:
         reader = self._consumer.task_consumer

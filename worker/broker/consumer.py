@@ -107,10 +107,11 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
         self._nudges = Nudges(self)
 
     def create_task_handler(self, *arguments: Any, **named: Any) -> Callable[[Any], None]:
-        """Return the callback for messages of a task queue.
+        """Return the callback for messages of a task queue, for each new connection.
 
         It raises only if the broker is unavailable.
         """
+        self._nudges.resume()
         handle = super().create_task_handler(*arguments, **named)
         errors = (*self.connection_errors, *self.channel_errors, OSError, MemoryError)
         # kombu lists KeyError among its connection errors.

@@ -42,7 +42,9 @@ Bulk ones are fetched one by one: each carries up to 100 refunds.
 _TASK_QUEUES: Final = frozenset((*(lane.value for lane in Lane), CALLBACK_QUEUE))
 LONGEST_ITEM: Final = 2_000_000
 """Maximum bytes of an item: the longest body in base64, with room for the rest."""
-_FETCH: Final = (resources.files("worker.broker") / "lua" / "fetch.lua").read_text("utf-8")
+_SCRIPTS: Final = resources.files("worker.broker") / "lua"
+_FETCH: Final = (_SCRIPTS / "fetch.lua").read_text("utf-8")
+_NOTE: Final = (_SCRIPTS / "note.lua").read_text("utf-8")
 _FETCH_SHA: Final = hashlib.sha1(_FETCH.encode("utf-8"), usedforsecurity=False).hexdigest()
 
 
@@ -68,17 +70,26 @@ class Unacknowledged(kombu_redis.QoS):
         """
         if delivery_tag in self.noted:
             self.noted.discard(delivery_tag)
-            virtual.QoS.append(self, message, delivery_tag)
         elif message.headers.get("task") == PROCESS_TASK:
-            virtual.QoS.append(self, message, delivery_tag)
             self._to_note[delivery_tag] = message
         else:
-            super().append(message, delivery_tag)  # type: ignore[no-untyped-call]  # kombu carries no types
+            self._note(message, delivery_tag)
+        virtual.QoS.append(self, message, delivery_tag)
 
     def note(self) -> None:
         """Note on the server what was handed on before, unless it is acknowledged already."""
         while self._to_note:
-            super().append(*reversed(self._to_note.popitem()))  # type: ignore[no-untyped-call]  # as above
+            self._note(*reversed(self._to_note.popitem()))
+
+    def _note(self, message: Any, delivery_tag: str) -> None:
+        delivery = message.delivery_info
+        item = [message._raw, delivery["exchange"], delivery["routing_key"]]  # noqa: SLF001 - as kombu's own does
+        keys = [
+            f"{self.channel.global_keyprefix}{key}"
+            for key in (self.unacked_key, self.unacked_index_key)
+        ]
+        with self.channel.conn_or_acquire() as client:
+            client.eval(_NOTE, len(keys), *keys, time(), delivery_tag, json.dumps(item))
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - kombu's own
         """Return a message to its queue from where it is noted, or drop it."""
@@ -365,6 +376,10 @@ class _BatchedTransport:
         cycle = self.cycle
 
         def turn() -> None:
+            if not cycle._channels:  # noqa: SLF001 - kombu's own poller
+                # This connection is closed. Kombu leaves its part in the loop for ever.
+                loop.on_tick.discard(turn)
+                return
             cycle.on_poll_start()
             for descriptor in cycle.fds:
                 if descriptor not in loop.readers:

@@ -14,6 +14,11 @@ CALLBACK_QUEUE: Final = "refunds.callbacks"
 """The queue of callbacks; used if `REFUNDS_CALLBACKS_FILE` is set."""
 BULK_IDS: Final = 100
 """Refund ids in one bulk message: a message costs about 2.5 ms, so the rows of a file share one."""
+MOST_IDS: Final = 1_000
+"""Maximum refund ids in one message; the workers' own have at most `BULK_IDS`.
+
+All of a message are begun at once, at 3 kB each, and a body has room for 100,000.
+"""
 _DEFAULT_PREFIX: Final = "refunds:"
 
 

@@ -8,7 +8,6 @@ stays: its events, its place among the active tasks, its result; and it is ackno
 from __future__ import annotations
 
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
@@ -18,7 +17,7 @@ from celery.utils.log import get_logger
 from celery.worker import state
 from celery.worker.request import Request
 
-from worker.broker.names import PROCESS_TASK
+from worker.broker.names import MOST_IDS, PROCESS_TASK
 from worker.model.refund import Lane
 from worker.model.request import is_refund_id
 
@@ -50,21 +49,26 @@ def handle_with(handler: Handler) -> None:
 
 
 def ids_of(args: Sequence[Any], kwargs: object) -> list[str] | None:
-    """Return the refund ids of a message's args and kwargs, None if they are not `[[id, …]]`."""
+    """Return the refund ids of a message's args and kwargs.
+
+    None if they are not `[[id, …]]`, or more than `MOST_IDS`.
+    """
     ids = args[0] if len(args) == 1 and not kwargs else None
-    if not isinstance(ids, list) or not all(is_refund_id(each) for each in ids):
+    if not isinstance(ids, list) or len(ids) > MOST_IDS:
+        return None
+    if not all(is_refund_id(each) for each in ids):
         return None
     return list(dict.fromkeys(ids))
 
 
 class Nudges:
-    """The messages of one consumer. All but `_over` runs on Celery's thread."""
+    """The messages of one consumer. All but `_end` runs on Celery's thread."""
 
     def __init__(self, consumer: Any) -> None:
         self._consumer = consumer
-        self._over_lock: Final = threading.Lock()
-        self._over: deque[tuple[Any, float, str | BaseException]] = deque()
+        self._over: Final[deque[tuple[Any, float, str | BaseException]]] = deque()
         self._is_called = False
+        """Whether Celery's thread will soon settle the messages in `_over`."""
 
     def take(self, message: Any, args: list[Any], kwargs: dict[str, Any]) -> bool:
         """Begin with a message; return False if it is for Celery's own way.
@@ -104,20 +108,29 @@ class Nudges:
 
     def _end(self, request: Request, started: float, result: str | BaseException) -> None:
         """Note what became of a message; Celery's thread acknowledges it soon, with others."""
-        with self._over_lock:
-            self._over.append((request, started, result))
-            is_first, self._is_called = not self._is_called, True
-        if is_first:
+        self._over.append((request, started, result))
+        if not self._is_called:
+            self._is_called = True
             self._consumer.call_soon(self._settle)
 
+    def resume(self) -> None:
+        """Settle what ended before the broker's connection was lost.
+
+        Celery calls this for each new connection. Where a connection is lost, its event loop
+        forgets the calls that it was to make.
+        """
+        self._settle()
+
     def _settle(self) -> None:
-        with self._over_lock:
-            over, self._over, self._is_called = self._over, deque(), False
-        for request, started, result in over:
+        # First, so that a message which is added meanwhile is not forgotten.
+        self._is_called = False
+        while self._over:
+            request, started, result = self._over.popleft()
             _handlers[0].finished(request.id)
             # As Celery's request does, but for a set of what succeeded that nothing here reads.
             state.task_ready(request)
-            request.acknowledge()
+            # The connection may be another than the one that brought the message.
+            request.eventer = self._consumer.event_dispatcher
             if isinstance(result, BaseException):
                 # The sweep finds its refunds, and a message that comes back would not help them.
                 log.error("nudge_failed", exc_info=result)
@@ -126,6 +139,8 @@ class Nudges:
             else:
                 spent = monotonic() - started
                 request.send_event("task-succeeded", result=repr(result), runtime=spent)
+            # Last: it raises BrokenPipeError if RabbitMQ is away, and the others wait for `resume`.
+            request.acknowledge()
 
 
 def _routing_key(message: Any) -> object:

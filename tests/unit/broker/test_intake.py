@@ -22,7 +22,7 @@ class Reader:
     def __init__(self) -> None:
         self.reading = {lane.value for lane in Lane}
         self.auto_declare = True
-        self.task_consumer = self
+        self.task_consumer: Reader | None = self
         self.on_message = print
 
     def cancel_by_queue(self, name: str) -> None:
@@ -41,6 +41,17 @@ class Reader:
         call()
 
 
+class LaterReader(Reader):
+    """A reader whose event loop makes its calls when a test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.soon: list[Callable[[], None]] = []
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        self.soon.append(call)
+
+
 def intake_of(**settings: Any) -> BulkIntake:
     """The intake of a worker with these settings."""
     chosen = Settings.load(**settings)
@@ -53,10 +64,7 @@ def read(intake: BulkIntake, reader: Reader, begin: int = 0) -> int:
     """Hand in messages of files for as long as the worker reads their queue; return how many."""
     count = 0
     while reader.consuming_from(Lane.BULK.value):
-        message = SimpleNamespace(
-            id=f"m{begin + count}", delivery_info={"routing_key": Lane.BULK.value}
-        )
-        intake.received(reader, message)
+        intake.received(reader, bulk_message(f"m{begin + count}"))
         count += 1
     return count
 
@@ -80,6 +88,37 @@ def test_under_the_slowest_rate_one_message_is_held() -> None:
 def test_where_the_rate_allows_it_enough_is_held_to_keep_the_slots_busy(rate: float) -> None:
     assert read(intake_of(rate_limit=rate, concurrency=64), Reader()) == 7
     assert read(intake_of(rate_limit=rate, concurrency=201), Reader()) == 9
+
+
+def bulk_message(message_id: str) -> SimpleNamespace:
+    return SimpleNamespace(id=message_id, delivery_info={"routing_key": Lane.BULK.value})
+
+
+def test_reading_ends_after_a_message_is_handed_over_and_not_within() -> None:
+    # A worker that stops cancels its queues one by one, and RabbitMQ delivers messages meanwhile.
+    intake, reader = intake_of(rate_limit=0.1), LaterReader()
+    intake.received(reader, bulk_message("m0"))
+    assert reader.consuming_from(Lane.BULK.value)
+    reader.soon.pop()()
+    assert not reader.consuming_from(Lane.BULK.value)
+
+
+def test_reading_goes_on_if_the_message_ends_before_reading_was_to_end() -> None:
+    intake, reader = intake_of(rate_limit=0.1), LaterReader()
+    intake.received(reader, bulk_message("m0"))
+    intake.finished("m0")
+    for call in reader.soon:
+        call()
+    assert reader.consuming_from(Lane.BULK.value)
+
+
+def test_a_worker_that_has_stopped_reads_no_queue_whose_reading_could_end() -> None:
+    intake, reader = intake_of(rate_limit=0.1), LaterReader()
+    intake.received(reader, bulk_message("m0"))
+    reader.task_consumer = None
+    (call,) = reader.soon
+    call()
+    assert reader.consuming_from(Lane.BULK.value)
 
 
 def test_what_is_held_without_end_is_forgotten_in_time() -> None:

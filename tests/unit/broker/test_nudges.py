@@ -13,7 +13,8 @@ from celery import Celery
 from celery.worker import state
 
 from worker.broker import nudges
-from worker.broker.names import PROCESS_TASK
+from worker.broker.consumer import KeepingConsumer
+from worker.broker.names import MOST_IDS, PROCESS_TASK
 from worker.broker.nudges import Done, Nudges, ids_of
 from worker.broker.queues import make_celery
 from worker.model.refund import Lane
@@ -30,8 +31,11 @@ class Message:
         self.body = self.payload = b""
         self.content_type, self.content_encoding = "application/json", "utf-8"
         self.ended: list[str] = []
+        self.error: Exception | None = None
 
     def ack_log_error(self, *_: Any) -> None:
+        if self.error is not None:
+            raise self.error
         self.ended.append("acknowledged")
 
     def reject_log_error(self, *_: Any, requeue: bool = False) -> None:
@@ -158,6 +162,64 @@ def test_messages_that_end_together_are_settled_in_one_call(
     assert len(consumer.soon) == 2
 
 
+def test_a_message_whose_end_was_forgotten_with_a_lost_connection_is_settled_on_the_next_one(
+    consumer: Consumer, handler: Handler
+) -> None:
+    # The hub drops the calls that it was to make if one of them finds the connection lost.
+    taking, message = Nudges(consumer), Message()
+    taking.take(message, [["r1"]], {})
+    handler.begun[0][2]("r1: succeeded")
+    consumer.soon.clear()
+    taking.resume()
+    assert (message.ended, handler.finished_ids) == (["acknowledged"], ["m1"])
+    taking.take(Message("m2"), [["r1"]], {})
+    handler.begun[-1][2]("r1: succeeded")
+    assert len(consumer.soon) == 1
+
+
+def test_each_new_connection_settles_what_ended_before_it(
+    consumer: Consumer, handler: Handler
+) -> None:
+    connected, message = KeepingConsumer.__new__(KeepingConsumer), Message()
+    connected.connection_errors, connected.channel_errors = (OSError,), ()
+    connected.strategies, connected.on_task_message = {}, set()
+    connected._nudges = Nudges(consumer)
+    connected._nudges.take(message, [["r1"]], {})
+    handler.begun[0][2]("r1: succeeded")
+    consumer.soon.clear()
+    connected.create_task_handler()
+    assert message.ended == ["acknowledged"]
+
+
+def test_messages_that_end_together_are_all_settled_although_the_broker_is_away_for_one(
+    consumer: Consumer, handler: Handler
+) -> None:
+    taking, messages = Nudges(consumer), [Message(f"m{number}") for number in range(3)]
+    messages[0].error = BrokenPipeError()
+    for message in messages:
+        taking.take(message, [["r1"]], {})
+    for _, _, done in handler.begun:
+        done("r1: succeeded")
+    with pytest.raises(BrokenPipeError):
+        consumer.soon.pop()()
+    taking.resume()
+    assert [message.ended for message in messages] == [[], ["acknowledged"], ["acknowledged"]]
+    assert handler.finished_ids == ["m0", "m1", "m2"]
+    assert not state.requests
+    kinds = [kind for kind, _ in consumer.event_dispatcher.sent]
+    assert kinds.count("task-succeeded") == len(messages)
+
+
+def test_the_end_of_a_message_is_told_on_the_connection_of_that_moment(
+    consumer: Consumer, handler: Handler
+) -> None:
+    Nudges(consumer).take(Message(), [["r1"]], {})
+    consumer.event_dispatcher = Events()
+    handler.begun[0][2]("r1: succeeded")
+    consumer.soon.pop()()
+    assert [kind for kind, _ in consumer.event_dispatcher.sent] == ["task-succeeded"]
+
+
 def test_the_events_that_flower_needs_are_sent(consumer: Consumer, handler: Handler) -> None:
     Nudges(consumer).take(Message(), [["r1"]], {})
     handler.begun[0][2]("r1: succeeded")
@@ -197,6 +259,15 @@ def test_a_message_whose_ids_cannot_be_read_goes_celerys_way(
     assert not Nudges(consumer).take(Message(), args, kwargs)
     assert handler.begun == []
     assert ids_of(args, kwargs) is None
+
+
+def test_a_message_with_more_ids_than_may_be_begun_at_once_goes_celerys_way(
+    consumer: Consumer, handler: Handler
+) -> None:
+    ids = [f"r{number}" for number in range(MOST_IDS + 1)]
+    assert not Nudges(consumer).take(Message(), [ids], {})
+    assert Nudges(consumer).take(Message("m2"), [ids[1:]], {})
+    assert [len(begun) for begun, _, _ in handler.begun] == [MOST_IDS]
 
 
 def test_a_message_that_was_revoked_goes_celerys_way(consumer: Consumer, handler: Handler) -> None:
