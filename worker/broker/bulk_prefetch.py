@@ -135,12 +135,13 @@ def gather_events(consumer: Any) -> None:
 
     def buffered() -> None:
         nonlocal waiting
+        consumer.event_dispatcher.buffer_limit = EVENTS_GATHERED
         if not waiting and consumer.hub is not None:
             waiting = True
             consumer.hub.call_later(EVENT_SECONDS, flush)
 
-    # The dispatcher that is created after a reconnect takes the callback from the consumer.
+    # The dispatcher that is created after a reconnect takes the callback from the consumer, and has
+    # a limit of its own.
     consumer.on_send_event_buffered = buffered
     if consumer.event_dispatcher is not None:
         consumer.event_dispatcher.on_send_buffered = buffered
-        consumer.event_dispatcher.buffer_limit = EVENTS_GATHERED

@@ -94,7 +94,7 @@ class Nudges:
         consumer = self._consumer
         return Request(
             message,
-            on_ack=message.ack_log_error,
+            on_ack=lambda _, errors: _acknowledge(message, errors),
             on_reject=message.reject_log_error,
             app=consumer.app,
             hostname=consumer.hostname,
@@ -141,6 +141,21 @@ class Nudges:
                 request.send_event("task-succeeded", result=repr(result), runtime=spent)
             # Last: it raises BrokenPipeError if RabbitMQ is away, and the others wait for `resume`.
             request.acknowledge()
+
+
+def _acknowledge(message: Any, errors: tuple[type[Exception], ...]) -> None:
+    """Acknowledge a message.
+
+    If its connection is lost (`errors`), it comes back, which a claim makes harmless. kombu would
+    log a traceback for each message in flight.
+    """
+    try:
+        message.ack()
+    except BrokenPipeError:
+        # Celery connects again.
+        raise
+    except errors as error:
+        log.debug("acknowledgement_lost", extra={"error": f"{type(error).__name__}: {error}"})
 
 
 def _routing_key(message: Any) -> object:

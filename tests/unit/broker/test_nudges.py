@@ -33,7 +33,7 @@ class Message:
         self.ended: list[str] = []
         self.error: Exception | None = None
 
-    def ack_log_error(self, *_: Any) -> None:
+    def ack(self) -> None:
         if self.error is not None:
             raise self.error
         self.ended.append("acknowledged")
@@ -208,6 +208,20 @@ def test_messages_that_end_together_are_all_settled_although_the_broker_is_away_
     assert not state.requests
     kinds = [kind for kind, _ in consumer.event_dispatcher.sent]
     assert kinds.count("task-succeeded") == len(messages)
+
+
+def test_an_acknowledgement_on_a_lost_connection_is_no_more_than_a_line_for_those_who_look(
+    consumer: Consumer, handler: Handler, caplog: pytest.LogCaptureFixture
+) -> None:
+    message = Message()
+    message.error = ConnectionResetError("reset")
+    Nudges(consumer).take(message, [["r1"]], {})
+    handler.begun[0][2]("succeeded")
+    with caplog.at_level(logging.DEBUG):
+        consumer.soon.pop()()
+    lines = [(line.levelname, line.exc_info) for line in caplog.records]
+    assert lines == [("DEBUG", None)]
+    assert handler.finished_ids == ["m1"]
 
 
 def test_the_end_of_a_message_is_told_on_the_connection_of_that_moment(
