@@ -22,7 +22,6 @@ _IN_WORDS: Final = tuple(
         (r" under REFUNDS_TOTALS=hint", " at this provider"),
         (r" \(REFUNDS_METADATA_DAYS\)", ""),
         (r"decide again with --unverified if", f"decide again, and {_TICK}, if"),
-        (r"add --unverified if", f"{_TICK} if"),
         (r"with --succeeded", "under “It happened”"),
         (r"resume it with 'refunds batch resume [^']+'", "“Resume this batch” continues it"),
         (r"'refunds batch resume [^']+'", "“Resume this batch”"),
