@@ -180,6 +180,13 @@ def test_event_that_names_a_refund_of_another_system_on_our_payment_is_no_candid
     assert (found.result, world.get().candidates) == ("payment", ())
 
 
+def test_candidate_whose_id_is_a_pattern_of_lua_is_noted_once(world: World) -> None:
+    world.accept()
+    for name in ("re-1", "re-1", "reX1", "re.1"):
+        hint(world, Hint(provider_refund_id=name, refund_id=ID))
+    assert world.get().candidates == ("re-1", "reX1", "re.1")
+
+
 def test_three_candidates_of_a_generation_are_read_and_no_more(world: World) -> None:
     world.accept()
     for number in range(20):
