@@ -338,3 +338,14 @@ def test_retry_with_an_earlier_provider_refund_is_claimed_only_after_that_was_re
     assert world.claim(prior_read_at=world.now - attempts.VERDICT_LIFE).claimed
     assert "prior_read_at" not in world.hash(f"refund:{ID}")
     world.check()
+
+
+def test_sweep_goes_on_if_a_key_that_is_to_be_read_again_is_of_another_type(world: World) -> None:
+    world.accept()
+    world.attempt(MAYBE)
+    world.redis.set("refunds:refund:odd", "x")
+    world.redis.zadd("refunds:rechecks", {"odd": 1})
+    world.pass_time(VERIFY.settle)
+    assert world.swept() == [ID]
+    assert world.keys("rechecks") == []
+    assert world.redis.get("refunds:refund:odd") == "x"
