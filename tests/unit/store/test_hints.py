@@ -349,3 +349,26 @@ def test_sweep_goes_on_if_a_key_that_is_to_be_read_again_is_of_another_type(worl
     assert world.swept() == [ID]
     assert world.keys("rechecks") == []
     assert world.redis.get("refunds:refund:odd") == "x"
+
+
+def test_event_about_a_refund_that_has_just_settled_is_not_lost_with_the_poll_it_hastened(
+    world: World,
+) -> None:
+    world.accept()
+    world.attempt(done_as("pending", id="re_9"))
+    hint(world)
+    world.pass_time(SECOND)
+    pending = world.get()
+    later = Step(to=Stage.PROCESSING, status=pending.status, label="x", delay=6 * HOUR, quiet=True)
+    assert world.save(pending, later).result == "saved"
+    # The next poll is due half a minute after the first event. A poll before that settles it.
+    hint(world)
+    at = world.get().next_check_at
+    shown = done_as("succeeded", id="re_9").found
+    assert shown is not None
+    world.save(world.get(), attempts.done(world.get(), shown, "lookup", world.now))
+    assert (world.get().status, world.keys("rechecks")) == (Status.SUCCEEDED, [])
+    world.pass_time(SECOND)
+    assert hint(world, replace(NAMED, status="failed")).due == ()
+    assert world.score("rechecks", ID) == at
+    world.check()

@@ -38,13 +38,13 @@ local function note(id, r)
   return true
 end
 
--- Return when the refund may be read because of a webhook, nil if it is to be read already.
+-- Return when the refund may be read because of a webhook, and whether an earlier one has set that time already.
 local function next_read(id)
   local last = redis.call('ZSCORE', times, id)
-  if last and number(last) > NOW then return nil end
+  if last and number(last) > NOW then return number(last), true end
   local at = last and math.max(NOW, number(last) + rest) or NOW
   redis.call('ZADD', times, int(at), id)
-  return at
+  return at, false
 end
 local function due_at(id, r, stage, at)
   if at > NOW then return end
@@ -56,15 +56,17 @@ end
 local function bring_forward(id, r)
   if number(r.next_check_at) <= NOW then return end
   local at = next_read(id)
-  if not at or at >= number(r.next_check_at) then return end
+  if at >= number(r.next_check_at) then return end
   reschedule(id, r, at)
   due_at(id, r, r.stage, at)
 end
 local function recheck(id, r)
   local waiting = recheck_of(id)
   local is_due = waiting ~= '' and number(waiting) <= NOW
-  local at = is_due and NOW or next_read(id)
-  if not at then return end
+  local at, is_set = NOW, false
+  if not is_due then at, is_set = next_read(id) end
+  -- What was set may have been a poll or a read-back, and another one may have settled the refund before that.
+  if is_set and waiting ~= '' and number(waiting) <= at + 1 then return end
   -- A recheck that is under way ends with the time at which it was due. Another time is not forgotten with it.
   if int(at) == waiting then at = at + 1 end
   redis.call('ZADD', P .. 'rechecks', int(at), id)
