@@ -402,3 +402,40 @@ async def test_earlier_refund_that_cannot_be_read_is_read_later(
         assert await shop.stored() == before
         score = await shop.store.redis.zscore("refunds:rechecks", ID)
         assert score == (shop.now + MINUTE).timestamp() * 1000
+
+
+async def test_second_event_about_an_earlier_refund_is_read_if_that_may_have_moved_money(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_refused(shop, "succeeded")
+        await hint(shop, "re_1")
+        assert await shop.handle() == "succeeded"
+        shop.pass_time(HOUR)
+        shop.provider.will(OWN, says(200, refund_payload(status="succeeded")))
+        await hint(shop, "re_1", "failed")
+        assert await shop.handle() == "succeeded"
+        assert (await shop.stored()).contradicted_by is None
+        await hint(shop, "re_1", "succeeded")
+        assert await shop.handle() == "contradicts the record"
+        assert (await shop.stored()).contradicted_by == "re_1"
+
+
+async def test_second_event_about_an_earlier_refund_reaches_a_retry_in_review(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await failed_and_retried(shop)
+        await hint(shop, "re_1")
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, error(400, "idempotency_error", "idempotency_error"))
+        await shop.handle()
+        assert (await shop.stored()).stage is Stage.REVIEW
+        shop.provider.will(OWN, says(200, refund_payload(status="succeeded")))
+        shop.pass_time(HOUR)
+        await hint(shop, "re_1", "succeeded")
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.stage, refund.contradicted_by) == (Stage.REVIEW, "re_1")
+        assert posts(shop) == 1

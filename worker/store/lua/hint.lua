@@ -20,12 +20,23 @@ local function count_words(words)
 end
 local function joined(words, word) return words and words .. ' ' .. word or word end
 
+-- Return whether the event is news of the provider's refund of an earlier generation. That had moved nothing.
+local function is_news_of_a_prior(r)
+  return candidate ~= '' and candidate ~= r.provider_refund_id and has_word(r.prior_refund_ids, candidate)
+    and ARGV[10] ~= 'failed' and ARGV[10] ~= 'canceled'
+end
+
 -- Note the candidate on the record. Return whether it is still to be read.
 local function note(id, r)
   if candidate == '' or candidate == r.provider_refund_id then return false end
   if has_word(r.hinted, candidate) then return true end
-  -- One that was read is not read again, and few are read at all: whoever has the webhook's secret may name many.
-  if has_word(r.hints_used, candidate) then return false end
+  -- One that was read is not read again, and few are read at all: whoever has the webhook's secret may name many. One of
+  -- an earlier generation may have succeeded since. Before a send it is read in any case.
+  if has_word(r.hints_used, candidate) then
+    if r.stage ~= 'review' or not is_news_of_a_prior(r) then return false end
+    redis.call('HSET', P .. 'refund:' .. id, 'hinted', joined(r.hinted, candidate))
+    return true
+  end
   if count_words(r.hints_used) >= most_candidates then
     -- A person who reviews the refund can still name it.
     if r.stage ~= 'settled' then redis.call('HSET', P .. 'refund:' .. id, 'possible_refund_id', candidate) end
@@ -89,7 +100,7 @@ local function hint(id, r)
     if open then bring_forward(id, r) end
   elseif r.stage == 'processing' and is_its_own then
     bring_forward(id, r)
-  elseif r.stage ~= 'sending' and (open or is_its_own) then
+  elseif r.stage ~= 'sending' and (open or is_its_own or r.stage == 'settled' and is_news_of_a_prior(r)) then
     recheck(id, r)
   end
 end
