@@ -28,7 +28,7 @@ from worker.model.refund import Lane, Stage, Status
 from worker.rules import decisions
 from worker.rules.attempts import Rules
 from worker.rules.rechecks import WAITS
-from worker.store import sweeps
+from worker.store import saves, sweeps
 
 MINUTE = timedelta(minutes=1)
 
@@ -439,3 +439,22 @@ async def test_second_event_about_an_earlier_refund_reaches_a_retry_in_review(
         refund = await shop.stored()
         assert (refund.stage, refund.contradicted_by) == (Stage.REVIEW, "re_1")
         assert posts(shop) == 1
+
+
+async def test_earlier_refund_that_was_done_is_kept_if_its_retry_is_canceled_as_it_is_read(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await failed_and_retried(shop)
+
+        async def canceled(_: httpx.Request) -> httpx.Response:
+            refund = await shop.stored()
+            step = decisions.cancel(refund)
+            assert (await shop.store.run(saves.save(refund, step))).result == "saved"
+            return says(200, refund_payload())
+
+        shop.provider.will(OWN, canceled)
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.contradicted_by) == (Status.CANCELED, "re_1")
+        assert posts(shop) == 0
