@@ -149,3 +149,13 @@ def forbid_other_ends(refund: Refund) -> None:
             " neither be failed nor sent again: name the provider's refund that counts with"
             " --succeeded"
         )
+
+
+def forbid_resend(refund: Refund) -> None:
+    """Raise `GuardRefused` if the provider showed another refund that a person set aside."""
+    if refund.set_aside_ids is not None:
+        raise GuardRefused(
+            f"the provider also showed {' and '.join(refund.ids_set_aside)} for refund"
+            f" {refund.refund_id}, which may have moved the money, so it cannot be sent again: name"
+            " the provider's refund that counts with --succeeded, or end it with --failed"
+        )

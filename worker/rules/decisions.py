@@ -145,6 +145,7 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     """
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
+    contradictions.forbid_resend(refund)
     changes: dict[str, Any] = {"lapses": 0, "operator_code": None}
     if _was_in_doubt(refund):
         changes |= NO_READBACKS

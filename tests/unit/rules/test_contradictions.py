@@ -295,3 +295,11 @@ def test_named_refund_that_fails_beside_one_set_aside_is_not_retriable() -> None
     reversal = changed_by_provider(settled_one, found(id="re_2", status="failed"), "lookup", NOW)
     assert reversal is not None
     assert reversal.changes["retriable"] is Retriable.NO
+
+
+def test_refund_in_review_beside_one_set_aside_can_be_ended_and_not_sent_again() -> None:
+    refund = a_refund(Stage.REVIEW, set_aside_ids="re_1", doubt_since=NOW)
+    with pytest.raises(GuardRefused, match="also showed re_1 for refund order-1001-1"):
+        resolve_resend(refund, unverified=True)
+    assert resolve_failed(refund, "gone").to is Stage.IN_DOUBT
+    assert resolve_resend(replace(refund, set_aside_ids=None)).to is Stage.IN_DOUBT
