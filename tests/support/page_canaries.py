@@ -35,6 +35,7 @@ _TEXTS: Final = (
     "idempotency_key",
     "possible_refund_id",
     "prior_refund_ids",
+    "set_aside_ids",
     "hinted",
     "operator_says",
     "operator_by",

@@ -30,6 +30,8 @@ class Held:
 
     ending: Ending
     continues: bool
+    stale: bool = False
+    """Whether the record had changed, so that nothing was saved."""
 
 
 class Checker:
@@ -103,8 +105,13 @@ class Checker:
                     step = preflight.account_lost(refund)
                 else:
                     step = preflight.prior_missing(refund, prior)
-            if step is not None:
-                return (await self._keep_back(refund, step, code, {"prior": prior})).ending
+            if step is None:
+                continue
+            held = await self._keep_back(refund, step, code, {"prior": prior})
+            if held.stale and found is not None and step.label in preflight.PRIOR_DONE:
+                # The retry was canceled or found meanwhile. The proof is kept beside that.
+                await self._recorder.contradict(refund, rechecks.prior_done(refund, found, now))
+            return held.ending
         return None
 
     async def judge(self, refund: Refund, read_back: Readback, now: datetime) -> Held | None:
@@ -123,7 +130,8 @@ class Checker:
     ) -> Held:
         saved, ending = await self._recorder.save(refund, step, detail)
         if not step.quiet:
-            return Held(ending=ending, continues=saved.result == "saved")
+            stale = saved.result == "stale"
+            return Held(ending=ending, continues=saved.result == "saved", stale=stale)
         reason = code if step.label == preflight.UNREADABLE else step.label
         log.info("refund_postponed", refund_id=refund.refund_id, reason=reason, code=code or None)
         return Held(

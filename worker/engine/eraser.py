@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from worker.errors import NotStorable
 from worker.model.refund import Status
 from worker.store import erasure, reads
 from worker.store.async_store import AsyncStore
@@ -56,14 +57,15 @@ async def _erase_settled(store: AsyncStore, status: Status, age: timedelta) -> i
 async def _erase(store: AsyncStore, refund_id: str, now: datetime) -> bool:
     try:
         refund = (await store.run(reads.load(refund_id))).refund
-    except ValueError as error:
-        # The record cannot be read, so its fingerprint is not known. The other refunds go on.
+        if refund is None or not refund.settled or not refund.metadata:
+            return False
+        # If another writer was faster, the refund was erased, is sent again, or has settled with a
+        # later time: then it is listed again.
+        return (await store.run(erasure.erase(refund, now))).result == "saved"
+    except (ValueError, NotStorable) as error:
+        # The record cannot be read, so its fingerprint is not known, or it cannot be written. The
+        # other refunds go on.
         log.error(  # noqa: TRY400 - the error of this record, not of the worker
             "metadata_not_erased", refund_id=refund_id, error=type(error).__name__, alarm=True
         )
         return False
-    if refund is None or not refund.settled or not refund.metadata:
-        return False
-    # If another writer was faster, the refund was erased, is sent again, or has settled with a
-    # later time: then it is listed again.
-    return (await store.run(erasure.erase(refund, now))).result == "saved"

@@ -15,7 +15,7 @@ from worker.engine import endings
 from worker.engine.candidates import CandidateReader
 from worker.engine.endings import Ending
 from worker.engine.recorder import Recorder
-from worker.model.answers import Outcome
+from worker.model.answers import Outcome, ProviderRefund
 from worker.model.refund import Refund, Stage
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, Permit
@@ -141,8 +141,9 @@ class Rechecker:
                 self._on_recheck(result.value)
             return True, None
         self._on_recheck(step.label)
-        _, ending = await self._recorder.save(refund, step, {"seen": "recheck"}, insist=True)
-        return True, ending
+        saved, ending = await self._recorder.save(refund, step, {"seen": "recheck"}, insist=True)
+        # It was decided on a record that has changed since, so it is read again.
+        return saved.result != "stale", ending
 
     async def _act_on(self, refund: Refund, candidate: Candidate, now: datetime) -> Ending | None:
         """Save what a candidate shows; return the refund's ending if anything was saved."""
@@ -155,7 +156,7 @@ class Rechecker:
                 return await self._save(refund, step)
             case CandidateVerdict.EARLIER if found is not None and rechecks.was_never_sent(refund):
                 self._on_recheck("found")
-                return await self._save(refund, rechecks.prior_done(refund, found, now))
+                return await self._take_prior(refund, found, now)
             case CandidateVerdict.EARLIER | CandidateVerdict.LATER if found is not None:
                 self._on_recheck("contradicts")
                 await self._recorder.contradict(refund, done(refund, found, "lookup", now))
@@ -165,6 +166,18 @@ class Rechecker:
             case CandidateVerdict.OTHER | CandidateVerdict.UNNAMED:
                 self._on_recheck("refuted")
         return None
+
+    async def _take_prior(self, refund: Refund, found: ProviderRefund, now: datetime) -> Ending:
+        """Save that an earlier generation's refund was done, so that the retry is not sent.
+
+        If the retry has moved on meanwhile, that refund contradicts the record.
+        """
+        step = rechecks.prior_done(refund, found, now)
+        saved, ending = await self._recorder.save(refund, step, {"seen": "webhook"}, insist=True)
+        if saved.result != "stale":
+            return ending
+        await self._recorder.contradict(refund, done(refund, found, "lookup", now))
+        return endings.CONTRADICTED
 
     async def _save(self, refund: Refund, step: Step) -> Ending:
         _, ending = await self._recorder.save(refund, step, {"seen": "webhook"}, insist=True)

@@ -174,6 +174,11 @@ class Refund:
     """A provider refund that may be this one: it agrees, and carries no id of ours."""
     prior_refund_ids: str | None = None
     """Provider refunds of earlier generations, between spaces; read again before a send."""
+    set_aside_ids: str | None = None
+    """Provider refunds shown for this one beside the one that a person named, between spaces.
+
+    They may have moved money too, so a refund that has any is not sent again.
+    """
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Refund:
@@ -208,6 +213,11 @@ class Refund:
     def prior_ids(self) -> tuple[str, ...]:
         """Return the provider's refunds of earlier generations."""
         return tuple((self.prior_refund_ids or "").split())
+
+    @property
+    def ids_set_aside(self) -> tuple[str, ...]:
+        """Return the provider's refunds that a person knew of when they named another one."""
+        return tuple((self.set_aside_ids or "").split())
 
     @property
     def asked_amount(self) -> int | None:

@@ -436,8 +436,9 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
     } | NO_READBACKS
     if found.currency and refund.currency is None:
         changes["currency"] = found.currency
-    if refund.contradicted_by is not None and refund.operator_by is not None:
-        # A person has named the provider's refund that counts.
+    is_named = refund.operator_by is not None and found.id == refund.provider_refund_id
+    if refund.contradicted_by is not None and is_named:
+        # A person has named this as the provider's refund that counts.
         changes["contradicted_by"] = None
     final = FINAL_STATUSES.get(status)
     if final is None:
@@ -464,7 +465,7 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
             "failure_reason": reason,
             "error_code": reason,
             "error_message": in_words(f"the provider reports the refund as {status}", found),
-            "retriable": retriable(reason),
+            "retriable": retriable(reason) if refund.set_aside_ids is None else Retriable.NO,
         }
     by = refund.operator_by if evidence == "operator" else None
     dropped = settled_drops()

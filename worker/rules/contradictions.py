@@ -6,6 +6,7 @@ stored, and a person decides. Pure functions, as in `attempts`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,6 +28,9 @@ def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
         return None
     if proof.status in {Status.FAILED, Status.CANCELED}:
         # It moved no money.
+        return None
+    if refund.status is Status.SUCCEEDED and identity in refund.ids_set_aside:
+        # A person knew of it when they said which one counts.
         return None
     changes: dict[str, Any] = {"contradicted_by": identity}
     if refund.stage is not Stage.SETTLED:
@@ -89,7 +93,7 @@ def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> St
             to=Stage.SETTLED,
             status=refund.status,
             label="operator_says_succeeded",
-            changes={"contradicted_by": None},
+            changes={"contradicted_by": None, **set_aside(refund, provider_refund_id)},
             source="operator",
             by=by,
         )
@@ -98,6 +102,7 @@ def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> St
         "processing_since": now,
         "operator_says": "succeeded",
         "operator_by": by,
+        **set_aside(refund, provider_refund_id),
     }
     return Step(
         to=Stage.PROCESSING,
@@ -110,6 +115,29 @@ def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> St
     )
 
 
+def set_aside(refund: Refund, named: str) -> dict[str, Any]:
+    """Return the changes that keep what the provider shows beside the refund that a person named.
+
+    The record forgets its own refund, or the one that contradicts it, and a retry must not move
+    the money once more beside that.
+    """
+    if refund.contradicted_by is None:
+        return {}
+    own = refund.provider_refund_id
+    if refund.status in {Status.FAILED, Status.CANCELED}:
+        # Its own moved nothing. Like that of an earlier generation it is read before a retry.
+        return {} if own is None else {"prior_refund_ids": _joined(refund.prior_ids, own)}
+    others = (each for each in (own, refund.contradicted_by) if each not in {None, named})
+    kept = (each for each in refund.ids_set_aside if each != named)
+    joined = _joined(kept, *others)
+    return {"set_aside_ids": joined} if joined or refund.set_aside_ids is not None else {}
+
+
+def _joined(known: Iterable[str], *more: str | None) -> str | None:
+    words = [word for word in (*known, *more) if word is not None]
+    return " ".join(dict.fromkeys(words)) or None
+
+
 def forbid_other_ends(refund: Refund) -> None:
     """Raise `GuardRefused` if the provider shows this refund.
 
@@ -120,4 +148,14 @@ def forbid_other_ends(refund: Refund) -> None:
             f"the provider shows {refund.contradicted_by} for refund {refund.refund_id}, so it can"
             " neither be failed nor sent again: name the provider's refund that counts with"
             " --succeeded"
+        )
+
+
+def forbid_resend(refund: Refund) -> None:
+    """Raise `GuardRefused` if the provider showed another refund that a person set aside."""
+    if refund.set_aside_ids is not None:
+        raise GuardRefused(
+            f"the provider also showed {' and '.join(refund.ids_set_aside)} for refund"
+            f" {refund.refund_id}, which may have moved the money, so it cannot be sent again: name"
+            " the provider's refund that counts with --succeeded, or end it with --failed"
         )

@@ -94,6 +94,7 @@ def resolve_succeeded(
         "provider_refund_id": provider_refund_id,
         "processing_since": now,
         "operator_code": None,
+        **contradictions.set_aside(refund, provider_refund_id),
     }
     return _decided(refund, "succeeded", Stage.PROCESSING, changes, by, unverified=unverified)
 
@@ -144,6 +145,7 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     """
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
+    contradictions.forbid_resend(refund)
     changes: dict[str, Any] = {"lapses": 0, "operator_code": None}
     if _was_in_doubt(refund):
         changes |= NO_READBACKS
@@ -215,6 +217,9 @@ def retry_failed(refund: Refund) -> Step | None:
     if refund.contradicted_by is not None:
         # The provider shows that the refund was done after all.
         return None
+    if refund.set_aside_ids is not None:
+        # The provider showed others beside it, and each of them may have moved the money.
+        return None
     if refund.metadata_erased_at is not None:
         # The body of a retry has the caller's metadata, which are not known any more.
         return None
@@ -259,6 +264,12 @@ def retry_one(refund: Refund, *, unknown: bool) -> Step:
             f"{subject} is {refund.status}, not failed: only a failed refund can be sent again"
         )
     code = refund.error_code or "unknown"
+    if refund.set_aside_ids is not None:
+        raise NotRetriable(
+            f"{subject} failed with {code}, but the provider also showed"
+            f" {' and '.join(refund.ids_set_aside)} for it, which may have moved the money: find"
+            " out in its dashboard; if the customer has nothing, submit a new refund under a new id"
+        )
     if refund.metadata_erased_at is not None:
         raise NotRetriable(
             f"{subject} failed with {code}, and its metadata were erased on"

@@ -40,6 +40,8 @@ from worker.rules.rechecks import MAX_UNREAD, is_insisted, prior_done
 UNCONFIRMED_FOR: Final = timedelta(hours=1)
 """How long a payment is read again for what it must confirm, before the refund goes to review."""
 UNREADABLE: Final = "payment_unreadable"
+PRIOR_DONE: Final = frozenset({"prior_succeeded", "conflict"})
+"""Labels of the steps after a retry's earlier provider refund that moved money, or may."""
 _LONGEST_WAIT: Final = timedelta(minutes=10)
 _FIRST_WAIT: Final = timedelta(seconds=5)
 

@@ -218,9 +218,17 @@ def after_recheck(
 
 
 def priors_of(refund: Refund) -> tuple[str, ...]:
-    """Return the provider's refunds of earlier generations that a recheck reads too."""
+    """Return the provider's refunds of earlier generations that a recheck reads too.
+
+    Those that a person set aside are read if the one that counted has failed.
+    """
     known = {refund.provider_refund_id, refund.contradicted_by}
-    return tuple(prior for prior in refund.prior_ids if prior not in known)
+    if refund.status is Status.SUCCEEDED:
+        known.update(refund.ids_set_aside)
+        others = refund.prior_ids
+    else:
+        others = tuple(dict.fromkeys((*refund.prior_ids, *refund.ids_set_aside)))
+    return tuple(other for other in others if other not in known)
 
 
 def after_prior_recheck(
@@ -261,6 +269,8 @@ def changed_by_provider(
 
 def _reversed(refund: Refund, found: ProviderRefund, source: str, now: datetime) -> Step:
     reason = found.failure_reason or ("canceled" if found.status == "canceled" else "unknown")
+    # Without its metadata the body of a retry could not be made again.
+    can_be_repeated = refund.metadata_erased_at is None and refund.set_aside_ids is None
     changes = {
         "provider_status": found.status,
         "failure_reason": reason,
@@ -268,8 +278,7 @@ def _reversed(refund: Refund, found: ProviderRefund, source: str, now: datetime)
         "error_message": in_words(
             f"the provider changed a succeeded refund to {found.status}", found
         ),
-        # Without its metadata the body of a retry could not be made again.
-        "retriable": Retriable.UNKNOWN if refund.metadata_erased_at is None else Retriable.NO,
+        "retriable": Retriable.UNKNOWN if can_be_repeated else Retriable.NO,
         "evidence": source,
         "reversed_at": now,
     }

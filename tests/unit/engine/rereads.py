@@ -21,10 +21,9 @@ OWN = "GET /v1/refunds/re_1"
 RETRIED = "GET /v1/refunds/re_2"
 
 
-async def hint(shop: Shop, name: str = "re_9") -> None:
-    await shop.store.run(
-        rechecks.hint(Hint(provider_refund_id=name, refund_id=ID, payment_intent=PAYMENT))
-    )
+async def hint(shop: Shop, name: str = "re_9", status: str | None = None) -> None:
+    named = Hint(provider_refund_id=name, refund_id=ID, payment_intent=PAYMENT, status=status)
+    await shop.store.run(rechecks.hint(named))
 
 
 async def settle(shop: Shop, status: str = "succeeded") -> None:

@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 import httpx
+import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, HOUR, done_as
+from tests.factories import BLIND, HOUR, done_as, refund_payload
+from tests.unit.engine.rereads import hint, retried_and_refused, settle
 from tests.unit.engine.shop import ID, POST, Shop, events, opened, says
 from worker.model.refund import Retriable, Stage, Status
 from worker.rules import attempts, decisions
@@ -136,3 +138,61 @@ async def test_proof_for_a_record_that_has_expired_is_told_and_no_more(
         answered.set()
         await sending
         assert events(log, alarm=True)[-1] == "proof_against_settled"
+
+
+async def second_beside(shop: Shop) -> None:
+    """A refund that succeeded as `re_1`, and beside which the provider shows `re_9`."""
+    await settle(shop)
+    refund = await shop.stored()
+    seen = done_as("pending", id="re_9").found
+    assert seen is not None
+    await shop.service._recorder.contradict(refund, attempts.done(refund, seen, "lookup", shop.now))
+
+
+async def resolved(shop: Shop, named: str) -> None:
+    refund = await shop.stored()
+    step = decisions.resolve_succeeded(refund, named, shop.now, by="ann")
+    assert (await shop.store.run(saves.save(refund, step))).result == "saved"
+
+
+@pytest.mark.parametrize(("named", "other"), [("re_9", "re_1"), ("re_1", "re_9")])
+async def test_refund_whose_named_one_fails_is_not_sent_again_beside_the_other(
+    async_redis: redis.asyncio.Redis, named: str, other: str
+) -> None:
+    async with opened(async_redis) as shop:
+        await second_beside(shop)
+        await resolved(shop, named)
+        assert (await shop.stored()).contradicted_by == ("re_9" if named == "re_9" else None)
+        await hint(shop, named, "failed")
+        failed = refund_payload(id=named, status="failed")
+        shop.provider.will(f"GET /v1/refunds/{named}", says(200, failed))
+        shop.provider.will(f"GET /v1/refunds/{other}", says(200, refund_payload(id=other)))
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.set_aside_ids) == (Status.FAILED, other)
+        assert decisions.retry_failed(refund) is None
+        # The next read shows that the money has moved all the same.
+        await async_redis.zadd("refunds:rechecks", {ID: 1})
+        await shop.handle()
+        assert (await shop.stored()).contradicted_by == other
+        await resolved(shop, other)
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, other)
+        assert shop.provider.asked.count(POST) == 0
+
+
+async def test_what_a_person_has_ended_is_no_alarm_again_at_the_next_read(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis) as shop:
+        await retried_and_refused(shop, "succeeded")
+        shop.provider.will("GET /v1/refunds/re_1", says(200, refund_payload()))
+        await shop.handle()
+        assert (await shop.stored()).contradicted_by == "re_1"
+        await resolved(shop, "re_2")
+        log.clear()
+        await async_redis.zadd("refunds:rechecks", {ID: 1})
+        assert await shop.handle() == "succeeded"
+        assert (await shop.stored()).contradicted_by is None
+        assert events(log, alarm=True) == []

@@ -113,3 +113,15 @@ async def test_worker_that_dies_before_the_cursor_moves_leaves_nothing_out(
     assert not await store.redis.exists("refunds:watch")
     await erase_metadata(store, AGE)
     assert [(await read(store, name)).metadata for name in ("r0", "r1")] == [{}, {}]
+
+
+async def test_record_that_cannot_be_written_stops_no_other_and_is_an_alarm(
+    store: AsyncStore, log: list[Any]
+) -> None:
+    await settle(store, "odd", "next")
+    await store.redis.delete("refunds:history:odd")
+    await store.redis.set("refunds:history:odd", "x")
+    pass_time(store, AGE + SECOND)
+    assert await erase_metadata(store, AGE) == 1
+    assert (await read(store, "next")).metadata == {}
+    assert [line["refund_id"] for line in log if line.get("alarm")] == ["odd"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -23,7 +24,7 @@ from tests.unit.engine.shop import GONE, ID, PAID, POST, TOTALS, error, events, 
 from worker.engine import endings
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Step
-from worker.rules import attempts
+from worker.rules import attempts, decisions
 from worker.rules.rechecks import WAITS
 from worker.store import saves
 
@@ -394,3 +395,45 @@ async def test_reversal_of_a_retry_is_its_ending_although_the_earlier_refund_agr
     rereads.shop.provider.will("GET /v1/refunds/re_2", says(200, reversed_))
     assert str(await rereads.run()) == "failed (unknown)"
     assert (rereads.counts, await scheduled(rereads)) == (["reversed", "confirmed"], 0)
+
+
+# The record changes while it is read
+
+
+async def test_reversal_of_a_record_that_changes_meanwhile_is_read_again(rereads: Rereads) -> None:
+    shop = rereads.shop
+    await settle(shop)
+    await hint(shop, "re_1", "failed")
+
+    async def changed(_: httpx.Request) -> httpx.Response:
+        await shop.set(version="99")
+        return says(200, refund_payload(status="failed"))
+
+    shop.provider.will(OWN, changed)
+    await rereads.run()
+    assert ((await shop.stored()).status, await scheduled(rereads)) == (Status.SUCCEEDED, 1)
+    shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+    await rereads.run()
+    assert ((await shop.stored()).status, await scheduled(rereads)) == (Status.FAILED, 0)
+
+
+async def test_earlier_refund_that_was_done_is_kept_if_its_retry_is_canceled_meanwhile(
+    rereads: Rereads, log: list[Any]
+) -> None:
+    shop = rereads.shop
+    await failed_and_retried(shop)
+    await hint(shop, "re_1", "succeeded")
+
+    async def canceled(_: httpx.Request) -> httpx.Response:
+        # Somebody who loaded the record before the event came.
+        refund = replace(await shop.stored(), hinted=None)
+        assert (
+            await shop.store.run(saves.save(refund, decisions.cancel(refund)))
+        ).result == "saved"
+        return says(200, refund_payload(metadata={"refund_id": ID, "refund_generation": "1"}))
+
+    shop.provider.will(OWN, canceled)
+    assert await rereads.run() is endings.CONTRADICTED
+    refund = await shop.stored()
+    assert (refund.status, refund.contradicted_by) == (Status.CANCELED, "re_1")
+    assert events(log, alarm=True) == ["refund_needs_attention"]

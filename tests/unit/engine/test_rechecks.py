@@ -28,7 +28,7 @@ from worker.model.refund import Lane, Stage, Status
 from worker.rules import decisions
 from worker.rules.attempts import Rules
 from worker.rules.rechecks import WAITS
-from worker.store import sweeps
+from worker.store import saves, sweeps
 
 MINUTE = timedelta(minutes=1)
 
@@ -402,3 +402,59 @@ async def test_earlier_refund_that_cannot_be_read_is_read_later(
         assert await shop.stored() == before
         score = await shop.store.redis.zscore("refunds:rechecks", ID)
         assert score == (shop.now + MINUTE).timestamp() * 1000
+
+
+async def test_second_event_about_an_earlier_refund_is_read_if_that_may_have_moved_money(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await retried_and_refused(shop, "succeeded")
+        await hint(shop, "re_1")
+        assert await shop.handle() == "succeeded"
+        shop.pass_time(HOUR)
+        shop.provider.will(OWN, says(200, refund_payload(status="succeeded")))
+        await hint(shop, "re_1", "failed")
+        assert await shop.handle() == "succeeded"
+        assert (await shop.stored()).contradicted_by is None
+        await hint(shop, "re_1", "succeeded")
+        assert await shop.handle() == "contradicts the record"
+        assert (await shop.stored()).contradicted_by == "re_1"
+
+
+async def test_second_event_about_an_earlier_refund_reaches_a_retry_in_review(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await failed_and_retried(shop)
+        await hint(shop, "re_1")
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, error(400, "idempotency_error", "idempotency_error"))
+        await shop.handle()
+        assert (await shop.stored()).stage is Stage.REVIEW
+        shop.provider.will(OWN, says(200, refund_payload(status="succeeded")))
+        shop.pass_time(HOUR)
+        await hint(shop, "re_1", "succeeded")
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.stage, refund.contradicted_by) == (Stage.REVIEW, "re_1")
+        assert posts(shop) == 1
+
+
+async def test_earlier_refund_that_was_done_is_kept_if_its_retry_is_canceled_as_it_is_read(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await failed_and_retried(shop)
+
+        async def canceled(_: httpx.Request) -> httpx.Response:
+            refund = await shop.stored()
+            step = decisions.cancel(refund)
+            assert (await shop.store.run(saves.save(refund, step))).result == "saved"
+            return says(200, refund_payload())
+
+        shop.provider.will(OWN, canceled)
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.contradicted_by) == (Status.CANCELED, "re_1")
+        assert posts(shop) == 0

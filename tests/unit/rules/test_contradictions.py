@@ -18,7 +18,7 @@ from tests.unit.rules.stepping import (
     settled,
     with_changes,
 )
-from worker.errors import GuardRefused, InvalidRequest, NotInReview
+from worker.errors import GuardRefused, InvalidRequest, NotInReview, NotRetriable
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules.attempts import done
@@ -31,6 +31,7 @@ from worker.rules.decisions import (
     retry_one,
 )
 from worker.rules.readback import after_poll
+from worker.rules.rechecks import changed_by_provider, priors_of
 
 PROOF = done(a_refund(), found(id="re_2"), "reply", NOW)
 FAILED = a_refund(
@@ -136,7 +137,7 @@ def test_person_who_names_the_refund_that_was_made_has_it_read() -> None:
 
 def test_person_who_names_the_one_that_is_recorded_leaves_it_as_it_is() -> None:
     step = resolve_succeeded(TWICE, "re_1", NOW, by="ann")
-    changes = {"contradicted_by": None}
+    changes = {"contradicted_by": None, "set_aside_ids": "re_2"}
     assert step == settled(
         Status.SUCCEEDED, "operator_says_succeeded", changes, source="operator", by="ann"
     )
@@ -220,3 +221,85 @@ def test_contradiction_stands_until_a_person_has_ended_it() -> None:
     refund = a_refund(Stage.REVIEW, contradicted_by="re_2")
     assert "contradicted_by" not in done(refund, found(), "reply", NOW).changes
     assert "contradicted_by" not in done(a_refund(operator_by="ann"), found(), "reply", NOW).changes
+
+
+# What a person did not name
+
+
+@pytest.mark.parametrize("retriable", [Retriable.YES, Retriable.UNKNOWN])
+def test_refund_beside_which_a_person_set_another_aside_is_not_retried(
+    retriable: Retriable,
+) -> None:
+    refund = replace(FAILED, retriable=retriable, set_aside_ids="re_2 re_3")
+    assert retry_failed(refund) is None
+    with pytest.raises(NotRetriable, match="re_2 and re_3 for it, which may have moved the money"):
+        retry_one(refund, unknown=True)
+
+
+@pytest.mark.parametrize(
+    ("named", "kept"), [("re_1", "re_2"), ("re_2", "re_1"), ("re_3", "re_1 re_2")]
+)
+def test_refund_in_review_keeps_what_the_provider_showed_beside_the_named_one(
+    named: str, kept: str
+) -> None:
+    refund = a_refund(Stage.REVIEW, provider_refund_id="re_1", contradicted_by="re_2")
+    assert resolve_succeeded(refund, named, NOW).changes["set_aside_ids"] == kept
+
+
+def test_what_was_set_aside_is_kept_at_the_next_decision_but_for_the_named_one() -> None:
+    refund = replace(TWICE, set_aside_ids="re_7 re_2")
+    assert ended(refund, "re_2", NOW, "ann").changes["set_aside_ids"] == "re_7 re_1"
+    alone = a_refund(
+        Stage.REVIEW, provider_refund_id="re_1", contradicted_by="re_1", set_aside_ids="re_1"
+    )
+    assert resolve_succeeded(alone, "re_1", NOW).changes["set_aside_ids"] is None
+
+
+def test_nothing_is_set_aside_if_nothing_contradicts() -> None:
+    refund = a_refund(Stage.REVIEW, provider_refund_id="re_1")
+    assert "set_aside_ids" not in resolve_succeeded(refund, "re_2", NOW).changes
+
+
+@pytest.mark.parametrize("own", [None, "re_1"])
+def test_own_refund_that_failed_is_read_before_a_retry_of_the_named_one(own: str | None) -> None:
+    refund = replace(
+        FAILED, provider_refund_id=own, prior_refund_ids="re_0", contradicted_by="re_2"
+    )
+    changes = ended(refund, "re_2", NOW, "ann").changes
+    assert changes.get("prior_refund_ids") == (None if own is None else "re_0 re_1")
+    assert "set_aside_ids" not in changes
+
+
+def test_what_a_person_set_aside_contradicts_no_success_and_every_failure() -> None:
+    refund = a_refund(Stage.SETTLED, set_aside_ids="re_2", prior_refund_ids="re_2 re_0")
+    assert contradicted(refund, PROOF, NOW) is None
+    assert priors_of(refund) == ("re_0",)
+    failed = replace(refund, status=Status.FAILED)
+    assert contradicted(failed, PROOF, NOW) is not None
+    assert priors_of(failed) == ("re_2", "re_0")
+    assert priors_of(replace(failed, prior_refund_ids=None)) == ("re_2",)
+
+
+def test_contradiction_is_not_over_if_another_than_the_named_one_turns_up() -> None:
+    named = a_refund(Stage.PROCESSING, provider_refund_id="re_2", contradicted_by="re_2")
+    named = replace(named, operator_says="succeeded", operator_by="ann")
+    assert "contradicted_by" not in done(named, found(id="re_1"), "lookup", NOW).changes
+    assert done(named, found(id="re_2"), "lookup", NOW).changes["contradicted_by"] is None
+
+
+def test_named_refund_that_fails_beside_one_set_aside_is_not_retriable() -> None:
+    named = a_refund(Stage.PROCESSING, provider_refund_id="re_2", set_aside_ids="re_1")
+    step = done(named, found(id="re_2", status="failed"), "lookup", NOW)
+    assert step.changes["retriable"] is Retriable.NO
+    settled_one = a_refund(Stage.SETTLED, provider_refund_id="re_2", set_aside_ids="re_1")
+    reversal = changed_by_provider(settled_one, found(id="re_2", status="failed"), "lookup", NOW)
+    assert reversal is not None
+    assert reversal.changes["retriable"] is Retriable.NO
+
+
+def test_refund_in_review_beside_one_set_aside_can_be_ended_and_not_sent_again() -> None:
+    refund = a_refund(Stage.REVIEW, set_aside_ids="re_1", doubt_since=NOW)
+    with pytest.raises(GuardRefused, match="also showed re_1 for refund order-1001-1"):
+        resolve_resend(refund, unverified=True)
+    assert resolve_failed(refund, "gone").to is Stage.IN_DOUBT
+    assert resolve_resend(replace(refund, set_aside_ids=None)).to is Stage.IN_DOUBT

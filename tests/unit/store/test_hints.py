@@ -17,6 +17,7 @@ from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions
+from worker.rules.rechecks import identified
 from worker.store import claims, reads, rechecks, sweeps
 from worker.store.rechecks import Hinted
 from worker.store.sweeps import Due
@@ -345,3 +346,69 @@ def test_retry_with_an_earlier_provider_refund_is_claimed_only_after_that_was_re
     assert world.claim(prior_read_at=world.now - attempts.VERDICT_LIFE).claimed
     assert "prior_read_at" not in world.hash(f"refund:{ID}")
     world.check()
+
+
+def test_sweep_goes_on_if_a_key_that_is_to_be_read_again_is_of_another_type(world: World) -> None:
+    world.accept()
+    world.attempt(MAYBE)
+    world.redis.set("refunds:refund:odd", "x")
+    world.redis.zadd("refunds:rechecks", {"odd": 1})
+    world.pass_time(VERIFY.settle)
+    assert world.swept() == [ID]
+    assert world.keys("rechecks") == []
+    assert world.redis.get("refunds:refund:odd") == "x"
+
+
+def test_event_about_a_refund_that_has_just_settled_is_not_lost_with_the_poll_it_hastened(
+    world: World,
+) -> None:
+    world.accept()
+    world.attempt(done_as("pending", id="re_9"))
+    hint(world)
+    world.pass_time(SECOND)
+    pending = world.get()
+    later = Step(to=Stage.PROCESSING, status=pending.status, label="x", delay=6 * HOUR, quiet=True)
+    assert world.save(pending, later).result == "saved"
+    # The next poll is due half a minute after the first event. A poll before that settles it.
+    hint(world)
+    at = world.get().next_check_at
+    shown = done_as("succeeded", id="re_9").found
+    assert shown is not None
+    world.save(world.get(), attempts.done(world.get(), shown, "lookup", world.now))
+    assert (world.get().status, world.keys("rechecks")) == (Status.SUCCEEDED, [])
+    world.pass_time(SECOND)
+    assert hint(world, replace(NAMED, status="failed")).due == ()
+    assert world.score("rechecks", ID) == at
+    world.check()
+
+
+def test_reads_in_vain_are_not_counted_any_more_once_the_named_refund_is_ours(
+    world: World,
+) -> None:
+    world.accept()
+    world.attempt(MAYBE)
+    hint(world)
+    world.store.run(rechecks.rechecked(ID, answered=False))
+    assert world.hash("recheck-tries") == {ID: "1"}
+    shown = done_as("succeeded", id="re_9").found
+    assert shown is not None
+    world.save(world.get(), attempts.done(world.get(), shown, "list", world.now))
+    assert (world.get().status, world.keys("recheck*")) == (Status.SUCCEEDED, [])
+    world.check()
+
+
+def test_event_that_comes_while_a_refund_learns_its_id_is_not_forgotten(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    world.redis.hdel(f"refunds:refund:{ID}", "provider_refund_id")
+    hint(world)
+    recheck = world.store.run(reads.load(ID)).recheck
+    world.pass_time(SECOND)
+    hint(world, replace(NAMED, status="failed"))
+    shown = done_as("succeeded", id="re_9").found
+    assert shown is not None
+    step = identified(world.get(), shown)
+    assert step is not None
+    assert world.save(world.get(), step).result == "saved"
+    world.store.run(rechecks.rechecked(ID, answered=True, recheck=recheck, read=["re_9"]))
+    assert (world.get().hinted, world.swept()) == (None, [ID])

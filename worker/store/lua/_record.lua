@@ -825,8 +825,10 @@ local function move(id, r, to, status, due, set, label, detail)
   take_ownership(id, r, set)
   note_reversal(id, r, set)
   note_settled_again(id, r, was)
-  if was_hinted and not r.hinted then
+  if was_hinted and not r.hinted and was.stage ~= 'settled' then
+    -- That of a settled refund is under way, and ends by itself: an event that came meanwhile has set another time.
     redis.pcall('ZREM', P .. 'rechecks', id)
+    redis.pcall('HDEL', P .. 'recheck-tries', id)
   elseif r.hinted and (to == 'processing' or to == 'review' or to == 'settled') then
     recheck_now(id)
   end

@@ -20,12 +20,23 @@ local function count_words(words)
 end
 local function joined(words, word) return words and words .. ' ' .. word or word end
 
+-- Return whether the event is news of the provider's refund of an earlier generation. That had moved nothing.
+local function is_news_of_a_prior(r)
+  return candidate ~= '' and candidate ~= r.provider_refund_id and has_word(r.prior_refund_ids, candidate)
+    and ARGV[10] ~= 'failed' and ARGV[10] ~= 'canceled'
+end
+
 -- Note the candidate on the record. Return whether it is still to be read.
 local function note(id, r)
   if candidate == '' or candidate == r.provider_refund_id then return false end
   if has_word(r.hinted, candidate) then return true end
-  -- One that was read is not read again, and few are read at all: whoever has the webhook's secret may name many.
-  if has_word(r.hints_used, candidate) then return false end
+  -- One that was read is not read again, and few are read at all: whoever has the webhook's secret may name many. One of
+  -- an earlier generation may have succeeded since. Before a send it is read in any case.
+  if has_word(r.hints_used, candidate) then
+    if r.stage ~= 'review' or not is_news_of_a_prior(r) then return false end
+    redis.call('HSET', P .. 'refund:' .. id, 'hinted', joined(r.hinted, candidate))
+    return true
+  end
   if count_words(r.hints_used) >= most_candidates then
     -- A person who reviews the refund can still name it.
     if r.stage ~= 'settled' then redis.call('HSET', P .. 'refund:' .. id, 'possible_refund_id', candidate) end
@@ -38,13 +49,13 @@ local function note(id, r)
   return true
 end
 
--- Return when the refund may be read because of a webhook, nil if it is to be read already.
+-- Return when the refund may be read because of a webhook, and whether an earlier one has set that time already.
 local function next_read(id)
   local last = redis.call('ZSCORE', times, id)
-  if last and number(last) > NOW then return nil end
+  if last and number(last) > NOW then return number(last), true end
   local at = last and math.max(NOW, number(last) + rest) or NOW
   redis.call('ZADD', times, int(at), id)
-  return at
+  return at, false
 end
 local function due_at(id, r, stage, at)
   if at > NOW then return end
@@ -56,15 +67,17 @@ end
 local function bring_forward(id, r)
   if number(r.next_check_at) <= NOW then return end
   local at = next_read(id)
-  if not at or at >= number(r.next_check_at) then return end
+  if at >= number(r.next_check_at) then return end
   reschedule(id, r, at)
   due_at(id, r, r.stage, at)
 end
 local function recheck(id, r)
   local waiting = recheck_of(id)
   local is_due = waiting ~= '' and number(waiting) <= NOW
-  local at = is_due and NOW or next_read(id)
-  if not at then return end
+  local at, is_set = NOW, false
+  if not is_due then at, is_set = next_read(id) end
+  -- What was set may have been a poll or a read-back, and another one may have settled the refund before that.
+  if is_set and waiting ~= '' and number(waiting) <= at + 1 then return end
   -- A recheck that is under way ends with the time at which it was due. Another time is not forgotten with it.
   if int(at) == waiting then at = at + 1 end
   redis.call('ZADD', P .. 'rechecks', int(at), id)
@@ -87,7 +100,7 @@ local function hint(id, r)
     if open then bring_forward(id, r) end
   elseif r.stage == 'processing' and is_its_own then
     bring_forward(id, r)
-  elseif r.stage ~= 'sending' and (open or is_its_own) then
+  elseif r.stage ~= 'sending' and (open or is_its_own or r.stage == 'settled' and is_news_of_a_prior(r)) then
     recheck(id, r)
   end
 end

@@ -71,7 +71,11 @@ local function bring_forward(id, r)
 end
 local function take_recheck(id)
   local stage = field_of(id, 'stage')
-  if stage ~= 'settled' and stage ~= 'review' and stage ~= 'processing' then return bring_forward(id, load(id)) end
+  if stage ~= 'settled' and stage ~= 'review' and stage ~= 'processing' then
+    -- A key of another type holds no refund that could be read again, and must not end the sweep half way.
+    local read, r = pcall(load, id)
+    return bring_forward(id, read and r or nil)
+  end
   redis.call('ZADD', P .. 'rechecks', int(NOW + hold), id)
   out[#out + 1] = id; out[#out + 1] = 'refunds.bulk'; out[#out + 1] = 'recheck'
 end
