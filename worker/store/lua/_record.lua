@@ -832,6 +832,8 @@ local function move(id, r, to, status, due, set, label, detail)
     recheck_now(id)
   end
   local woken = move_lock(id, r, was)
+  -- A row may have been claimed at its own time while it waited for room. Now it has another time, which comes first.
+  if to == 'waiting' and r.batch_id then redis.pcall('ZREM', P .. 'batch-waiters:' .. r.batch_id, id) end
   local rows = r.batch_id and was.stage == 'sending' and wake_rows(r.batch_id) or {}
   if to == 'settled' then
     let_expire(id, r, was)
