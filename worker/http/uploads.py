@@ -19,7 +19,15 @@ from aiohttp import web
 
 from worker import batches
 from worker.client import Refunds
-from worker.errors import GuardRefused, InputError, NotFound, RefundError, StoreUnavailable
+from worker.errors import (
+    GuardRefused,
+    InputError,
+    NotDurable,
+    NotFound,
+    NotStorable,
+    RefundError,
+    StoreUnavailable,
+)
 from worker.file_import import (
     ImportSettings,
     Refusal,
@@ -283,30 +291,26 @@ class Uploads:
                 source.close()
 
     def _lasting(self, batch_id: str, work: Callable[[], bool]) -> bool:
-        """Work until Redis has replied to all of it; return whether the file is needed later."""
+        """Work until Redis has kept all of it; return whether the file is needed later."""
         while True:
             try:
                 return work()
-            except StoreUnavailable as error:
+            except (StoreUnavailable, NotDurable) as error:
                 log.warning("import_deferred", batch_id=batch_id, error=str(error))
                 if self._ended.wait(AGAIN_SECONDS):
                     return True
             except Stopped:
                 return True
+            except NotStorable as error:
+                return _failed(batch_id, str(error))
             except (GuardRefused, NotFound) as error:
                 # The batch was canceled, or its record has expired.
                 log.info("import_ended", batch_id=batch_id, error=str(error))
                 return False
             except RefundError as error:
-                log.error(  # noqa: TRY400 - the sentence says all
-                    "import_failed", batch_id=batch_id, error=str(error), alarm=True
-                )
-                return True
+                return _failed(batch_id, str(error))
             except Exception as error:  # noqa: BLE001 - an outermost loop; its text may repeat rows
-                log.error(  # noqa: TRY400 - see above
-                    "import_failed", batch_id=batch_id, error=type(error).__name__, alarm=True
-                )
-                return True
+                return _failed(batch_id, type(error).__name__)
 
     def _submit(self, batch_id: str, source: Source, validation: Validation) -> bool:
         counts = SubmitCounts()
@@ -330,6 +334,12 @@ class Uploads:
             if source.digest != stored.digest:
                 return False
             return self._submit(batch_id, source, validate(source, self.progress))
+
+
+def _failed(batch_id: str, error: str) -> bool:
+    """Report an import that a person must see to; its file is needed later."""
+    log.error("import_failed", batch_id=batch_id, error=error, alarm=True)
+    return True
 
 
 def opened(kept: Kept, name: str, reading: ImportOptions) -> Source:

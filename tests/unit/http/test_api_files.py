@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.api_door import Door, a_door
-from worker.errors import StoreUnavailable
+from worker.errors import NotDurable, NotStorable, RefundError, StoreUnavailable
 from worker.file_import import submit
 from worker.http import spool, uploads
 from worker.http.uploads import Stopped, Uploads
@@ -164,8 +164,9 @@ async def test_a_file_is_on_disk_before_its_batch_is_opened(
     assert names(folder) == []
 
 
-async def test_an_import_goes_on_once_redis_replies_again(
-    api: Door, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), NotDurable("no append-only file")])
+async def test_an_import_goes_on_once_redis_replies_and_keeps_what_is_written_again(
+    api: Door, monkeypatch: pytest.MonkeyPatch, error: RefundError
 ) -> None:
     monkeypatch.setattr(uploads, "AGAIN_SECONDS", 0.01)
     calls: list[str] = []
@@ -173,13 +174,30 @@ async def test_an_import_goes_on_once_redis_replies_again(
     def away_at_first(refunds: Refunds, batch_id: str, *more: Any) -> None:
         calls.append(batch_id)
         if len(calls) < 3:
-            raise StoreUnavailable("away")
+            raise error
         submit(refunds, batch_id, *more)
 
     monkeypatch.setattr(uploads, "submit", away_at_first)
     await send(api, rows(3), "name=season")
     assert (await imported(api, "season"))["accepted"] == 3
     assert calls == ["season"] * 3
+
+
+async def test_the_file_of_an_import_that_the_records_cannot_hold_is_kept(
+    api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was answered as accepted: once a person has repaired the records, it goes on."""
+
+    def refused(*_: Any) -> None:
+        raise NotStorable("a key of the records holds a value of another type")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uploads, "submit", refused)
+        assert (await send(api, rows(3), "name=season")).status == 202
+        await until(lambda: not api.part.uploads.active)
+    assert names(folder) == ["batch-season"]
+    await api.part.uploads.take_up()
+    assert (await imported(api, "season"))["accepted"] == 3
 
 
 async def test_a_batch_that_was_canceled_meanwhile_is_not_taken_up(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from tests.factories import a_request
 from tests.support.store_world import World
 from worker.importer.ids import MOST_ATTEMPTS, MadeId
-from worker.model.refund import Stage, Status
+from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.rules import decisions
 from worker.rules.attempts import settled_drops
-from worker.store import saves
+from worker.store import creations, saves
 from worker.store.saves import Saved
 
 FIRST = f"f-{'0a' * 16}"
@@ -20,8 +21,8 @@ def named(attempt: int, occurrence: int = 1) -> str:
     return MadeId(FIRST, attempt, occurrence).text
 
 
-def accept(world: World, refund_id: str) -> str:
-    return world.accept(refund_id, payment_intent=f"pi_{refund_id}").result
+def accept(world: World, refund_id: str, payment_intent: str | None = None) -> str:
+    return world.accept(refund_id, payment_intent=payment_intent or f"pi_{refund_id}").result
 
 
 def settle(world: World, refund_id: str, status: str) -> None:
@@ -92,6 +93,46 @@ def test_a_further_attempt_is_refused_beside_another(
     before = world.dump()
     assert accept(world, named(later)) == "conflict"
     assert world.dump() == before
+
+
+@pytest.mark.parametrize("status", [None, "succeeded"])
+@pytest.mark.parametrize(("later", "occurrence"), [(2, 1), (2, 3), (MOST_ATTEMPTS, 1)])
+def test_a_first_attempt_is_refused_beside_a_further_one_on_its_payment(
+    world: World, later: int, occurrence: int, status: str | None
+) -> None:
+    """A file may be imported with `--attempt 2` before it is imported without."""
+    further = named(later, occurrence)
+    assert accept(world, further, "pi_1") == "created"
+    if status is not None:
+        settle(world, further, status)
+    before = world.dump()
+    assert accept(world, named(1, occurrence), "pi_1") == "conflict"
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+def test_a_first_attempt_is_accepted_if_the_further_ones_came_to_nothing(
+    world: World, status: str
+) -> None:
+    accept(world, named(2), "pi_1")
+    settle(world, named(2), status)
+    assert accept(world, named(2, 2), "pi_1") == "created"
+    assert accept(world, named(1), "pi_1") == "created"
+
+
+@pytest.mark.parametrize("attempts", [(1, 2), (2, 1), (2, 3)])
+@pytest.mark.parametrize("occurrence", [1, 3])
+def test_one_script_accepts_one_attempt_at_a_row(
+    world: World, attempts: tuple[int, int], occurrence: int
+) -> None:
+    requests = [
+        a_request(named(attempt, occurrence), payment_intent=f"pi_{attempt}")
+        for attempt in attempts
+    ]
+    made = world.store.run(creations.create_several(requests, Lane.BULK))
+    assert [each.result for each in made] == ["created", "conflict"]
+    assert world.get(requests[0].refund_id).status == "pending"
+    assert world.store.get(requests[1].refund_id) is None
 
 
 @pytest.mark.parametrize("status", ["failed", "canceled"])

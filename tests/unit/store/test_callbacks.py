@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.factories import BLIND, HOUR, MAYBE, MINUTE, REFUSED, SECOND, done_as, found
 from tests.support.store_world import ID, World, at_stage
 from worker.batches.opening import close_batch, open_batch
+from worker.errors import NotStorable
 from worker.model.refund import Lane, Stage
 from worker.rules import decisions
 from worker.rules.rechecks import changed_by_provider
@@ -353,6 +354,17 @@ def test_one_success_between_failures_keeps_the_endpoint_open(world: World) -> N
         due(world)
         assert take(world, member=refund_id).result == "taken"
         end(world, "failed", member=refund_id, wait=HOUR)
+
+
+def test_try_that_cannot_be_noted_does_not_begin(world: World) -> None:
+    settle(world)
+    due(world)
+    world.redis.set("refunds:callback-tries:shop", "x")
+    world.pass_time(SECOND)
+    before = world.dump()
+    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
+        take(world)
+    assert world.dump() == before
 
 
 def test_expired_record_is_taken_as_none_and_is_over(world: World) -> None:

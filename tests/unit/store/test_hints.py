@@ -11,7 +11,8 @@ from datetime import timedelta
 import pytest
 
 from tests.factories import HOUR, MAYBE, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as
-from tests.support.store_world import ID, World
+from tests.support.store_world import ID, World, at_stage
+from worker.errors import NotCancelable
 from worker.model.hints import Hint
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
@@ -44,6 +45,40 @@ def test_event_about_an_unsent_refund_makes_it_due_and_no_claim_is_granted(world
     assert (refund.candidates, refund.version, refund.next_check_at) == (("re_9",), 1, world.now)
     assert world.claim().result == "unchecked"
     assert world.swept() == [ID]
+    world.check()
+
+
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
+def test_cancel_that_was_decided_before_an_event_named_a_refund_is_decided_again(
+    world: World, stage: Stage
+) -> None:
+    """Else a caller is told that nothing left, and the next read shows that something did."""
+    at_stage(world, stage)
+    before = world.get()
+    step = decisions.cancel(before)
+    hint(world)
+    hinted = world.get()
+    assert world.save(before, step).result == "stale"
+    assert world.get() == hinted
+    with pytest.raises(NotCancelable, match="may exist at the provider as re_9"):
+        decisions.cancel(hinted)
+    world.check()
+
+
+def test_review_that_a_person_ended_before_an_event_named_a_refund_is_decided_again(
+    world: World,
+) -> None:
+    world.accept()
+    claimed = world.claim().refund
+    assert claimed is not None
+    step = Step(to=Stage.REVIEW, status=Status.PENDING, label="asked", delay=HOUR)
+    assert world.save(claimed, step).result == "saved"
+    before = world.get()
+    ended = decisions.resolve_failed(before, "not_wanted")
+    assert ended.to is Stage.SETTLED
+    hint(world)
+    assert world.save(before, ended).result == "stale"
+    assert decisions.resolve_failed(world.get(), "not_wanted").to is Stage.WAITING
     world.check()
 
 

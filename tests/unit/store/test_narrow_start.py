@@ -141,3 +141,19 @@ def test_nothing_is_left_of_the_waiting_rows_when_the_batch_has_ended(world: Wor
     for claim in claims:
         ended(world, claim, REFUSED)
     assert not world.keys("batch-waiters:*")
+
+
+def test_row_that_was_sent_meanwhile_is_not_sent_before_its_next_try_is_due(world: World) -> None:
+    """A row may be claimed when its own time has come, before one that makes room wakes it."""
+    ids = rows(world, 20)
+    first = claimed(world, ids)
+    ended(world, first[0], succeeded(first[0]))
+    late = claimed(world, ids[-1:])
+    ended(world, late[0], NOT_DONE)
+    due = world.get(ids[-1]).next_check_at
+    assert due is not None
+    assert due > world.now
+    woken = [row for claim in first[1:] for row in ended(world, claim, succeeded(claim))]
+    assert ids[-1] not in woken
+    assert world.get(ids[-1]).next_check_at == due
+    world.check()

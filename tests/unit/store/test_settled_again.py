@@ -75,6 +75,25 @@ def test_retried_refund_still_tells_what_was_asked_if_it_ends_with_another_amoun
     assert world.redis.hget(f"refunds:refund:{ID}", "fingerprint") == asked
 
 
+def test_refund_with_another_amount_still_tells_what_was_asked_after_the_provider_turned_it(
+    world: World,
+) -> None:
+    """The same request stays a repeat, and one of the other amount a conflict."""
+    world.accept()
+    asked = world.get().fingerprint
+    claimed = world.claim().refund
+    assert claimed is not None
+    other = found(id="re_1", amount=1)
+    world.save(claimed, attempts.done(claimed, other, "operator", world.now))
+    failed = found(id="re_1", amount=1, status="failed")
+    turned = changed_by_provider(world.get(), failed, "lookup", world.now)
+    assert turned is not None
+    assert world.save(world.get(), turned).result == "saved"
+    assert (world.get().status, world.get().fingerprint) == ("failed", asked)
+    assert world.accept().result == "exists"
+    assert world.accept(amount=1).result == "conflict"
+
+
 def test_retry_of_a_reversed_refund_keeps_the_time_of_the_reversal(world: World) -> None:
     world.accept()
     world.attempt(done_as("succeeded"))

@@ -587,6 +587,7 @@ end
 
 -- Add to `set` what every move writes.
 local function complete(set, r, to, status, due)
+  local was_settled = r.stage == 'settled'
   set.stage, set.status = to, status
   set.version, set.updated_at = int(number(r.version) + 1), int(NOW)
   set.next_check_at = to == 'settled' and '' or int(due)
@@ -604,8 +605,8 @@ local function complete(set, r, to, status, due)
   -- The rest of a settled record implies the fingerprint, and its lane no longer matters. Both go, since records are
   -- kept for long. A failed refund keeps its lane, because it may be retried.
   if status ~= 'failed' then set.lane = '' end
-  -- Without its metadata a record implies no fingerprint.
-  if r.metadata_erased_at then return end
+  -- Without its metadata a record implies no fingerprint, nor does one that settled with another amount than was asked.
+  if r.metadata_erased_at or was_settled then return end
   if r.all_remaining or (set.amount or r.amount) == r.amount then set.fingerprint = '' end
 end
 
@@ -833,6 +834,8 @@ local function move(id, r, to, status, due, set, label, detail)
     recheck_now(id)
   end
   local woken = move_lock(id, r, was)
+  -- A row may have been claimed at its own time while it waited for room. Now it has another time, which comes first.
+  if to == 'waiting' and r.batch_id then redis.pcall('ZREM', P .. 'batch-waiters:' .. r.batch_id, id) end
   local rows = r.batch_id and was.stage == 'sending' and wake_rows(r.batch_id) or {}
   if to == 'settled' then
     let_expire(id, r, was)

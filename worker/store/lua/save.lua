@@ -40,6 +40,10 @@ local function save(ARGV)
     end
   elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
     return {'stale', int(NOW), ''}
+  elseif to == 'settled' and r.hinted
+    and (r.stage == 'review' or ARGV[9] == 'canceled' and (r.stage == 'queued' or r.stage == 'waiting')) then
+    -- A person or the caller ended it before a webhook named a refund of the provider, which does not change the version.
+    return {'stale', int(NOW), ''}
   end
   if set.provider_refund_id and set.provider_refund_id ~= '' then
     local owner = owner_of(set.provider_refund_id)
