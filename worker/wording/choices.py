@@ -22,24 +22,29 @@ def choices(refund: Refund) -> list[Choice]:
     if refund.contradicted_by is not None:
         return [_happened(refund)]
     was_in_doubt = refund.doubt_since is not None or refund.doubted
-    look = "A worker first looks for it at the provider. " if was_in_doubt else ""
+    named = " and ".join((*refund.prior_ids, *refund.candidates))
+    look, absent = "", "It"
+    if was_in_doubt:
+        look, absent = "A worker first looks for it at the provider. ", "If it is not there, it"
+    elif named:
+        look, absent = f"A worker first reads {named} at the provider. ", "Otherwise it"
     shown = "If that shows that it happened, it settles as it is shown there. " if look else ""
-    absent = "If it is not there, it" if look else "It"
     again = f"{look}{shown}{absent} is sent again, with the same key and contents."
     if preflight.wants_currency(refund):
         again += (
             " The payment is read first, and nothing is sent unless it is in"
             f" {(refund.asked_currency or '').upper()}."
         )
-    return [
-        _happened(refund),
-        Choice(
-            decision="failed",
-            label="It did not happen and must not: end it as failed",
-            effect=f"{look}{shown}{absent} ends as failed. Nothing is sent.",
-        ),
-        Choice(decision="resend", label="It did not happen: send it again", effect=again),
-    ]
+    failed = Choice(
+        decision="failed",
+        label="It did not happen and must not: end it as failed",
+        effect=f"{look}{shown}{absent} ends as failed. Nothing is sent.",
+    )
+    if refund.set_aside_ids is not None:
+        # Another one that the provider showed may have moved the money.
+        return [_happened(refund), failed]
+    resend = Choice(decision="resend", label="It did not happen: send it again", effect=again)
+    return [_happened(refund), failed, resend]
 
 
 def _happened(refund: Refund) -> Choice:

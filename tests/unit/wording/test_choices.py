@@ -35,3 +35,14 @@ def test_a_contradicted_refund_can_only_be_one_of_the_provider_s() -> None:
     found = effects(refund)
     assert list(found) == ["succeeded"]
     assert "re_2 or re_1" in found["succeeded"]
+
+
+def test_what_was_named_for_it_is_read_before_it_is_settled_or_sent_again() -> None:
+    found = effects(a_refund(Stage.REVIEW, prior_refund_ids="re_8", hinted="re_9"))
+    for decision in ("failed", "resend"):
+        assert found[decision].startswith("A worker first reads re_8 and re_9 at the provider.")
+    assert found["failed"].endswith("Otherwise it ends as failed. Nothing is sent.")
+
+
+def test_nothing_is_sent_again_beside_one_that_a_person_set_aside() -> None:
+    assert list(effects(a_refund(Stage.REVIEW, set_aside_ids="re_2"))) == ["succeeded", "failed"]

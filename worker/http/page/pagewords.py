@@ -23,6 +23,7 @@ _IN_WORDS: Final = tuple(
         (r" \(REFUNDS_METADATA_DAYS\)", ""),
         (r"decide again with --unverified if", f"decide again, and {_TICK}, if"),
         (r"with --succeeded", "under “It happened”"),
+        (r"end it with --failed", "end it as failed"),
         (r"resume it with 'refunds batch resume [^']+'", "“Resume this batch” continues it"),
         (r"'refunds batch resume [^']+'", "“Resume this batch”"),
         (
