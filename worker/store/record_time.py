@@ -42,8 +42,9 @@ class LeastTime:
     def saw(self, now: int) -> None:
         """Note the records' time, in epoch ms.
 
-        A process's clock that is no more than a second ahead of it has only run faster. It must not
-        drive the records' time, which would then run as fast as the fastest clock of all workers.
+        If this process's clock is ahead of it by a second or less, it has only run faster. It must
+        not drive the records' time, which would then run as fast as the fastest clock of all
+        workers.
         """
         known = self()
         if known is None or now >= known - MOST_BACK // _ms:

@@ -129,7 +129,7 @@ BROKEN = _Broken()
 async def test_record_that_is_no_text_concerns_its_own_calls_alone(
     async_redis: redis.asyncio.Redis,
 ) -> None:
-    # The connection to the fake keeps the replies that nobody could read.
+    # The connection to the fake keeps replies that could not be read.
     store = AsyncStore(async_redis, durable=False)
     await accepted(store, 3)
     no_text: Any = b"\xff"

@@ -52,7 +52,7 @@ def test_event_about_an_unsent_refund_makes_it_due_and_no_claim_is_granted(world
 def test_cancel_that_was_decided_before_an_event_named_a_refund_is_decided_again(
     world: World, stage: Stage
 ) -> None:
-    """Else a caller is told that nothing left, and the next read shows that something did."""
+    """Otherwise the caller hears that nothing was sent, and the next read shows that it was."""
     at_stage(world, stage)
     before = world.get()
     step = decisions.cancel(before)

@@ -30,7 +30,7 @@ end
 local function note(id, r)
   if candidate == '' or candidate == r.provider_refund_id then return false end
   if has_word(r.hinted, candidate) then return true end
-  -- One that was read is not read again, and few are read at all: whoever has the webhook's secret may name many. One of
+  -- One that was read is not read again, and few are read at all: a stolen secret of the webhook could name many. One of
   -- an earlier generation may have succeeded since. Before a send it is read in any case.
   if has_word(r.hints_used, candidate) then
     if r.stage ~= 'review' or not is_news_of_a_prior(r) then return false end
