@@ -314,6 +314,8 @@ def held_functions(paths: set[str]) -> dict[tuple[str, str], list[Held]]:
     hold it.
     """
     holders: dict[CodeType, list[FunctionType]] = defaultdict(list)
+    # The collector does not list what was frozen, and the tests freeze what was loaded before them.
+    gc.unfreeze()
     for one in gc.get_objects():
         if isinstance(one, FunctionType) and one.__code__.co_filename in paths:
             holders[one.__code__].append(one)

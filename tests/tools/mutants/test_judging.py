@@ -85,6 +85,15 @@ after = "return count - 1"
 reason = "Nobody calls it."
 """
 
+FROZEN = """\
+import gc
+
+
+def pytest_collection_finish():
+    gc.freeze()
+"""
+"""Our own tests do the same: the collector then lists nothing that was loaded before them."""
+
 
 @pytest.fixture(autouse=True)
 def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +109,7 @@ def tiny(tmp_path: Path) -> Path:
     (tmp_path / "tests" / "unit" / "rules").mkdir(parents=True)
     (tmp_path / "worker" / "__init__.py").touch()
     (tmp_path / "worker" / "rules" / "attempts.py").write_text(RULES)
+    (tmp_path / "tests" / "conftest.py").write_text(FROZEN)
     (tmp_path / "tests" / "unit" / "rules" / "test_policy.py").write_text(TESTS)
     return tmp_path
 
