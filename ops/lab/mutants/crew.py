@@ -163,16 +163,22 @@ class Crew:
             self.choice.note(verdict)
             told(verdict)
 
-    def _verdict(self, job: Job, mutant: Mutant) -> Verdict:
-        at_import = job.runs_at_import(mutant)
-        tests = [
+    def _tests(self, job: Job, mutant: Mutant, *, at_import: bool) -> list[tuple[str, float]]:
+        return [
             one
             for one in self.choice.tests(mutant, at_import=at_import)
             if one[0] not in job.doubted
         ]
-        if not tests:
+
+    def _verdict(self, job: Job, mutant: Mutant) -> Verdict:
+        at_import = job.runs_at_import(mutant)
+        running = self._tests(job, mutant, at_import=False)
+        # What runs at import runs in tests too, mostly, where it is quicker to notice.
+        beside = self._tests(job, mutant, at_import=True) if at_import else ()
+        if not running and not beside:
             return Verdict(mutant=mutant, fate="unreached")
-        fate, by = job.judge(mutant, tests if at_import else tests + self.choice.more())
+        more = () if at_import else self.choice.more()
+        fate, by = job.judge(mutant, (*running, *more), beside)
         return Verdict(mutant=mutant, fate=cast("Fate", fate), by=by)
 
 

@@ -89,19 +89,23 @@ class Job:
 
     def measure(self, tests: Sequence[str]) -> dict[str, Any]:
         """Run tests without any mutant; return what each ran and how long it took."""
-        measured: dict[str, Any] = self._asked({"measure": list(tests)})
+        measured: dict[str, Any] = self._asked({"measure": list(tests)}) if tests else {}
         return measured
 
-    def judge(self, mutant: Mutant, tests: Tests) -> tuple[str, str | None]:
+    def judge(self, mutant: Mutant, running: Tests, beside: Tests) -> tuple[str, str | None]:
         """Return a mutant's verdict, `killed`, `survived` or `timeout`, and the test that
         noticed.
+
+        `running` are the tests that run what it changes. `beside` are those of the files that run
+        it while they are imported, if any do: they judge what the others let pass.
         """
         text = mutant.applied(self._source(mutant.file))
-        if mutant.hot and not self.runs_at_import(mutant):
-            verdict, by = self._judge_hot(mutant, text, tests)
-            if verdict != "cold":
+        verdict = "cold"
+        if mutant.hot and running:
+            verdict, by = self._judge_hot(mutant, text, running)
+            if verdict in {"killed", "timeout"} or (verdict == "survived" and not beside):
                 return verdict, by
-        return self._judge_cold(mutant, text, tests)
+        return self._judge_cold(mutant, text, beside or running)
 
     def runs_at_import(self, mutant: Mutant) -> bool:
         """Tell whether what a mutant changes has done its work before any test begins."""

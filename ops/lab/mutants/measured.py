@@ -64,7 +64,8 @@ def _files(plan: Plan) -> list[Path]:
     return [
         path
         for path in found
-        if "__pycache__" not in path.parts and (path.parent != OWN or path.name == "seeds.py")
+        if "__pycache__" not in path.parts
+        and (path.parent != plan.root / OWN or path.name == "seeds.py")
     ]
 
 

@@ -5,16 +5,19 @@ What no test notices is shown, and fails it until it is explained.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ops.lab.mutants.crew import Verdict, crew_for
 from ops.lab.mutants.explained import read_explained
+from ops.lab.mutants.measured import Kept
 from ops.lab.mutants.table import rendered, rows
 from ops.lab.mutants.targets import ROOT, Plan
 
@@ -204,6 +207,42 @@ def test_a_test_that_holds_only_once_judges_nothing(plan: Plan, tiny: Path) -> N
         )
     assert {one.mutant.after for one in verdicts if not one.killed} == {"if count >= LIMIT:"}
     assert "tests/unit/rules/test_policy.py::test_once" not in {one.by for one in verdicts}
+
+
+def test_what_runs_at_import_and_in_a_test_is_first_judged_where_it_is_loaded(
+    plan: Plan, tiny: Path
+) -> None:
+    with (tiny / "tests" / "unit" / "rules" / "test_policy.py").open("a") as file:
+        file.write(
+            "\n\nfrom worker.rules.attempts import doubled\n\n\ndef test_twice():\n"
+            "    assert doubled(3) == 6\n"
+        )
+    verdicts: list[Verdict] = []
+    with crew_for(plan, jobs=1, tell=pytest.fail) as crew:
+        crew.judge(
+            [one for one in plan.mutants("worker/rules/attempts.py") if one.function == "doubled"],
+            verdicts.append,
+        )
+    assert [one.by for one in verdicts] == ["tests/unit/rules/test_policy.py::test_twice"] * 3
+
+
+def test_tests_are_measured_once_while_the_code_and_their_file_are_unchanged(
+    plan: Plan, tiny: Path
+) -> None:
+    measured = tiny / "measured"
+    (tiny / "ops" / "lab" / "mutants").mkdir(parents=True)
+    judging = tiny / "ops" / "lab" / "mutants" / "crew.py"
+    judging.write_text("# one way to judge")
+    plan = replace(plan, copied=(*plan.copied, "ops"))
+    with crew_for(plan, jobs=1, tell=pytest.fail, measured=measured):
+        names = list(json.loads(measured.read_text("utf-8")))
+    judging.write_text("# another way to judge")
+    assert list(Kept(plan, measured).known(names)) == names
+    with crew_for(plan, jobs=1, tell=pytest.fail, measured=measured) as crew:
+        mutant = plan.mutants("worker/rules/attempts.py")[-1]
+        assert crew.choice.tests(mutant, at_import=True)
+    (tiny / "worker" / "rules" / "codes.py").write_text("CODES = ()")
+    assert Kept(plan, measured).known(names) == {}
 
 
 def run(tiny: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
