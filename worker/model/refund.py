@@ -220,6 +220,16 @@ class Refund:
         return tuple((self.set_aside_ids or "").split())
 
     @property
+    def is_only_said_absent(self) -> bool:
+        """Return whether only a person says that no money moved before.
+
+        Then the refund may have happened all the same, and no later refusal ends it.
+        """
+        if self.doubted:
+            return self.evidence not in _PROVES_ABSENCE
+        return self.operator_says == "absent"
+
+    @property
     def asked_amount(self) -> int | None:
         """Return the amount the caller stated, None if the caller requested all that is left."""
         return None if self.all_remaining else self.amount
@@ -243,6 +253,7 @@ class Refund:
         return {name: _json_value(getattr(self, name)) for name in PUBLIC_FIELDS}
 
 
+_PROVES_ABSENCE: Final = frozenset({"list", "totals"})
 _FIELDS: Final = frozenset(each.name for each in fields(Refund))
 _DEFAULTS: Final = {
     each.name: each.default for each in fields(Refund) if each.default is not MISSING

@@ -18,7 +18,7 @@ from worker.model.answers import Outcome, ProviderRefund, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Action, Step
-from worker.rules.codes import may_be_an_echo, retriable
+from worker.rules.codes import may_be_an_echo, proves_no_earlier, retriable
 from worker.rules.outcomes import FINAL_STATUSES, fold
 from worker.rules.payloads import LONGEST_TEXT, STATUSES
 
@@ -226,8 +226,7 @@ def _not_done(
     # A refused API key concerns every refund, so no refund fails because of it, however long it
     # lasts.
     if spent and not outcome.credentials:
-        if refund.evidence == "operator":
-            # Only a person said that the first attempt never happened, which does not prove it.
+        if refund.is_only_said_absent:
             return to_review(
                 seen, "budget_spent", "no attempt got through since a person requested another send"
             )
@@ -263,11 +262,14 @@ def _for_a_person(
 
 def _refused(refund: Refund, code: str, changes: Mapping[str, Any], now: datetime) -> Step:
     """Return the step after a refusal, for a refund that is not in doubt (any more)."""
-    if not refund.doubted or not may_be_an_echo(code):
+    if not refund.doubted or proves_no_earlier(code, proven_absent=not refund.is_only_said_absent):
         return _settled_failed({**changes, "evidence": "reply"}, code, source="reply")
-    alarm = (
-        f"refused with {code} after an attempt that may have happened: the refusal may be its echo"
+    why = (
+        "the refusal may be its echo"
+        if may_be_an_echo(code)
+        else "that one may not have been refused"
     )
+    alarm = f"refused with {code} after an attempt that may have happened: {why}"
     again = {"doubt_since": now, "quiet_at": now, "retriable": Retriable.NO, **_no_evidence(refund)}
     return to_review({**changes, **again}, code, alarm)
 
@@ -373,6 +375,15 @@ def to_review(changes: Mapping[str, Any], label: str, alarm: str) -> Step:
         delay=REVIEW_REMINDER,
         alarm=alarm,
     )
+
+
+def not_canceled() -> Step:
+    """Return the step for a refund of a canceled batch that only a person calls absent."""
+    alarm = (
+        "its batch was canceled before it was sent again, and only a person says that an earlier"
+        " attempt did not happen"
+    )
+    return to_review({**NO_WORD, **NO_READBACKS}, "batch_canceled", alarm)
 
 
 def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any]) -> Step:

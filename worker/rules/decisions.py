@@ -46,6 +46,12 @@ def cancel(refund: Refund) -> Step:
             " a webhook named: try again once a worker has read it, which 'refunds status"
             f" {refund.refund_id}' shows"
         )
+    if unsent and refund.is_only_said_absent:
+        raise NotCancelable(
+            f"refund {refund.refund_id} may have moved the money before: only a person says that it"
+            " did not, and had it sent again; follow it with 'refunds status"
+            f" {refund.refund_id}'"
+        )
     if unsent:
         return Step(
             to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=settled_drops()

@@ -120,7 +120,7 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
         # What a first refund of ours cannot have caused is believed after a doubt too.
         *(
             (
-                a_refund(doubted=True),
+                a_refund(doubted=True, evidence="list"),
                 replace(REFUSED, code=code, message="words"),
                 VERIFY,
                 settled(

@@ -21,6 +21,12 @@ local function is_within(moment, ms)
   return age >= 0 and age <= ms
 end
 
+-- As `Refund.is_only_said_absent`.
+local function is_only_said_absent(r)
+  if r.doubted then return r.evidence ~= 'list' and r.evidence ~= 'totals' end
+  return r.operator_says == 'absent'
+end
+
 local record, written = {}, {}
 local function claim(ARGV)
   takes(12, ARGV)
@@ -94,6 +100,9 @@ local function claim(ARGV)
   if reason == 'canceled' then
     -- A resend has a fresh proof of absence: if it is canceled instead, it never moved money.
     if not r.doubt_since or kind == 'resend' then
+      -- If only a person says that an earlier attempt did not happen, a cancel would be a guess: the worker sends the
+      -- refund to review.
+      if is_only_said_absent(r) then return refuse('canceled') end
       local drop = {}
       for _, name in ipairs({
         'doubt_since', 'doubted', 'quiet_at', 'absent_at', 'proven_absent_at', 'operator_says', 'operator_by',
