@@ -220,6 +220,15 @@ class Refund:
         return tuple((self.set_aside_ids or "").split())
 
     @property
+    def can_be_made_again(self) -> bool:
+        """Return whether the record still holds what the caller asked for, to send it again.
+
+        It does not once the metadata are erased, or once a person settled it as a provider's refund
+        of another amount.
+        """
+        return self.metadata_erased_at is None and self.as_request().fingerprint == self.fingerprint
+
+    @property
     def is_only_said_absent(self) -> bool:
         """Return whether only a person says that no money moved before.
 

@@ -471,12 +471,15 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
     if found.amount is not None:
         changes["amount"] = found.amount
     if final is not Status.SUCCEEDED:
+        # A person may insist on a refund of another amount. A retry would be of that amount.
+        is_as_asked = found.amount is None or refund.asked_amount in {None, found.amount}
+        can_be_repeated = is_as_asked and refund.set_aside_ids is None
         reason = found.failure_reason or ("canceled" if final is Status.CANCELED else "unknown")
         changes |= {
             "failure_reason": reason,
             "error_code": reason,
             "error_message": in_words(f"the provider reports the refund as {status}", found),
-            "retriable": retriable(reason) if refund.set_aside_ids is None else Retriable.NO,
+            "retriable": retriable(reason) if can_be_repeated else Retriable.NO,
         }
     by = refund.operator_by if evidence == "operator" else None
     dropped = settled_drops()

@@ -226,8 +226,8 @@ def retry_failed(refund: Refund) -> Step | None:
     if refund.set_aside_ids is not None:
         # The provider showed others beside it, and each of them may have moved the money.
         return None
-    if refund.metadata_erased_at is not None:
-        # The body of a retry has the caller's metadata, which are not known any more.
+    if not refund.can_be_made_again:
+        # What is sent is what the caller asked for, never what a provider's refund shows.
         return None
     cleared = (
         "provider_refund_id",
@@ -281,6 +281,12 @@ def retry_one(refund: Refund, *, unknown: bool) -> Step:
             f"{subject} failed with {code}, and its metadata were erased on"
             f" {rfc3339(refund.metadata_erased_at)} (REFUNDS_METADATA_DAYS), so it cannot be sent"
             " again with the same contents: submit a new refund under a new id"
+        )
+    if not refund.can_be_made_again:
+        raise NotRetriable(
+            f"{subject} failed with {code}, and a person had settled it as a provider's refund of"
+            " another amount, so it cannot be sent again with the same contents: submit a new"
+            " refund under a new id"
         )
     if step is None:
         raise NotRetriable(

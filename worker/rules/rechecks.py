@@ -269,8 +269,7 @@ def changed_by_provider(
 
 def _reversed(refund: Refund, found: ProviderRefund, source: str, now: datetime) -> Step:
     reason = found.failure_reason or ("canceled" if found.status == "canceled" else "unknown")
-    # Without its metadata the body of a retry could not be made again.
-    can_be_repeated = refund.metadata_erased_at is None and refund.set_aside_ids is None
+    can_be_repeated = refund.can_be_made_again and refund.set_aside_ids is None
     changes = {
         "provider_status": found.status,
         "failure_reason": reason,
