@@ -177,7 +177,8 @@ class Refund:
     set_aside_ids: str | None = None
     """Provider refunds shown for this one beside the one that a person named, between spaces.
 
-    They may have moved money too, so a refund that has any is not sent again.
+    Until a person has named one, those shown beside `contradicted_by`. They may have moved money
+    too, so a refund that has any is not sent again.
     """
 
     @classmethod
@@ -218,6 +219,15 @@ class Refund:
     def ids_set_aside(self) -> tuple[str, ...]:
         """Return the provider's refunds that a person knew of when they named another one."""
         return tuple((self.set_aside_ids or "").split())
+
+    @property
+    def ids_told(self) -> tuple[str, ...]:
+        """Return the provider's refunds beside this one that somebody was told of already.
+
+        A person knew of them when they said which one counts, or has yet to say it.
+        """
+        told = self.status is Status.SUCCEEDED or self.contradicted_by is not None
+        return self.ids_set_aside if told else ()
 
     @property
     def can_be_made_again(self) -> bool:
