@@ -470,6 +470,7 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         )
     if found.amount is not None:
         changes["amount"] = found.amount
+    changes |= {name: None for name in _OF_A_FAILURE if getattr(refund, name) is not None}
     if final is not Status.SUCCEEDED:
         # A person may insist on a refund of another amount. A retry would be of that amount.
         is_as_asked = found.amount is None or refund.asked_amount in {None, found.amount}
@@ -497,6 +498,10 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
 def in_words(sentence: str, found: ProviderRefund) -> str:
     """Return the sentence with the provider's own words for the failure, if it gave any."""
     return f"{sentence}: {found.failure_words}"[:LONGEST_TEXT] if found.failure_words else sentence
+
+
+_OF_A_FAILURE: Final = ("failure_reason", "reversed_at")
+"""What a failed record keeps of its failure until another refund of the provider counts."""
 
 
 def settled_drops() -> dict[str, Any]:

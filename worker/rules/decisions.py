@@ -53,8 +53,12 @@ def cancel(refund: Refund) -> Step:
             f" {refund.refund_id}'"
         )
     if unsent:
+        of_before: dict[str, Any] = dict.fromkeys(("error_code", "error_message", "retriable"))
         return Step(
-            to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=settled_drops()
+            to=Stage.SETTLED,
+            status=Status.CANCELED,
+            label="canceled",
+            changes=settled_drops() | of_before,
         )
     if refund.settled:
         raise NotCancelable(

@@ -107,7 +107,7 @@ local function claim(ARGV)
       for _, name in ipairs({
         'doubt_since', 'doubted', 'quiet_at', 'absent_at', 'proven_absent_at', 'operator_says', 'operator_by',
         'operator_code', 'operator_unverified', 'lapses', 'verdicts', 'server_errors', 'looks', 'baseline', 'resends',
-        'retriable', 'first_attempt_at', 'idempotency_key',
+        'retriable', 'first_attempt_at', 'idempotency_key', 'error_code', 'error_message',
         'currency_checked', 'unconfirmed_since',
       }) do drop[name] = '' end
       check(id, r, 'settled', 'canceled', drop)
