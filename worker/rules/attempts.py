@@ -185,6 +185,9 @@ def after_attempt(
     if counted:
         seen["verdicts"] = refund.verdicts + 1
     doubtful = outcome.doubt or refund.doubt_since is not None
+    if counted or doubtful:
+        # A person's decision to send it counts until a send may have left.
+        seen |= _without_word(refund)
     if outcome.doubt:
         # The gateway closes the socket before it returns, so nothing more can be sent after `now`.
         seen |= {
@@ -228,7 +231,9 @@ def _not_done(
     if spent and not outcome.credentials:
         if refund.is_only_said_absent:
             return to_review(
-                seen, "budget_spent", "no attempt got through since a person requested another send"
+                {**seen, **_without_word(refund)},
+                "budget_spent",
+                "no attempt got through since a person requested another send",
             )
         return budget_spent(seen)
     delay = _attempt_backoff(refund.attempts, jitter)
@@ -280,6 +285,11 @@ def _no_evidence(refund: Refund) -> dict[str, Any]:
     That evidence does not cover what was sent since.
     """
     return {} if refund.evidence is None else {"evidence": None}
+
+
+def _without_word(refund: Refund) -> dict[str, Any]:
+    """Return the change that removes a person's decision, if there is one."""
+    return {} if refund.operator_says is None else NO_WORD
 
 
 def _server_errors(refund: Refund, outcome: Outcome) -> int:
@@ -410,7 +420,7 @@ def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> S
         "error_message": "the worker that claimed it stopped without recording an answer",
         "retriable": Retriable.NO,
     }
-    changes |= NO_READBACKS | _no_evidence(refund)
+    changes |= NO_READBACKS | _no_evidence(refund) | _without_word(refund)
     if changes["lapses"] >= MAX_LAPSES:
         return to_review(
             changes,

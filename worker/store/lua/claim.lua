@@ -145,9 +145,10 @@ local function claim(ARGV)
   set.claim, set.attempts, set.unconfirmed_since = token, attempt, ''
   if not r.first_attempt_at then set.first_attempt_at = int(NOW) end
   -- A decision to send it again ends with the send. If it counted whatever could not be read, the refund may have happened
-  -- all the same, and a later refusal may be the echo of that.
-  if r.operator_says then
-    if r.operator_unverified then set.doubted = '1' end
+  -- all the same, and a later refusal may be the echo of that. If it counts for an earlier refund that is not known any
+  -- more, it ends once it is known what became of the send: one that did nothing is repeated.
+  if r.operator_unverified then set.doubted = '1' end
+  if r.operator_says and not (r.operator_unverified and r.prior_refund_ids) then
     for _, name in ipairs({'operator_says', 'operator_by', 'operator_code', 'operator_unverified'}) do set[name] = '' end
   end
   if kind == 'resend' then
