@@ -52,7 +52,7 @@ def a_refund(stage: Stage = Stage.SENDING, **fields: Any) -> Refund:
         "next_check_at": None if stage is Stage.SETTLED else NOW,
         "version": 2 if sent else 1,
         "lane": Lane.SINGLE,
-        "fingerprint": a_request().fingerprint,
+        "fingerprint": a_request(amount=None if fields.get("all_remaining") else 500).fingerprint,
         "first_attempt_at": NOW - MINUTE if sent else None,
     }
     if stage is Stage.IN_DOUBT:

@@ -77,6 +77,9 @@ class AttemptRunner:
             step = attempts.to_review({}, "no_body", "its stored request is gone")
             _, ending = await self._recorder.save(refund, step, {})
             return ending
+        if claim.result == "canceled" and refund is not None and not refund.settled:
+            _, ending = await self._recorder.save(refund, attempts.not_canceled(), {})
+            return ending
         return endings.not_claimed(claim.result, refund)
 
     async def _attempt(self, claim: Claim, refund: Refund, lane: Lane) -> Ending:

@@ -177,7 +177,8 @@ class Refund:
     set_aside_ids: str | None = None
     """Provider refunds shown for this one beside the one that a person named, between spaces.
 
-    They may have moved money too, so a refund that has any is not sent again.
+    Until a person has named one, those shown beside `contradicted_by`. They may have moved money
+    too, so a refund that has any is not sent again.
     """
 
     @classmethod
@@ -220,6 +221,34 @@ class Refund:
         return tuple((self.set_aside_ids or "").split())
 
     @property
+    def ids_told(self) -> tuple[str, ...]:
+        """Return the provider's refunds beside this one that somebody was told of already.
+
+        A person knew of them when they said which one counts, or has yet to say it.
+        """
+        told = self.status is Status.SUCCEEDED or self.contradicted_by is not None
+        return self.ids_set_aside if told else ()
+
+    @property
+    def can_be_made_again(self) -> bool:
+        """Return whether the record still holds what the caller asked for, to send it again.
+
+        It does not once the metadata are erased, or once a person settled it as a provider's refund
+        of another amount.
+        """
+        return self.metadata_erased_at is None and self.as_request().fingerprint == self.fingerprint
+
+    @property
+    def is_only_said_absent(self) -> bool:
+        """Return whether only a person says that no money moved before.
+
+        Then the refund may have happened all the same, and no later refusal ends it.
+        """
+        if self.doubted:
+            return self.evidence not in _PROVES_ABSENCE
+        return self.operator_says == "absent"
+
+    @property
     def asked_amount(self) -> int | None:
         """Return the amount the caller stated, None if the caller requested all that is left."""
         return None if self.all_remaining else self.amount
@@ -243,6 +272,7 @@ class Refund:
         return {name: _json_value(getattr(self, name)) for name in PUBLIC_FIELDS}
 
 
+_PROVES_ABSENCE: Final = frozenset({"list", "totals"})
 _FIELDS: Final = frozenset(each.name for each in fields(Refund))
 _DEFAULTS: Final = {
     each.name: each.default for each in fields(Refund) if each.default is not MISSING

@@ -18,7 +18,7 @@ from worker.model.answers import Outcome, ProviderRefund, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Action, Step
-from worker.rules.codes import may_be_an_echo, retriable
+from worker.rules.codes import may_be_an_echo, proves_no_earlier, retriable
 from worker.rules.outcomes import FINAL_STATUSES, fold
 from worker.rules.payloads import LONGEST_TEXT, STATUSES
 
@@ -185,6 +185,9 @@ def after_attempt(
     if counted:
         seen["verdicts"] = refund.verdicts + 1
     doubtful = outcome.doubt or refund.doubt_since is not None
+    if counted or doubtful:
+        # A person's decision to send it counts until a send may have left.
+        seen |= _without_word(refund)
     if outcome.doubt:
         # The gateway closes the socket before it returns, so nothing more can be sent after `now`.
         seen |= {
@@ -226,10 +229,11 @@ def _not_done(
     # A refused API key concerns every refund, so no refund fails because of it, however long it
     # lasts.
     if spent and not outcome.credentials:
-        if refund.evidence == "operator":
-            # Only a person said that the first attempt never happened, which does not prove it.
+        if refund.is_only_said_absent:
             return to_review(
-                seen, "budget_spent", "no attempt got through since a person requested another send"
+                {**seen, **_without_word(refund)},
+                "budget_spent",
+                "no attempt got through since a person requested another send",
             )
         return budget_spent(seen)
     delay = _attempt_backoff(refund.attempts, jitter)
@@ -263,11 +267,14 @@ def _for_a_person(
 
 def _refused(refund: Refund, code: str, changes: Mapping[str, Any], now: datetime) -> Step:
     """Return the step after a refusal, for a refund that is not in doubt (any more)."""
-    if not refund.doubted or not may_be_an_echo(code):
+    if not refund.doubted or proves_no_earlier(code, proven_absent=not refund.is_only_said_absent):
         return _settled_failed({**changes, "evidence": "reply"}, code, source="reply")
-    alarm = (
-        f"refused with {code} after an attempt that may have happened: the refusal may be its echo"
+    why = (
+        "the refusal may be its echo"
+        if may_be_an_echo(code)
+        else "that one may not have been refused"
     )
+    alarm = f"refused with {code} after an attempt that may have happened: {why}"
     again = {"doubt_since": now, "quiet_at": now, "retriable": Retriable.NO, **_no_evidence(refund)}
     return to_review({**changes, **again}, code, alarm)
 
@@ -278,6 +285,11 @@ def _no_evidence(refund: Refund) -> dict[str, Any]:
     That evidence does not cover what was sent since.
     """
     return {} if refund.evidence is None else {"evidence": None}
+
+
+def _without_word(refund: Refund) -> dict[str, Any]:
+    """Return the change that removes a person's decision, if there is one."""
+    return {} if refund.operator_says is None else NO_WORD
 
 
 def _server_errors(refund: Refund, outcome: Outcome) -> int:
@@ -375,6 +387,15 @@ def to_review(changes: Mapping[str, Any], label: str, alarm: str) -> Step:
     )
 
 
+def not_canceled() -> Step:
+    """Return the step for a refund of a canceled batch that only a person calls absent."""
+    alarm = (
+        "its batch was canceled before it was sent again, and only a person says that an earlier"
+        " attempt did not happen"
+    )
+    return to_review({**NO_WORD, **NO_READBACKS}, "batch_canceled", alarm)
+
+
 def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any]) -> Step:
     """Return the step to review for a refund that the provider shows with an unknown status."""
     shown = {
@@ -399,7 +420,7 @@ def after_lapse(refund: Refund, rules: Rules, now: datetime, jitter: float) -> S
         "error_message": "the worker that claimed it stopped without recording an answer",
         "retriable": Retriable.NO,
     }
-    changes |= NO_READBACKS | _no_evidence(refund)
+    changes |= NO_READBACKS | _no_evidence(refund) | _without_word(refund)
     if changes["lapses"] >= MAX_LAPSES:
         return to_review(
             changes,
@@ -459,13 +480,17 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         )
     if found.amount is not None:
         changes["amount"] = found.amount
+    changes |= {name: None for name in _OF_A_FAILURE if getattr(refund, name) is not None}
     if final is not Status.SUCCEEDED:
+        # A person may insist on a refund of another amount. A retry would be of that amount.
+        is_as_asked = found.amount is None or refund.asked_amount in {None, found.amount}
+        can_be_repeated = is_as_asked and refund.set_aside_ids is None
         reason = found.failure_reason or ("canceled" if final is Status.CANCELED else "unknown")
         changes |= {
             "failure_reason": reason,
             "error_code": reason,
             "error_message": in_words(f"the provider reports the refund as {status}", found),
-            "retriable": retriable(reason) if refund.set_aside_ids is None else Retriable.NO,
+            "retriable": retriable(reason) if can_be_repeated else Retriable.NO,
         }
     by = refund.operator_by if evidence == "operator" else None
     dropped = settled_drops()
@@ -483,6 +508,10 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
 def in_words(sentence: str, found: ProviderRefund) -> str:
     """Return the sentence with the provider's own words for the failure, if it gave any."""
     return f"{sentence}: {found.failure_words}"[:LONGEST_TEXT] if found.failure_words else sentence
+
+
+_OF_A_FAILURE: Final = ("failure_reason", "reversed_at")
+"""What a failed record keeps of its failure until another refund of the provider counts."""
 
 
 def settled_drops() -> dict[str, Any]:

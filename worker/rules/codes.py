@@ -67,6 +67,8 @@ class Code:
     `charge_already_refunded`. It then settles nothing, even if absence was proven or stated by a
     person.
     """
+    is_of_the_request: bool = False
+    """Whether every attempt with the same contents is refused so, whenever it is sent."""
     of_one_payment: bool = False
     """Whether a 429 with this code concerns one payment and its refund, and not the rate limit."""
 
@@ -100,6 +102,7 @@ _TABLE: Final = (
         _NEW_ID,
         Retriable.NO,
         never_an_echo=True,
+        is_of_the_request=True,
     ),
     _refused(
         "resource_missing",
@@ -115,6 +118,7 @@ _TABLE: Final = (
         _NEW_ID,
         Retriable.NO,
         never_an_echo=True,
+        is_of_the_request=True,
     ),
     _refused(
         "parameter_missing",
@@ -261,6 +265,7 @@ _TABLE: Final = (
         "Use a new refund id with the payment's currency.",
         Retriable.NO,
         never_an_echo=True,
+        is_of_the_request=True,
     ),
     _ended(
         "canceled",
@@ -347,6 +352,10 @@ _TABLE: Final = (
     _label("no_readback", "It may have happened, and nothing may be read back."),
     _label("contradicted", "The provider shows another refund for it, which the message names."),
     _label("no_provider_id", "It is pending, but without a provider refund id."),
+    _label(
+        "batch_canceled",
+        "Its batch was canceled, and only a person says that an earlier attempt did not happen.",
+    ),
     _label("no_body", "The stored request is missing."),
 )
 
@@ -363,6 +372,18 @@ def may_be_an_echo(code: str) -> bool:
     """Return whether a refusal may be caused by an earlier, doubtful attempt of the same refund."""
     known = CODES.get(code)
     return known is None or not known.never_an_echo
+
+
+def proves_no_earlier(code: str, *, proven_absent: bool) -> bool:
+    """Return whether a refusal after a doubt settles the refund as failed.
+
+    `proven_absent` says that what was read proved the earlier attempt absent. If only a person says
+    so, a card that was lost since does not show what that attempt did.
+    """
+    known = CODES.get(code)
+    if known is None or not known.never_an_echo:
+        return False
+    return proven_absent or known.is_of_the_request
 
 
 def is_of_one_payment(code: str) -> bool:

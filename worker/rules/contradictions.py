@@ -29,10 +29,12 @@ def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
     if proof.status in {Status.FAILED, Status.CANCELED}:
         # It moved no money.
         return None
-    if refund.status is Status.SUCCEEDED and identity in refund.ids_set_aside:
-        # A person knew of it when they said which one counts.
+    if identity in refund.ids_told:
         return None
     changes: dict[str, Any] = {"contradicted_by": identity}
+    if refund.contradicted_by is not None:
+        # A further one. The first is kept, or each recheck would replace one by the other.
+        changes = {"set_aside_ids": _joined(refund.ids_set_aside, identity)}
     if refund.stage is not Stage.SETTLED:
         alarm = (
             f"the provider shows {identity} for it, beside {_known(refund)}: money may move twice"
@@ -74,7 +76,7 @@ def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> St
     A settled refund that did not succeed is read by that id, and settles as the provider shows it.
     Raises `InvalidRequest` if the id is not one of those that contradict each other.
     """
-    known = {refund.contradicted_by}
+    known = {refund.contradicted_by, *refund.ids_set_aside}
     if refund.status is Status.SUCCEEDED:
         known.add(refund.provider_refund_id)
     names = sorted(name for name in known if name is not None)
@@ -93,7 +95,7 @@ def ended(refund: Refund, provider_refund_id: str, now: datetime, by: str) -> St
             to=Stage.SETTLED,
             status=refund.status,
             label="operator_says_succeeded",
-            changes={"contradicted_by": None, **set_aside(refund, provider_refund_id)},
+            changes={**set_aside(refund, provider_refund_id), "contradicted_by": None},
             source="operator",
             by=by,
         )
@@ -124,13 +126,21 @@ def set_aside(refund: Refund, named: str) -> dict[str, Any]:
     if refund.contradicted_by is None:
         return {}
     own = refund.provider_refund_id
-    if refund.status in {Status.FAILED, Status.CANCELED}:
+    changes: dict[str, Any] = {}
+    others = [*refund.ids_set_aside]
+    if refund.status not in {Status.FAILED, Status.CANCELED}:
+        others.append(own or "")
+    elif own is not None:
         # Its own moved nothing. Like that of an earlier generation it is read before a retry.
-        return {} if own is None else {"prior_refund_ids": _joined(refund.prior_ids, own)}
-    others = (each for each in (own, refund.contradicted_by) if each not in {None, named})
-    kept = (each for each in refund.ids_set_aside if each != named)
-    joined = _joined(kept, *others)
-    return {"set_aside_ids": joined} if joined or refund.set_aside_ids is not None else {}
+        changes["prior_refund_ids"] = _joined(refund.prior_ids, own)
+    others.append(refund.contradicted_by)
+    joined = _joined(each for each in others if each and each != named)
+    if joined or refund.set_aside_ids is not None:
+        changes["set_aside_ids"] = joined
+    if named in refund.ids_set_aside:
+        # It is one of several that contradict the record, and the one that is read.
+        changes["contradicted_by"] = named
+    return changes
 
 
 def _joined(known: Iterable[str], *more: str | None) -> str | None:

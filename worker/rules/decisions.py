@@ -46,9 +46,19 @@ def cancel(refund: Refund) -> Step:
             " a webhook named: try again once a worker has read it, which 'refunds status"
             f" {refund.refund_id}' shows"
         )
+    if unsent and refund.is_only_said_absent:
+        raise NotCancelable(
+            f"refund {refund.refund_id} may have moved the money before: only a person says that it"
+            " did not, and had it sent again; follow it with 'refunds status"
+            f" {refund.refund_id}'"
+        )
     if unsent:
+        of_before: dict[str, Any] = dict.fromkeys(("error_code", "error_message", "retriable"))
         return Step(
-            to=Stage.SETTLED, status=Status.CANCELED, label="canceled", changes=settled_drops()
+            to=Stage.SETTLED,
+            status=Status.CANCELED,
+            label="canceled",
+            changes=settled_drops() | of_before,
         )
     if refund.settled:
         raise NotCancelable(
@@ -220,8 +230,8 @@ def retry_failed(refund: Refund) -> Step | None:
     if refund.set_aside_ids is not None:
         # The provider showed others beside it, and each of them may have moved the money.
         return None
-    if refund.metadata_erased_at is not None:
-        # The body of a retry has the caller's metadata, which are not known any more.
+    if not refund.can_be_made_again:
+        # What is sent is what the caller asked for, never what a provider's refund shows.
         return None
     cleared = (
         "provider_refund_id",
@@ -275,6 +285,12 @@ def retry_one(refund: Refund, *, unknown: bool) -> Step:
             f"{subject} failed with {code}, and its metadata were erased on"
             f" {rfc3339(refund.metadata_erased_at)} (REFUNDS_METADATA_DAYS), so it cannot be sent"
             " again with the same contents: submit a new refund under a new id"
+        )
+    if not refund.can_be_made_again:
+        raise NotRetriable(
+            f"{subject} failed with {code}, and a person had settled it as a provider's refund of"
+            " another amount, so it cannot be sent again with the same contents: submit a new"
+            " refund under a new id"
         )
     if step is None:
         raise NotRetriable(

@@ -222,12 +222,8 @@ def priors_of(refund: Refund) -> tuple[str, ...]:
 
     Those that a person set aside are read if the one that counted has failed.
     """
-    known = {refund.provider_refund_id, refund.contradicted_by}
-    if refund.status is Status.SUCCEEDED:
-        known.update(refund.ids_set_aside)
-        others = refund.prior_ids
-    else:
-        others = tuple(dict.fromkeys((*refund.prior_ids, *refund.ids_set_aside)))
+    known = {refund.provider_refund_id, refund.contradicted_by, *refund.ids_told}
+    others = dict.fromkeys((*refund.prior_ids, *refund.ids_set_aside))
     return tuple(other for other in others if other not in known)
 
 
@@ -269,8 +265,7 @@ def changed_by_provider(
 
 def _reversed(refund: Refund, found: ProviderRefund, source: str, now: datetime) -> Step:
     reason = found.failure_reason or ("canceled" if found.status == "canceled" else "unknown")
-    # Without its metadata the body of a retry could not be made again.
-    can_be_repeated = refund.metadata_erased_at is None and refund.set_aside_ids is None
+    can_be_repeated = refund.can_be_made_again and refund.set_aside_ids is None
     changes = {
         "provider_status": found.status,
         "failure_reason": reason,

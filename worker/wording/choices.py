@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from worker.model.refund import Refund
 from worker.rules import preflight
+from worker.wording.decisions import shown_for
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +55,8 @@ def _happened(refund: Refund) -> Choice:
     )
     if refund.contradicted_by is None:
         effect += " If its payment or amount differs, it returns to review."
-    elif refund.provider_refund_id is not None:
-        effect += f" It is {refund.contradicted_by} or {refund.provider_refund_id}."
+    elif len(names := shown_for(refund)) > 1:
+        effect += f" It is {' or '.join(names)}."
     return Choice(
         decision="succeeded", label="It happened: the provider shows its refund", effect=effect
     )

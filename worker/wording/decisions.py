@@ -47,6 +47,12 @@ def evidence(refund: Refund, entries: reasons.Entries) -> dict[str, Any]:
     }
 
 
+def shown_for(refund: Refund) -> list[str]:
+    """Return the provider's refunds of which a person names the one that counts."""
+    names = (refund.contradicted_by, *refund.ids_set_aside, refund.provider_refund_id)
+    return [name for name in names if name is not None]
+
+
 _COMES_BACK: Final = (
     "if neither can be shown, it returns to review, or with --unverified your decision counts"
 )
@@ -55,7 +61,7 @@ _COMES_BACK: Final = (
 def resolutions(refund: Refund) -> dict[str, str]:
     """Return what each decision does to a refund in review or one that the provider contradicts."""
     if refund.contradicted_by is not None:
-        names = " or ".join(filter(None, (refund.contradicted_by, refund.provider_refund_id)))
+        names = " or ".join(shown_for(refund))
         counts = (
             f"RE_ID ({names}) is the provider's refund that counts: a worker reads it, and this"
             " refund settles as the provider shows it; nothing is sent"

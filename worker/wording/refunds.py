@@ -52,7 +52,8 @@ def facts_of(refund: Refund, entries: reasons.Entries = ()) -> list[tuple[str, o
         (
             "contradicted",
             (
-                f"by {refund.contradicted_by}, which the provider shows"
+                f"by {' and '.join((refund.contradicted_by, *refund.ids_set_aside))},"
+                " which the provider shows"
                 if refund.contradicted_by
                 else None
             ),

@@ -19,6 +19,8 @@ def next_of(refund: Refund, *, paused: bool, batch_state: str | None) -> str:
     if refund.stage is Stage.REVIEW:
         return _reviewed(refund)
     if refund.stage in _SENDS and batch_state == "canceled":
+        if refund.is_only_said_absent:
+            return "It goes to review unsent, because its batch was canceled."
         return "It is canceled unsent, because its batch was canceled."
     if refund.stage in _SENDS and paused:
         return "It is sent once everything is resumed: sending is paused now."

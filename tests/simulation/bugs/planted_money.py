@@ -82,7 +82,7 @@ def owner_is_kept_per_payment(stack: ExitStack) -> None:
 
 def echo_settles(stack: ExitStack) -> None:
     """Once absence is proven a refusal is a refusal, whatever its code."""
-    put(stack, attempts, "may_be_an_echo", lambda _: False)
+    put(stack, attempts, "proves_no_earlier", lambda _, **__: True)
 
 
 def settled_keeps_its_lock(stack: ExitStack) -> None:

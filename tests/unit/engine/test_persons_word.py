@@ -331,20 +331,6 @@ async def test_a_resend_on_a_persons_word_that_never_gets_through_is_no_proof_th
         assert (await shop.stored()).stage is Stage.IN_DOUBT
 
 
-async def test_a_cancel_after_a_resend_on_a_persons_word_says_on_what_it_rests(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, BLIND) as shop:
-        refund = await bring_to_review(shop)
-        shop.provider.will(POST, error(429))
-        await decided(shop, decisions.resolve_resend(refund, unverified=True))
-        refund = await look(shop)
-        assert refund.stage is Stage.WAITING
-        await decided(shop, decisions.cancel(refund))
-        refund = await shop.stored()
-        assert (refund.status, refund.evidence) == (Status.CANCELED, "operator")
-
-
 @pytest.mark.parametrize("unverified", [True, False])
 @pytest.mark.parametrize("code", ["charge_already_refunded", "amount_too_large", "some_new_code"])
 async def test_a_refusal_that_may_be_an_echo_settles_nothing_after_a_persons_word(

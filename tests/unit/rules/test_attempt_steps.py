@@ -33,7 +33,14 @@ from worker.errors import IllegalMove
 from worker.model.answers import Outcome, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import Rules, after_attempt, after_lapse, refused_unsent, to_review
+from worker.rules.attempts import (
+    NO_WORD,
+    Rules,
+    after_attempt,
+    after_lapse,
+    refused_unsent,
+    to_review,
+)
 from worker.rules.outcomes import fold
 
 SEEN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_errors": 0}
@@ -120,7 +127,7 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
         # What a first refund of ours cannot have caused is believed after a doubt too.
         *(
             (
-                a_refund(doubted=True),
+                a_refund(doubted=True, evidence="list"),
                 replace(REFUSED, code=code, message="words"),
                 VERIFY,
                 settled(
@@ -332,7 +339,7 @@ BY_REPLY = {"retriable": Retriable.NO, "evidence": "reply"}
             a_refund(operator_says="absent"),
             MAYBE,
             BLIND,
-            pending(Stage.IN_DOUBT, "no_reply", DOUBTED, 10 * SECOND),
+            pending(Stage.REVIEW, "no_reply", DOUBTED | NO_WORD, DAY, alarm=TOLD),
         ),
         (
             a_refund(verdicts=1),

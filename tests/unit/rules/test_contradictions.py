@@ -303,3 +303,26 @@ def test_refund_in_review_beside_one_set_aside_can_be_ended_and_not_sent_again()
         resolve_resend(refund, unverified=True)
     assert resolve_failed(refund, "gone").to is Stage.IN_DOUBT
     assert resolve_resend(replace(refund, set_aside_ids=None)).to is Stage.IN_DOUBT
+
+
+# Several contradict one record
+
+
+def test_further_refund_is_kept_beside_the_one_that_contradicts_already() -> None:
+    step = contradicted(replace(TWICE, contradicted_by="re_7", set_aside_ids="re_8"), PROOF, NOW)
+    assert step is not None
+    assert step.changes == {"set_aside_ids": "re_8 re_2"}
+    refund = replace(FAILED, contradicted_by="re_7", set_aside_ids="re_2")
+    assert contradicted(refund, PROOF, NOW) is None
+    assert priors_of(replace(refund, prior_refund_ids="re_2 re_0")) == ("re_0",)
+
+
+@pytest.mark.parametrize(
+    ("named", "by", "kept"),
+    [("re_1", None, "re_3 re_2"), ("re_2", None, "re_3 re_1"), ("re_3", "re_3", "re_1 re_2")],
+)
+def test_person_may_name_any_of_several_and_the_others_are_set_aside(
+    named: str, by: str | None, kept: str
+) -> None:
+    changes = ended(replace(TWICE, set_aside_ids="re_3"), named, NOW, "ann").changes
+    assert (changes.get("contradicted_by"), changes["set_aside_ids"]) == (by, kept)

@@ -24,7 +24,8 @@ from worker.rules.decisions import (
 
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
 def test_cancel_leads_to_this_step_and_no_other(stage: Stage) -> None:
-    assert cancel(a_refund(stage)) == settled(Status.CANCELED, "canceled", DROPPED)
+    of_before = dict.fromkeys(("error_code", "error_message", "retriable"))
+    assert cancel(a_refund(stage)) == settled(Status.CANCELED, "canceled", DROPPED | of_before)
 
 
 def test_refusal_to_cancel_says_whether_it_is_over_or_on_its_way() -> None:

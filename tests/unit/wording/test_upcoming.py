@@ -76,6 +76,11 @@ def test_every_stage_says_what_follows(fields: dict[str, Any], words: str) -> No
     assert words in next_of(refund, paused=False, batch_state=None)
 
 
+def test_row_of_a_canceled_batch_that_only_a_person_calls_absent_goes_to_review() -> None:
+    refund = a_refund(stage=Stage.WAITING, doubted=True, evidence="operator")
+    assert "goes to review" in next_of(refund, paused=False, batch_state="canceled")
+
+
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
 @pytest.mark.parametrize(
     ("paused", "batch_state", "words"),

@@ -75,7 +75,11 @@ def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dic
         "read": _timed(history.read(entries)),
         **_evidence(refund, entries),
         "siblings": siblings,
-        "can_cancel": refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None,
+        "can_cancel": (
+            refund.stage in {Stage.QUEUED, Stage.WAITING}
+            and refund.doubt_since is None
+            and not refund.is_only_said_absent
+        ),
         "can_retry": refund.status is Status.FAILED and refund.retriable is not Retriable.NO,
         "can_recheck": refund.provider_refund_id is not None or refund.first_attempt_at is not None,
         "choices": choices(refund) if needs_person(refund) else [],

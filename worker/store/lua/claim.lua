@@ -21,6 +21,12 @@ local function is_within(moment, ms)
   return age >= 0 and age <= ms
 end
 
+-- As `Refund.is_only_said_absent`.
+local function is_only_said_absent(r)
+  if r.doubted then return r.evidence ~= 'list' and r.evidence ~= 'totals' end
+  return r.operator_says == 'absent'
+end
+
 local record, written = {}, {}
 local function claim(ARGV)
   takes(12, ARGV)
@@ -94,11 +100,14 @@ local function claim(ARGV)
   if reason == 'canceled' then
     -- A resend has a fresh proof of absence: if it is canceled instead, it never moved money.
     if not r.doubt_since or kind == 'resend' then
+      -- If only a person says that an earlier attempt did not happen, a cancel would be a guess: the worker sends the
+      -- refund to review.
+      if is_only_said_absent(r) then return refuse('canceled') end
       local drop = {}
       for _, name in ipairs({
         'doubt_since', 'doubted', 'quiet_at', 'absent_at', 'proven_absent_at', 'operator_says', 'operator_by',
         'operator_code', 'operator_unverified', 'lapses', 'verdicts', 'server_errors', 'looks', 'baseline', 'resends',
-        'retriable', 'first_attempt_at', 'idempotency_key',
+        'retriable', 'first_attempt_at', 'idempotency_key', 'error_code', 'error_message',
         'currency_checked', 'unconfirmed_since',
       }) do drop[name] = '' end
       check(id, r, 'settled', 'canceled', drop)
@@ -136,9 +145,10 @@ local function claim(ARGV)
   set.claim, set.attempts, set.unconfirmed_since = token, attempt, ''
   if not r.first_attempt_at then set.first_attempt_at = int(NOW) end
   -- A decision to send it again ends with the send. If it counted whatever could not be read, the refund may have happened
-  -- all the same, and a later refusal may be the echo of that.
-  if r.operator_says then
-    if r.operator_unverified then set.doubted = '1' end
+  -- all the same, and a later refusal may be the echo of that. If it counts for an earlier refund that is not known any
+  -- more, it ends once it is known what became of the send: one that did nothing is repeated.
+  if r.operator_unverified then set.doubted = '1' end
+  if r.operator_says and not (r.operator_unverified and r.prior_refund_ids) then
     for _, name in ipairs({'operator_says', 'operator_by', 'operator_code', 'operator_unverified'}) do set[name] = '' end
   end
   if kind == 'resend' then

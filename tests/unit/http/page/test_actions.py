@@ -148,6 +148,16 @@ async def test_a_refund_that_was_sent_is_not_canceled(actor: PageDoor) -> None:
     assert (shown.status, actor.records.get("order-1")) == (409, before)
 
 
+async def test_no_cancel_is_offered_if_only_a_person_says_that_it_did_not_happen(
+    actor: PageDoor, sync_redis: redis.Redis
+) -> None:
+    actor.records.queued("order-1")
+    fields: dict[Any, Any] = {"doubted": "1", "evidence": "operator"}
+    sync_redis.hset("refunds:refund:order-1", mapping=fields)
+    shown = await actor.get("/page/refunds/order-1")
+    assert "/page/refunds/order-1/cancel" not in shown.form_tokens
+
+
 async def test_a_failed_refund_is_sent_again(actor: PageDoor) -> None:
     actor.records.failed("order-1")
     view, action = "/page/refunds/order-1", "/page/refunds/order-1/retry"

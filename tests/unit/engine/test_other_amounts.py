@@ -1,0 +1,55 @@
+"""A person insisted on a provider's refund of another amount than was asked: what is sent then is
+what the caller asked for, or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import redis.asyncio
+
+from tests.factories import BLIND, a_request, refund_payload
+from tests.unit.engine.deciding import bring_to_review, decided, look
+from tests.unit.engine.shop import ID, POST, Shop, opened, says
+from worker.errors import NotRetriable
+from worker.model.refund import Refund, Retriable, Status
+from worker.rules import decisions
+
+NAMED = "GET /v1/refunds/re_9"
+OTHER: dict[str, Any] = {"id": "re_9", "amount": 7}
+
+
+async def insisted(shop: Shop, status: str) -> Refund:
+    """A refund that a person settled as the provider's, which is of another amount."""
+    refund = await bring_to_review(shop)
+    step = decisions.resolve_succeeded(refund, "re_9", shop.now, by="ann", unverified=True)
+    await decided(shop, step)
+    shop.provider.will(NAMED, says(200, refund_payload(status=status, **OTHER)))
+    refund = await look(shop)
+    assert (refund.status, refund.amount) == (Status(status), 7)
+    return refund
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed"])
+async def test_retry_never_sends_the_amount_of_the_provider_instead_of_that_asked_for(
+    async_redis: redis.asyncio.Redis, status: str
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await insisted(shop, status)
+        if status == "succeeded":
+            shop.provider.will(NAMED, says(200, refund_payload(status="failed", **OTHER)))
+            await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
+            await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.amount) == (Status.FAILED, 7)
+        assert refund.fingerprint == a_request().fingerprint
+        shop.provider.will(POST, says())
+        if (step := decisions.retry_failed(refund)) is not None:
+            await decided(shop, step)
+        await shop.handle()
+        assert {json.loads(body)["amount"] for body in shop.provider.bodies} == {"500"}
+        assert refund.retriable is Retriable.NO
+        with pytest.raises(NotRetriable, match="another amount"):
+            decisions.retry_one(refund, unknown=True)
