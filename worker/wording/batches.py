@@ -45,10 +45,7 @@ def facts_of_batch(seen: BatchProgress, unit: AmountUnit | None = None) -> Rows:
     rows: list[tuple[str, object]] = [
         ("file", each.file),
         ("started", moment(each.created_at)),
-        (
-            "imported",
-            (moment(each.imported_at) if each.imported_at else "incomplete: import the file again"),
-        ),
+        ("imported", _imported(each)),
         ("held until", moment(each.not_before) if waiting else None),
         ("paused", held.paused(each) if each.state == "paused" else None),
         (
@@ -91,6 +88,14 @@ def facts_of_batch(seen: BatchProgress, unit: AmountUnit | None = None) -> Rows:
             )
         )
     return rows
+
+
+def _imported(each: Batch) -> str:
+    if each.imported_at is not None:
+        return moment(each.imported_at)
+    if each.state == "canceled":
+        return "incomplete: the batch was canceled"
+    return "incomplete: import the file again"
 
 
 def total_rows(

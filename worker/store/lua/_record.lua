@@ -357,7 +357,8 @@ end
 -- Return the same with the counters as they will be, and an empty table if the key holds no batch.
 local function counts_of_batch(batch_id)
   local read, batch = pcall(batch_of, batch_id)
-  local counts = {imported_at = read and batch[8] or nil}
+  -- A canceled batch gets no more rows, although those that an import is just handing in may still come.
+  local counts = {whole = read and (batch[8] or batch[1] == 'canceled')}
   for place, field in ipairs({'stage:sending', 'status:succeeded', 'stage:processing', 'status:pending', 'stage:review'}) do
     counts[field] = read and counted(P .. 'batch:' .. batch_id, field, batch[place + 2]) or 0
   end
@@ -801,7 +802,7 @@ local function has_callbacks()
 end
 local function note_batch_end(batch_id)
   local batch = counts_of_batch(batch_id)
-  if not batch.imported_at or batch['status:pending'] > batch['stage:review'] then return end
+  if not batch.whole or batch['status:pending'] > batch['stage:review'] then return end
   count_in(P .. 'batch:' .. batch_id, 'finishes', 1)
   redis.pcall('ZADD', P .. 'callbacks', int(NOW), 'batch/' .. batch_id)
 end
