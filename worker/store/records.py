@@ -30,7 +30,8 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
     rechecks               zset    ids to be read again outside their own schedule, by when: named
                                    by a webhook, or due for the watch of settled refunds
     recheck-tries          hash    refund id to the rechecks in a row that were not answered
-    hint-times             zset    ids that a webhook made due, by when; of the last half minute
+    hint-times             zset    ids that a webhook made due, by when; of the last half minute.
+                                   With a provider's refund: the log says that it is not read
     reversed               zset    ids of refunds that the provider changed from succeeded to
                                    failed, by when that was seen
     settled-again          zset    ids of refunds that changed after they had settled, to or from
