@@ -402,7 +402,7 @@ def sentence_of(refusal: Refusal, report: dict[str, Any]) -> str:
         "repeats": f"{counted(repeats, 'row')} with the payment and amount of another refund under"
         " another id; add allow_repeat=true if each is meant",
         "not_failed": f"{counted(report.get('not_failed', 0), 'row')} that attempt a refund again"
-        " which has not failed",
+        " which is in progress or has succeeded",
         "conflicting": f"{counted(report.get('conflicting', 0), 'row')} with the id of a refund"
         " with other contents",
     }.get(refusal.reason, refusal.limit or "")

@@ -9,6 +9,7 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
     history:<id>           list    one JSON object per move, oldest first, without derivable fields
                                    (`Moves`); at most 500: the first 100, one that counts those left
                                    out, the newest
+    attempts:<row's id>    string  the latest further attempt at a row of a file (`-a2` and above)
     due                    zset    every unsettled id, by the epoch ms of its next check
     index:<bucket>         zset    ids of one stage by that time, or of one final status by when it
                                    settled; queued ones of the bulk lane are in `queued.bulk`

@@ -213,20 +213,44 @@ end
 -- Ids that are derived from a row's columns name the attempt: 'f-' and 32 digits, then '-a2' to '-a99' unless it is the
 -- first attempt, then which of several equal rows it is. Two attempts at one row must never both be pending or
 -- succeeded. Return the other attempt that is, nil if none is. Called for an attempt that failed or does not exist yet.
+local function may_be_paid(other)
+  local status = field_of(other, 'status')
+  return status == 'pending' or status == 'succeeded'
+end
 local function other_attempt(id)
   local base, rest = string.match(id, '^(f%-%x+)(.*)$')
   if not base then return nil end
   local occurrence = string.match(rest, '^%-a%d+(.*)$') or rest
-  local function may_be_paid(other)
-    local status = field_of(other, 'status')
-    return status == 'pending' or status == 'succeeded'
-  end
   if may_be_paid(base .. occurrence) then return base .. occurrence end
   for attempt = 2, 99 do
     local other = base .. '-a' .. attempt .. occurrence
     if may_be_paid(other) then return other end
   end
   return nil
+end
+-- Return the first attempt's id for that of a further attempt, nil for any other id.
+local function first_attempt(id)
+  local base, occurrence = string.match(id, '^(f%-%x+)%-a%d+(.*)$')
+  return base and base .. occurrence
+end
+-- A row has a mark once a further attempt at it was accepted. The mark is the id of the latest one, and lives as long as
+-- the records of all of them.
+local function mark_row(id)
+  local first = first_attempt(id)
+  if first then redis.call('SET', P .. 'attempts:' .. first, id) end
+end
+local function let_mark_expire(id)
+  local first = first_attempt(id)
+  local mark = first and P .. 'attempts:' .. first
+  if mark and (redis.pcall('GET', mark) == id or redis.call('PTTL', mark) > 0) then
+    redis.call('PEXPIRE', mark, RETENTION)
+  end
+end
+-- Return the same as `other_attempt` with few reads if no further attempt exists, for an id that is new.
+local function attempt_beside_new(id)
+  local first = first_attempt(id)
+  if redis.call('EXISTS', P .. 'attempts:' .. (first or id)) == 1 then return other_attempt(id) end
+  return first and may_be_paid(first) and first or nil
 end
 
 -- Return when a refund is to be read again outside its own schedule, '' if it is not. Safe after the first write.
@@ -759,6 +783,7 @@ local function let_expire(id, r, was)
   forget_waiter(r.payment_intent, id)
   redis.call('PEXPIRE', P .. 'refund:' .. id, RETENTION)
   redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
+  let_mark_expire(id)
   -- One that this move has taken expires already.
   if number(RETENTION) == 0 or not payment.written['owner:' .. (r.provider_refund_id or '')] then
     expire_owner(r.provider_refund_id, id)
@@ -782,6 +807,7 @@ local function keep(id, r, was)
   write_in_payment(payment, 'open', int(number(payment.open) + 1))
   payment.expires = nil
   redis.call('PERSIST', P .. 'payment:' .. r.payment_intent)
+  mark_row(id)
   if was.stage then
     redis.call('PERSIST', P .. 'refund:' .. id)
     redis.call('PERSIST', P .. 'history:' .. id)
