@@ -41,7 +41,8 @@ def facts_of_batch(seen: BatchProgress, unit: AmountUnit | None = None) -> Rows:
     Sums are in `unit`, or in the one of the batch's file.
     """
     each = seen.batch
-    waiting = each.not_before is not None and each.not_before > seen.now
+    is_later = each.not_before is not None and each.not_before > seen.now
+    waiting = is_later and each.state != "canceled"
     rows: list[tuple[str, object]] = [
         ("file", each.file),
         ("started", moment(each.created_at)),
