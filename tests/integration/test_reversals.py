@@ -55,6 +55,6 @@ def test_reversal_is_seen_after_a_backfill_and_every_command_shows_exactly_it(
     assert command(installation, "list", "--reversed") == [reversed_.as_dict()]
     (status,) = command(installation, "watch", "status")
     assert (status["reversed"], status["blind"]) == (1, 0)
-    assert [rung["rung"] for rung in status["rungs"]] == ["1h", "1h"]
+    assert [rung["rung"] for rung in status["rungs"]] == ["1h", "1h", "1h"]
     # Nothing was sent again.
     assert len(installation.sandbox.effects()) == 2

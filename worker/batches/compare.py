@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
 
-from worker.importer import Accepted, SameRefund, made_id
-from worker.model.refund import Refund, Stage, Status
+from worker.importer import Accepted, SameRefund
+from worker.model.refund import Refund, Stage
+from worker.model.request import RefundRequest
 from worker.store.connection import redis_errors
 from worker.store.scripts import Argument, Command, Script
 from worker.store.store import Store
@@ -23,7 +24,7 @@ _MOST_FIELDS: Final = 200
 _HELD: Final = 100_000
 _CROWDED: Final = "?"
 _DROPPED: Final = "?"
-_ANSWER: Final = 4
+_ANSWER: Final = 5
 
 
 class Conflict(NamedTuple):
@@ -58,7 +59,7 @@ class Comparison:
     conflicting: int = 0
     first_conflicts: list[Conflict] = field(default_factory=list)
     not_failed: int = 0
-    """New rows that attempt a refund again that an earlier attempt made, or may still make."""
+    """New rows of which another attempt is pending or has succeeded."""
     first_not_failed: list[Conflict] = field(default_factory=list)
     repeats: int = 0
     first_repeats: list[Repeat] = field(default_factory=list)
@@ -75,8 +76,9 @@ class _Payments:
         self._held: dict[str, dict[int | None, str]] = {}
         self._count = 0
 
-    def standing(self, payment_intent: str, amount: int | None) -> str:
+    def standing(self, asked: RefundRequest) -> str:
         """Return a refund that pays this amount back on this payment, '' if none exists."""
+        payment_intent = asked.payment_intent
         amounts = self._held.get(payment_intent)
         if amounts is None:
             if self._count > _HELD:
@@ -84,7 +86,7 @@ class _Payments:
                 self._count = 0
             amounts = self._held[payment_intent] = self._read(payment_intent)
             self._count += len(amounts)
-        return amounts.get(amount, "")
+        return amounts.get(asked.amount, "")
 
     def _read(self, payment_intent: str) -> dict[int | None, str]:
         found: dict[int | None, str] = {}
@@ -124,28 +126,24 @@ def compare(
     done = 0
     while page := list(islice(rows, _PAGE)):
         odd: list[Accepted] = []
-        fresh: list[Accepted] = []
-        for row, (fingerprint, status, stage, repeated) in zip(
+        attempted: list[tuple[Accepted, str]] = []
+        for row, (fingerprint, status, stage, repeated, attempt) in zip(
             page, _answers(store, page), strict=True
         ):
             if not fingerprint:
-                fresh.append(row)
-                asked = row.request
-                crowded = repeated == _CROWDED
-                other = (
-                    payments.standing(asked.payment_intent, asked.amount) if crowded else repeated
-                )
-                made = made_id(asked.refund_id) if other else None
-                if other and (made is None or other not in made.earlier):
+                _note_fresh(compared, row)
+                if attempt:
+                    attempted.append((row, attempt))
+                other = payments.standing(row.request) if repeated == _CROWDED else repeated
+                if other not in {"", attempt}:
                     _note(compared, Repeat(row, other))
             elif fingerprint == row.request.fingerprint:
                 compared.same += 1
                 compared.statuses[status if stage != "review" else "review"] += 1
             else:
                 odd.append(row)
-        _note_fresh(store, compared, fresh)
-        if odd:
-            _note_odd(store, compared, odd, same_refund)
+        _note_attempted(store, compared, attempted)
+        _note_odd(store, compared, odd, same_refund)
         done += len(page)
         if on_progress is not None:
             on_progress(done)
@@ -155,27 +153,26 @@ def compare(
     return compared
 
 
-def _note_fresh(store: Store, compared: Comparison, rows: Sequence[Accepted]) -> None:
-    compared.fresh += len(rows)
-    earlier: list[tuple[Accepted, str]] = []
-    for row in rows:
-        if row.request.amount is None:
-            compared.all_remaining += 1
-            if len(compared.first_all_remaining) < FIRST:
-                compared.first_all_remaining.append(row.line)
-        if (made := made_id(row.request.refund_id)) is not None and made.attempt > 1:
-            earlier += [(row, refund_id) for refund_id in made.earlier]
-    if not earlier:
-        return
-    found = store.get_many([refund_id for _, refund_id in earlier])
-    # If a row has several earlier attempts, the latest that has not failed is reported.
-    standing = {
-        row.line: Conflict(row, refund)
-        for (row, _), refund in zip(earlier, found, strict=True)
-        if refund is not None and refund.status in {Status.PENDING, Status.SUCCEEDED}
-    }
-    compared.not_failed += len(standing)
-    compared.first_not_failed += [*standing.values()][: FIRST - len(compared.first_not_failed)]
+def _note_fresh(compared: Comparison, row: Accepted) -> None:
+    compared.fresh += 1
+    if row.request.amount is None:
+        compared.all_remaining += 1
+        if len(compared.first_all_remaining) < FIRST:
+            compared.first_all_remaining.append(row.line)
+
+
+def _note_attempted(
+    store: Store, compared: Comparison, rows: Sequence[tuple[Accepted, str]]
+) -> None:
+    """Note rows of which another attempt, with that id, is pending or has succeeded."""
+    compared.not_failed += len(rows)
+    first = rows[: FIRST - len(compared.first_not_failed)]
+    found = store.get_many([refund_id for _, refund_id in first])
+    compared.first_not_failed += [
+        Conflict(row, refund)
+        for (row, _), refund in zip(first, found, strict=True)
+        if refund is not None
+    ]
 
 
 def _note_odd(

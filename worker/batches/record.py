@@ -84,8 +84,12 @@ class Batch:
 
     @property
     def finished(self) -> bool:
-        """Return whether every row was imported and no refund is moving."""
-        return self.imported_at is not None and self.moving == 0
+        """Return whether no refund is moving and none is to come.
+
+        None comes once every row was imported, or the batch was canceled.
+        """
+        is_whole = self.imported_at is not None or self.state == "canceled"
+        return is_whole and self.moving == 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the batch for JSON: times as RFC 3339 UTC, absent values as None."""

@@ -146,7 +146,10 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
         rows.append(("refunds in total", f"{after.accepted:,}"))
         render.put(render.heading(batch_id), render.facts(rows))
     if after.imported_at is None:
-        note("the import of this batch was incomplete: the rest of its file is refused from now on")
+        note(
+            "the import of this batch was incomplete: rows that were never accepted are imported"
+            " only with 'refunds import FILE --again'"
+        )
     if moving := sum(count for name, count in sent.items() if name not in _SETTLED):
         refunds_sent = (
             f"{counted(moving, 'refund')} may have reached the provider and cannot be canceled"

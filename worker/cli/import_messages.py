@@ -186,18 +186,23 @@ def _compared(conflict: Conflict) -> Iterator[tuple[str, str, str]]:
 
 
 def say_not_failed(source: Source, compared: Comparison) -> None:
-    """Report the first rows that are a further attempt at a refund that has not failed."""
+    """Report the first rows of which another attempt is pending or has succeeded."""
     for each in compared.first_not_failed:
         note(
-            f"line {each.row.line}: the earlier attempt, refund {each.refund.refund_id},"
-            f" {_state(each.refund)}"
+            f"line {each.row.line}: another attempt at it, refund {each.refund.refund_id},"
+            f" {_attempt_state(each.refund)}"
         )
     count = compared.not_failed
     note(
-        f"error: {counted(count, 'row')} of {source.name} {verb(count, 'is', 'are')} a further"
-        f" attempt at a refund that has not failed: {NOTHING}; keep only rows whose refund failed"
-        " or was canceled"
+        f"error: {counted(count, 'row')} of {source.name} {verb(count, 'is', 'are')} another"
+        f" attempt at a refund that is in progress or has succeeded: {NOTHING}; keep only rows"
+        " whose refund failed or was canceled"
     )
+
+
+def _attempt_state(refund: Refund) -> str:
+    state = _state(refund)
+    return f"{state} on payment {refund.payment_intent}"
 
 
 def say_repeats(summary: Summary, compared: Comparison | None, *, allowed: bool) -> None:

@@ -32,11 +32,12 @@ from worker.file_import.readings import (
     stored_reading,
     unfitting,
 )
-from worker.file_import.submitting import SubmitCounts, submit
+from worker.file_import.submitting import BatchCanceled, SubmitCounts, submit
 
 __all__ = [
     "DELIMITER_OF",
     "UNSTATED",
+    "BatchCanceled",
     "ImportSettings",
     "Limits",
     "MostErrors",

@@ -23,6 +23,10 @@ _SHOW_EVERY: Final = 500
 _COMPARED_AT_ONCE: Final = 500
 
 
+class BatchCanceled(GuardRefused):
+    """The batch was canceled during its import; its further rows were not imported."""
+
+
 @dataclass(kw_only=True)
 class SubmitCounts:
     """How many rows of a file were accepted, were known before, or conflict with a refund."""
@@ -48,7 +52,7 @@ def submit(
     """Accept every row that has no refund yet; record at the end that the import is complete.
 
     `counts` grow on the way, so that they say after an error what is accepted. `on_progress`
-    receives the number of rows now and then.
+    receives the number of rows now and then. Raises `BatchCanceled`.
     """
     differing: list[RefundRequest] = []
     same_refund = SameRefund()
@@ -92,7 +96,7 @@ def _count_known(
 
 def _refuse_canceled(refunds: Refunds, batch_id: str, counts: SubmitCounts) -> None:
     if batches.state_of_batch(refunds.store, batch_id) == "canceled":
-        raise GuardRefused(
+        raise BatchCanceled(
             f"batch {batch_id} was canceled after {counts.rows:,} rows were accepted: the rest was"
             " not imported, and refunds that were not sent are canceled; see 'refunds batch show"
             f" {batch_id}'"

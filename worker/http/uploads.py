@@ -29,6 +29,7 @@ from worker.errors import (
     StoreUnavailable,
 )
 from worker.file_import import (
+    BatchCanceled,
     ImportSettings,
     Refusal,
     SubmitCounts,
@@ -303,8 +304,8 @@ class Uploads:
                 return True
             except NotStorable as error:
                 return _failed(batch_id, str(error))
-            except (GuardRefused, NotFound) as error:
-                # The batch was canceled, or its record has expired.
+            except NotFound as error:
+                # The record of the batch has expired.
                 log.info("import_ended", batch_id=batch_id, error=str(error))
                 return False
             except RefundError as error:
@@ -314,14 +315,18 @@ class Uploads:
 
     def _submit(self, batch_id: str, source: Source, validation: Validation) -> bool:
         counts = SubmitCounts()
-        submit(self._refunds, batch_id, source, validation, counts, self.submitted)
-        log.info(
-            "file_imported",
-            batch_id=batch_id,
-            created=counts.created,
-            known=counts.known,
-            conflicting=counts.conflicting,
-        )
+        try:
+            submit(self._refunds, batch_id, source, validation, counts, self.submitted)
+        except BatchCanceled as error:
+            log.info("import_ended", batch_id=batch_id, error=str(error))
+        else:
+            log.info(
+                "file_imported",
+                batch_id=batch_id,
+                created=counts.created,
+                known=counts.known,
+                conflicting=counts.conflicting,
+            )
         # The invalid rows are read again for /errors.
         return validation.summary.refused > 0
 
@@ -397,7 +402,7 @@ def sentence_of(refusal: Refusal, report: dict[str, Any]) -> str:
         "repeats": f"{counted(repeats, 'row')} with the payment and amount of another refund under"
         " another id; add allow_repeat=true if each is meant",
         "not_failed": f"{counted(report.get('not_failed', 0), 'row')} that attempt a refund again"
-        " which has not failed",
+        " which is in progress or has succeeded",
         "conflicting": f"{counted(report.get('conflicting', 0), 'row')} with the id of a refund"
         " with other contents",
     }.get(refusal.reason, refusal.limit or "")

@@ -63,6 +63,11 @@ class Hinted(Protocol):
         """Return the refunds to nudge at once."""
         ...
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Return our refunds for which the named one is not read."""
+        ...
+
 
 _BEST_FIRST: Final = (Result.HINTED, Result.PAYMENT, Result.UNKNOWN)
 _WRONG: Final = HTTPStatus.BAD_REQUEST
@@ -200,6 +205,17 @@ class Webhooks:
             provider_refund_id=hint.provider_refund_id,
             payment_intent=hint.payment_intent,
         )
+        for refund_id in hinted.left_out:
+            log.error(
+                "webhook_left_out",
+                refund_id=refund_id,
+                provider_refund_id=hint.provider_refund_id,
+                error=(
+                    "webhooks named other refunds of the provider for this refund before, so many"
+                    " that it is not read: see in the provider's dashboard whether it moved money"
+                ),
+                alarm=True,
+            )
         return Result(hinted.result)
 
     def _say(self, event: str, **facts: Any) -> None:

@@ -48,11 +48,6 @@ class MadeId(NamedTuple):
             f"{self.base}-a{self.attempt}" if self.attempt > 1 else self.base, self.occurrence
         )
 
-    @property
-    def earlier(self) -> list[str]:
-        """Return the ids of the earlier attempts."""
-        return [self._replace(attempt=attempt).text for attempt in range(1, self.attempt)]
-
 
 def made_id(refund_id: str) -> MadeId | None:
     """Return the parts of an id, None if it was not made from columns."""

@@ -60,8 +60,8 @@ _BINARY: Final = {
 class Source:
     """One file to import: its name, the SHA-256 of its original bytes, and its format.
 
-    Its bytes can be read any number of times. Close it, or use it in `with`. A file that changes
-    while it is in use is refused when it is next read.
+    Its bytes can be read any number of times. Close it, or use it in `with`. Once the file changes,
+    nothing more is read from it.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Source:
         return found.st_size, found.st_mtime_ns
 
     def _from_start(self) -> io.BufferedReader:
-        return io.BufferedReader(_Positioned(self._file.fileno()), _BLOCK)
+        return io.BufferedReader(_Positioned(self._file.fileno(), self.check_unchanged), _BLOCK)
 
     def _first_bytes(self) -> bytes:
         head = read_block(self, self.raw(), _HEAD)
@@ -255,11 +255,12 @@ def _copied(
 
 
 class _Positioned(io.RawIOBase):
-    """A reader of a file with a position of its own."""
+    """A reader of a file with a position of its own; `check` is called after each read."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
         super().__init__()
         self._descriptor = descriptor
+        self._check = check
         self._position = 0
 
     def readable(self) -> bool:
@@ -276,6 +277,8 @@ class _Positioned(io.RawIOBase):
     def readinto(self, buffer: Buffer) -> int:
         view = memoryview(buffer)
         block = os.pread(self._descriptor, len(view), self._position)
+        # What was written meanwhile was neither checked nor compared with the records.
+        self._check()
         view[: len(block)] = block
         self._position += len(block)
         return len(block)

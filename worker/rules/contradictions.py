@@ -148,12 +148,22 @@ def _joined(known: Iterable[str], *more: str | None) -> str | None:
     return " ".join(dict.fromkeys(words)) or None
 
 
+def possible_decisions(refund: Refund) -> tuple[str, ...]:
+    """Return what a person may decide about a refund in review or one that is contradicted."""
+    if refund.contradicted_by is not None:
+        return ("succeeded",)
+    if refund.set_aside_ids is not None:
+        # The other one that the provider showed may have moved the money.
+        return ("succeeded", "failed")
+    return ("succeeded", "failed", "resend")
+
+
 def forbid_other_ends(refund: Refund) -> None:
     """Raise `GuardRefused` if the provider shows this refund.
 
     Such a refund can neither be given up nor sent again.
     """
-    if refund.contradicted_by is not None:
+    if "failed" not in possible_decisions(refund):
         raise GuardRefused(
             f"the provider shows {refund.contradicted_by} for refund {refund.refund_id}, so it can"
             " neither be failed nor sent again: name the provider's refund that counts with"
@@ -163,7 +173,7 @@ def forbid_other_ends(refund: Refund) -> None:
 
 def forbid_resend(refund: Refund) -> None:
     """Raise `GuardRefused` if the provider showed another refund that a person set aside."""
-    if refund.set_aside_ids is not None:
+    if "resend" not in possible_decisions(refund):
         raise GuardRefused(
             f"the provider also showed {' and '.join(refund.ids_set_aside)} for refund"
             f" {refund.refund_id}, which may have moved the money, so it cannot be sent again: name"

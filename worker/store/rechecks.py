@@ -42,11 +42,13 @@ _ms = timedelta(milliseconds=1)
 class Hinted:
     """What a webhook concerned, and the refunds that are due because of it.
 
-    `hinted` if the refund is known, `payment` if only its payment is, else `unknown`.
+    `hinted` if the refund is known, `payment` if only its payment is, else `unknown`. `left_out`
+    are refunds for which the named one is not read, because too many were named before.
     """
 
     result: Literal["hinted", "payment", "unknown"]
     due: tuple[Due, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def hint(hint: Hint) -> Command[Hinted]:
@@ -56,12 +58,12 @@ def hint(hint: Hint) -> Command[Hinted]:
     """
 
     def read(reply: Any) -> Hinted:
-        rows = reply[2:]
+        rows = reply[3:]
         due = tuple(
             Due(refund_id=rows[i], lane=Lane(rows[i + 1]), stage=Stage(rows[i + 2]))
             for i in range(0, len(rows), 3)
         )
-        return Hinted(result=reply[0], due=due)
+        return Hinted(result=reply[0], due=due, left_out=tuple(reply[2].split()))
 
     arguments: list[Argument] = [
         hint.provider_refund_id or "",

@@ -9,6 +9,7 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
     history:<id>           list    one JSON object per move, oldest first, without derivable fields
                                    (`Moves`); at most 500: the first 100, one that counts those left
                                    out, the newest
+    attempts:<row's id>    string  the latest further attempt at a row of a file (`-a2` and above)
     due                    zset    every unsettled id, by the epoch ms of its next check
     index:<bucket>         zset    ids of one stage by that time, or of one final status by when it
                                    settled; queued ones of the bulk lane are in `queued.bulk`
@@ -30,7 +31,8 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
     rechecks               zset    ids to be read again outside their own schedule, by when: named
                                    by a webhook, or due for the watch of settled refunds
     recheck-tries          hash    refund id to the rechecks in a row that were not answered
-    hint-times             zset    ids that a webhook made due, by when; of the last half minute
+    hint-times             zset    ids that a webhook made due, by when; of the last half minute.
+                                   With a provider's refund: the log says that it is not read
     reversed               zset    ids of refunds that the provider changed from succeeded to
                                    failed, by when that was seen
     settled-again          zset    ids of refunds that changed after they had settled, to or from

@@ -20,6 +20,8 @@ from worker.store.store import Store
 
 _ms: Final = timedelta(milliseconds=1)
 _DAY: Final = timedelta(days=1)
+_PAGE: Final = 500
+_STATUSES: Final = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +30,8 @@ class Rung:
 
     `cursor` is the time of settling up to which they were, None if the watch has not begun here.
     `lag` is how long the first refund after the cursor has been due. `a_day` is the number of reads
-    that become due within a day.
+    that become due within a day. It is 0 for canceled refunds: only those that had failed before
+    are read, and they are not counted.
     """
 
     after: timedelta
@@ -98,7 +101,7 @@ def read_watch(store: Store, rungs: Sequence[timedelta], at: datetime) -> WatchS
             status=status,
             cursor=None if cursor is None else from_ms(cursor),
             lag=max(0, now - after // _ms - int(first[0][1])) * _ms if first else timedelta(0),
-            a_day=a_day,
+            a_day=0 if status is Status.CANCELED else a_day,
         )
         for (after, status), cursor, first, a_day in zip(
             walked, cursors, replies[::2], replies[1::2], strict=True
@@ -124,7 +127,7 @@ def backfill(
     """
     state = read_watch(store, rungs, now)
     moved: list[SetBack] = []
-    for status in (Status.SUCCEEDED, Status.FAILED):
+    for status in _STATUSES:
         own = [rung for rung in state.rungs if rung.status is status]
         for rung, longer in zip_longest(own, own[1:]):
             # What has passed the next rung too is read there.
@@ -132,22 +135,44 @@ def backfill(
             before = rung.cursor or now - rung.after
             if start >= before:
                 continue
-            with redis_errors(store.address), store.redis.pipeline(transaction=True) as pipeline:
-                index = store.key(f"index:{status}")
-                pipeline.zcount(index, f"({to_ms(start)}", to_ms(before))
-                pipeline.hset(store.key("watch"), _field(rung.after, status), to_ms(start))
-                count = pipeline.execute()[0]
+            count = _to_be_read(store, status, start, before)
+            with redis_errors(store.address):
+                store.redis.hset(store.key("watch"), _field(rung.after, status), to_ms(start))
             moved.append(SetBack(after=rung.after, status=status, cursor=start, refunds=count))
     # Also if nothing moved: another backfill may have set the cursors back a moment ago.
     store.confirm()
     return moved
 
 
+def _to_be_read(store: Store, status: Status, start: datetime, until: datetime) -> int:
+    """Return how many refunds settled after `start`, and not after `until`, that the watch reads.
+
+    Of canceled ones these are those whose earlier generation had failed.
+    """
+    index, first, last = store.key(f"index:{status}"), f"({to_ms(start)}", to_ms(until)
+    if status is not Status.CANCELED:
+        with redis_errors(store.address):
+            count: Any = store.redis.zcount(index, first, last)
+        return int(count)
+    found = done = 0
+    while True:
+        with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
+            page: Any = store.redis.zrange(index, first, last, byscore=True, offset=done, num=_PAGE)
+            for refund_id in page:
+                pipeline.hexists(store.key(f"refund:{refund_id}"), "prior_refund_ids")
+            replies: list[bool] = pipeline.execute()
+        found += sum(replies)
+        done += len(page)
+        if len(page) < _PAGE:
+            return found
+
+
 def _walked(rungs: Sequence[timedelta]) -> list[tuple[timedelta, Status]]:
     """Return the rungs with the statuses that the watch reads on each."""
     return [
-        *((after, Status.SUCCEEDED) for after in rungs),
-        *((after, Status.FAILED) for after in rungs[:FAILED_RUNGS]),
+        (after, status)
+        for status in _STATUSES
+        for after in (rungs if status is Status.SUCCEEDED else rungs[:FAILED_RUNGS])
     ]
 
 

@@ -41,14 +41,12 @@ def facts_of_batch(seen: BatchProgress, unit: AmountUnit | None = None) -> Rows:
     Sums are in `unit`, or in the one of the batch's file.
     """
     each = seen.batch
-    waiting = each.not_before is not None and each.not_before > seen.now
+    is_later = each.not_before is not None and each.not_before > seen.now
+    waiting = is_later and each.state != "canceled"
     rows: list[tuple[str, object]] = [
         ("file", each.file),
         ("started", moment(each.created_at)),
-        (
-            "imported",
-            (moment(each.imported_at) if each.imported_at else "incomplete: import the file again"),
-        ),
+        ("imported", _imported(each)),
         ("held until", moment(each.not_before) if waiting else None),
         ("paused", held.paused(each) if each.state == "paused" else None),
         (
@@ -91,6 +89,14 @@ def facts_of_batch(seen: BatchProgress, unit: AmountUnit | None = None) -> Rows:
             )
         )
     return rows
+
+
+def _imported(each: Batch) -> str:
+    if each.imported_at is not None:
+        return moment(each.imported_at)
+    if each.state == "canceled":
+        return "incomplete: the batch was canceled"
+    return "incomplete: import the file again"
 
 
 def total_rows(

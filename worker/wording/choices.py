@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worker.model.refund import Refund
-from worker.rules import preflight
+from worker.rules import contradictions, preflight
 from worker.wording.decisions import shown_for
 
 
@@ -20,8 +20,6 @@ class Choice:
 
 def choices(refund: Refund) -> list[Choice]:
     """Return the decisions about a refund in review or one that the provider contradicts."""
-    if refund.contradicted_by is not None:
-        return [_happened(refund)]
     was_in_doubt = refund.doubt_since is not None or refund.doubted
     named = " and ".join((*refund.prior_ids, *refund.candidates))
     look, absent = "", "It"
@@ -41,11 +39,9 @@ def choices(refund: Refund) -> list[Choice]:
         label="It did not happen and must not: end it as failed",
         effect=f"{look}{shown}{absent} ends as failed. Nothing is sent.",
     )
-    if refund.set_aside_ids is not None:
-        # Another one that the provider showed may have moved the money.
-        return [_happened(refund), failed]
     resend = Choice(decision="resend", label="It did not happen: send it again", effect=again)
-    return [_happened(refund), failed, resend]
+    possible = contradictions.possible_decisions(refund)
+    return [each for each in (_happened(refund), failed, resend) if each.decision in possible]
 
 
 def _happened(refund: Refund) -> Choice:

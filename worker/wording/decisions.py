@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from worker.model.refund import Refund
 from worker.model.times import rfc3339
-from worker.rules import preflight
+from worker.rules import contradictions, preflight
 from worker.wording import reasons
 
 
@@ -103,4 +103,9 @@ def resolutions(refund: Refund) -> dict[str, str]:
             f" settles as the provider shows it; {_COMES_BACK}, and if it did happen unseen, the"
             " money moves twice if the provider ignores keys"
         )
-    return {"--succeeded RE_ID": succeeded, "--failed CODE": failed, "--resend": resend}
+    told = {
+        "succeeded": ("--succeeded RE_ID", succeeded),
+        "failed": ("--failed CODE", failed),
+        "resend": ("--resend", resend),
+    }
+    return dict(told[name] for name in contradictions.possible_decisions(refund))

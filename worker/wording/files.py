@@ -23,7 +23,7 @@ _LABELS: Final = {
     "known": "accepted before",
     "conflicting": "id taken",
     "repeats_of_records": "same as a past refund",
-    "not_failed": "earlier attempt not failed",
+    "not_failed": "another attempt not failed",
     "earlier_batch": "imported before as",
     "batch_id": "batch",
     "created": "accepted",

@@ -84,6 +84,18 @@ def test_batches_are_listed_newest_first_with_their_counts(
     )
 
 
+def test_incomplete_import_is_to_be_run_again_unless_its_batch_is_canceled(
+    cli: Cli, records: Records
+) -> None:
+    open_batch(records.store, "b-2", file="half.csv", digest="d2", rows=9)
+    assert "incomplete: import the file again" in cli("batch", "show", "b-2").out
+    assert "imported only with 'refunds import FILE --again'" in cli("batch", "cancel", "b-2").err
+    shown = cli("batch", "show", "b-2")
+    assert "incomplete: the batch was canceled" in shown.out
+    assert "import the file again" not in shown.out
+    assert cli("batch", "show", "b-2", "--json").object["finished"] is True
+
+
 def test_without_a_batch_the_list_says_so(cli: Cli) -> None:
     ran = cli("batch", "list")
     assert (ran.code, ran.out, ran.err) == (0, "", "no file has been imported yet\n")

@@ -199,11 +199,30 @@ def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
     for attempt in ("2", "3"):
         ran = cli("import", whole, *BY_ORDER, "--attempt", attempt, "--allow-repeat")
         assert (ran.code, standing(records)) == (6, 3)
-        assert f"line 3: the earlier attempt, refund {other.refund_id}, is in progress\n" in ran.err
+        said = f"line 3: another attempt at it, refund {other.refund_id}, is in progress on"
+        assert f"{said} payment pi_2\n" in ran.err
     assert (
-        "2 rows of whole.csv are a further attempt at a refund that has not failed: nothing was"
-        " imported" in ran.err
+        "2 rows of whole.csv are another attempt at a refund that is in progress or has succeeded:"
+        " nothing was imported" in ran.err
     )
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--allow-repeat",)])
+@pytest.mark.parametrize("payment", ["pi_1", "pi_wrong"])
+def test_a_first_attempt_is_refused_beside_a_further_one(
+    cli: Cli, records: Records, tmp_path: Path, payment: str, more: tuple[str, ...]
+) -> None:
+    """The file with the wrong payment is imported after the one that corrects it."""
+    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n", "mended.csv")
+    assert cli("import", mended, *BY_ORDER, "--attempt", "2").code == 0
+    (further,) = made(mended, attempt=2)
+    first = a_file(tmp_path, f"order_no,payment_intent,amount\n1,{payment},500\n2,pi_2,9\n")
+    ran = cli("import", first, *BY_ORDER, *more)
+    assert (ran.code, standing(records)) == (6, 1)
+    lines = ran.err.splitlines()
+    said = f"line 2: another attempt at it, refund {further.refund_id}, is in progress on"
+    assert f"{said} payment pi_1" in lines
+    assert not any("same payment and amount" in line for line in lines)
 
 
 def test_a_conflict_after_a_second_attempt_names_the_third(

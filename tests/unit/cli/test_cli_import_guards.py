@@ -284,7 +284,9 @@ def test_a_delayed_batch_is_held_by_the_claim_and_can_be_canceled_meanwhile(
     assert batch.created_at is not None
     assert (ran.code, batch.not_before) == (0, batch.created_at + timedelta(minutes=70))
     assert "until then 'refunds batch cancel b-1' can cancel all of it" in ran.err
+    assert "held until" in cli("batch", "show", "b-1").out
     assert cli("batch", "cancel", "b-1", "--json").object["canceled"] == 3
+    assert "held until" not in cli("batch", "show", "b-1").out
 
 
 def test_an_import_whose_batch_is_canceled_meanwhile_stops(

@@ -108,6 +108,19 @@ def test_decision_about_a_refund_for_which_another_was_named_says_that_it_is_rea
     assert "read" not in resolutions(a_refund(Stage.REVIEW))["--resend"]
 
 
+def test_only_what_can_be_decided_is_shown(cli: Cli, records: Records) -> None:
+    records.in_review("stuck-1")
+    records.store.redis.hset("refunds:refund:stuck-1", "set_aside_ids", "re_9")
+    shown = cli("review", "show", "stuck-1")
+    assert "--failed CODE" in shown.out
+    assert "--resend" not in shown.out
+    told = cli("review", "show", "stuck-1", "--json").object["resolutions"]
+    assert list(told) == ["--succeeded RE_ID", "--failed CODE"]
+    for decision in (["--resend"], ["--failed", "gone"]):
+        ran = cli("review", "resolve", "stuck-1", *decision, "--note", "seen")
+        assert (ran.code == 0) is (f"{decision[0]} CODE" in told)
+
+
 def test_what_was_never_in_doubt_may_be_decided_without_a_look(cli: Cli, records: Records) -> None:
     records.in_review("stuck-1", doubt=False)
     ran = cli("review", "show", "stuck-1")

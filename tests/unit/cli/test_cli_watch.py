@@ -80,6 +80,7 @@ def test_watch_status_shows_one_reversal_and_every_rung(cli: Cli, records: Recor
     assert [(each["rung"], each["status"]) for each in shown["rungs"]] == [
         *((rung, "succeeded") for rung in ("1d", "7d", "30d", "60d")),
         *((rung, "failed") for rung in ("1d", "7d")),
+        *((rung, "canceled") for rung in ("1d", "7d")),
     ]
     assert all(each["cursor"] is not None for each in shown["rungs"])
     assert (shown["calls_a_day"], shown["most_calls_a_day"]) == (1, 432_000)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.api_door import Door, a_door
+from worker.batches import cancel_batch
 from worker.errors import NotDurable, NotStorable, RefundError, StoreUnavailable
-from worker.file_import import submit
+from worker.file_import import submit, submitting
 from worker.http import spool, uploads
 from worker.http.uploads import Stopped, Uploads
 from worker.store import audit, tokens
@@ -213,6 +214,22 @@ async def test_a_batch_that_was_canceled_meanwhile_is_not_taken_up(
     async with a_door(redis_url, spool_dir=folder) as door:
         await until(lambda: not names(folder))
         assert (await door.get(f"{PATH}/season")).json["imported_at"] is None
+
+
+async def test_the_rows_with_errors_of_a_batch_that_is_canceled_meanwhile_are_kept(
+    api: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cancel comes while the rows are accepted."""
+    store = api.refunds.store
+    monkeypatch.setattr(submitting, "_CHECK_EVERY", 500)
+    monkeypatch.setattr(Uploads, "submitted", lambda *_: cancel_batch(store, "season", "kim"))
+    wrong = b"order-x,pi_x,wrong,usd"
+    await send(api, rows(1200) + wrong, "name=season&on_error=skip&max_errors=1")
+    await until(lambda: not api.part.uploads.active)
+    batch = (await api.get(f"{PATH}/season")).json
+    assert (batch["imported_at"], batch["state"], batch["accepted"]) == (None, "canceled", 500)
+    got = await api.get(f"{PATH}/season/errors")
+    assert (got.status, wrong in got.body) == (200, True)
 
 
 async def test_an_interrupted_import_goes_on_at_the_next_start(

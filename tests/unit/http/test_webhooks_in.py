@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 
 from tests.factories import NOW
 from worker.errors import NotDurable, NotStorable, StoreUnavailable
@@ -69,6 +70,7 @@ def signed(body: bytes, time: str | None = None, secret: str = SECRET) -> dict[s
 class Answer:
     result: str
     due: tuple[Due, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def due(refund_id: str) -> Due:
@@ -432,6 +434,16 @@ async def test_other_paths_and_methods_are_refused(door: Door) -> None:
         assert response.status == 405
     async with door.client.post(f"{door.url}/other") as response:
         assert response.status == 404
+
+
+async def test_provider_refund_that_nobody_reads_is_in_the_log(door: Door) -> None:
+    door.records.answer = Answer(result="hinted", left_out=("order-1",))
+    with capture_logs() as lines:
+        assert (await door.post(an_event()))[0] == 200
+    (line,) = (each for each in lines if each["event"] == "webhook_left_out")
+    assert (line["refund_id"], line["provider_refund_id"]) == ("order-1", "re_1")
+    assert (line["log_level"], line["alarm"]) == ("error", True)
+    assert "it is not read" in line["error"]
 
 
 async def test_no_secret_and_no_body_is_in_the_log(

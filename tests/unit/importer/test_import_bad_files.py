@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,26 @@ def test_a_file_that_changes_between_two_readings_is_refused(files: Files) -> No
         files.write(MANY + "late,pi_1,5,usd,,1\n")
         with pytest.raises(InputError, match="changed while it was being read"):
             list(accepted(source, validation))
+
+
+@pytest.mark.parametrize("late", ["", "late,pi_1,5,usd,,1\n"])
+@pytest.mark.parametrize("packs", [False, True])
+def test_no_row_is_taken_from_what_was_written_while_the_file_is_read(
+    files: Files, late: str, *, packs: bool
+) -> None:
+    """Such rows were neither checked nor compared, and their amounts are in no limit."""
+    other = MANY.replace(",5,usd", ",9,usd") + late
+    pack = packed if packs else str.encode
+    path = files.write(pack(MANY), "f.csv.gz" if packs else "f.csv")
+    os.utime(path, (1, 1))
+    with open_source(path, ImportOptions()) as source:
+        rows = accepted(source, validate(source))
+        taken = [next(rows)]
+        path.write_bytes(pack(other))
+        with pytest.raises(InputError, match="changed while it was being read"):
+            taken += rows
+    assert len(taken) <= 20_000
+    assert {row.request.amount for row in taken} == {5}
 
 
 def test_a_validation_of_one_file_is_not_used_for_another(files: Files) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.factories import a_request
+from tests.factories import HOUR, a_request
 from tests.support.store_world import World
 from worker.importer.ids import MOST_ATTEMPTS, MadeId
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
+from worker.model.times import to_ms
 from worker.rules import decisions
 from worker.rules.attempts import settled_drops
 from worker.store import creations, saves
@@ -95,18 +96,22 @@ def test_a_further_attempt_is_refused_beside_another(
     assert world.dump() == before
 
 
+@pytest.mark.parametrize("payment", ["pi_1", "pi_wrong"])
 @pytest.mark.parametrize("status", [None, "succeeded"])
 @pytest.mark.parametrize(("later", "occurrence"), [(2, 1), (2, 3), (MOST_ATTEMPTS, 1)])
-def test_a_first_attempt_is_refused_beside_a_further_one_on_its_payment(
-    world: World, later: int, occurrence: int, status: str | None
+def test_a_first_attempt_is_refused_beside_a_further_one(
+    world: World, later: int, occurrence: int, status: str | None, payment: str
 ) -> None:
-    """A file may be imported with `--attempt 2` before it is imported without."""
+    """A file may be imported with `--attempt 2` before it is imported without.
+
+    The further attempt may have corrected the payment.
+    """
     further = named(later, occurrence)
     assert accept(world, further, "pi_1") == "created"
     if status is not None:
         settle(world, further, status)
     before = world.dump()
-    assert accept(world, named(1, occurrence), "pi_1") == "conflict"
+    assert accept(world, named(1, occurrence), payment) == "conflict"
     assert world.dump() == before
 
 
@@ -118,6 +123,49 @@ def test_a_first_attempt_is_accepted_if_the_further_ones_came_to_nothing(
     settle(world, named(2), status)
     assert accept(world, named(2, 2), "pi_1") == "created"
     assert accept(world, named(1), "pi_1") == "created"
+
+
+def test_a_row_is_marked_as_long_as_the_record_of_a_further_attempt_is_kept(world: World) -> None:
+    mark = f"attempts:{named(1, 3)}"
+    accept(world, named(1, 3))
+    settle(world, named(1, 3), "failed")
+    assert world.keys("attempts*") == []
+    accept(world, named(2, 3))
+    assert not world.expires(mark)
+    settle(world, named(2, 3), "failed")
+    assert world.expires(mark)
+    assert retry(world, named(2, 3)).result == "saved"
+    assert not world.expires(mark)
+    settle(world, named(2, 3), "succeeded")
+    assert world.expires(mark)
+
+
+def test_a_mark_outlives_an_earlier_attempt_that_changes_meanwhile(world: World) -> None:
+    mark = f"attempts:{named(1)}"
+    for attempt in (2, 3):
+        accept(world, named(attempt))
+        settle(world, named(attempt), "failed")
+    accept(world, named(4))
+
+    def touch(refund_id: str) -> None:
+        step = Step(to=Stage.SETTLED, status=Status.FAILED, label="identified")
+        assert world.save(world.get(refund_id), step).result == "saved"
+
+    touch(named(2))
+    assert not world.expires(mark)
+    settle(world, named(4), "failed")
+    world.redis.pexpire(f"refunds:{mark}", 5000)
+    touch(named(2))
+    assert int(world.redis.pttl(f"refunds:{mark}")) > 5000
+
+
+def test_a_further_attempt_that_is_accepted_after_a_recovery_marks_its_row(world: World) -> None:
+    until = to_ms(world.now + HOUR)
+    world.redis.hset("refunds:meta", "suspect_since", str(to_ms(world.now)))
+    world.redis.hset("refunds:meta", "suspect_until", str(until))
+    accept(world, named(2))
+    assert world.get(named(2)).stage is Stage.IN_DOUBT
+    assert accept(world, named(1)) == "conflict"
 
 
 @pytest.mark.parametrize("attempts", [(1, 2), (2, 1), (2, 3)])

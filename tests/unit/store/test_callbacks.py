@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from tests.factories import BLIND, HOUR, MAYBE, MINUTE, REFUSED, SECOND, done_as, found
 from tests.support.store_world import ID, World, at_stage
+from worker.batches.moves import cancel_batch
 from worker.batches.opening import close_batch, open_batch
+from worker.callbacks.payload import message_of
 from worker.errors import NotStorable
 from worker.model.refund import Lane, Stage
 from worker.rules import decisions
@@ -417,6 +419,31 @@ def test_batch_with_a_refund_in_review_is_due_too(world: World) -> None:
     close_batch(world.store, "b-1", handed_in=1, conflicting=0)
     world.attempt(MAYBE, "r1", rules=BLIND)
     assert due(world) == {"shop": ["batch/b-1", "r1"]}
+
+
+def test_batch_canceled_during_its_import_is_due_once_nothing_of_it_moves(world: World) -> None:
+    """The rest of its file is refused, so no further row is waited for."""
+    a_batch(world, "r1", "r2")
+    claim = world.claim("r1")
+    cancel_batch(world.store, "b-1", "kim")
+    assert due(world) == {"shop": ["r2"]}
+    world.end(claim, REFUSED)
+    assert due(world) == {"shop": ["batch/b-1", "r1"]}
+    message = message_of("", "batch/b-1", take(world, member="batch/b-1"), metadata=True)
+    assert message is not None
+    assert (message.event, message.version) == ("batch.finished", "1")
+
+
+def test_batch_canceled_after_its_last_refund_although_its_import_was_not_complete_is_due(
+    world: World,
+) -> None:
+    a_batch(world, "r1")
+    fail(world, "r1")
+    assert due(world) == {"shop": ["r1"]}
+    cancel_batch(world.store, "b-1", "kim")
+    assert due(world) == {"shop": ["batch/b-1"]}
+    cancel_batch(world.store, "b-1", "kim")
+    assert world.hash("batch:b-1")["finishes"] == "1"
 
 
 OPERATIONS = st.lists(

@@ -242,6 +242,21 @@ def test_three_candidates_of_a_generation_are_read_and_no_more(world: World) -> 
     world.check()
 
 
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.SETTLED])
+def test_fourth_candidate_is_reported_once(world: World, stage: Stage) -> None:
+    """Nobody reads it, and a settled record does not even name it."""
+    at_stage(world, stage)
+    for number in range(3):
+        assert hint(world, Hint(provider_refund_id=f"re_{number}", refund_id=ID)).left_out == ()
+    fourth = Hint(provider_refund_id="re_3", refund_id=ID)
+    assert hint(world, fourth) == Hinted(result="hinted", left_out=(ID,))
+    # One change at the provider is several events.
+    assert hint(world, fourth) == Hinted(result="hinted")
+    assert hint(world, replace(fourth, provider_refund_id="re_4")).left_out == (ID,)
+    assert world.get().candidates == ("re_0", "re_1", "re_2")
+    world.check()
+
+
 def test_recheck_without_an_answer_waits_longer_each_time_and_is_then_given_up(
     world: World,
 ) -> None:

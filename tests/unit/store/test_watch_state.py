@@ -10,7 +10,8 @@ import pytest
 from tests.factories import REFUSED, SECOND, done_as
 from tests.support.store_world import World
 from worker.model.refund import Status
-from worker.store import rechecks
+from worker.rules import decisions
+from worker.store import rechecks, watch_state
 from worker.store.watch_state import WatchState, backfill, read_watch, rung_name
 
 DAY = timedelta(days=1)
@@ -51,6 +52,7 @@ def test_watch_that_has_not_begun_has_no_cursors_and_no_lag(world: World) -> Non
     assert [(rung.after, rung.status) for rung in state.rungs] == [
         *((after, Status.SUCCEEDED) for after in RUNGS),
         *((after, Status.FAILED) for after in RUNGS[:2]),
+        *((after, Status.CANCELED) for after in RUNGS[:2]),
     ]
     assert all(rung.cursor is None for rung in state.rungs)
 
@@ -74,7 +76,7 @@ def test_calls_a_day_are_those_that_become_due_within_a_day(world: World) -> Non
     world.accept("r1", payment_intent="pi_r1")
     world.attempt(REFUSED, "r1")
     state = read_watch(world.store, RUNGS, world.now)
-    assert [rung.a_day for rung in state.rungs] == [1, 0, 0, 0, 1, 0]
+    assert [rung.a_day for rung in state.rungs] == [1, 0, 0, 0, 1, 0, 0, 0]
     world.pass_time(6 * DAY + SECOND)
     assert [rung.a_day for rung in read_watch(world.store, RUNGS, world.now).rungs] == [
         0,
@@ -83,6 +85,8 @@ def test_calls_a_day_are_those_that_become_due_within_a_day(world: World) -> Non
         0,
         0,
         1,
+        0,
+        0,
     ]
 
 
@@ -117,6 +121,42 @@ def test_backfill_reads_failed_refunds_too(world: World) -> None:
     assert watched(world) == []
     backfill(world.store, RUNGS, world.now - 30 * DAY, world.now)
     assert watched(world) == ["r0"]
+
+
+def canceled(world: World, refund_id: str, prior: str | None = None) -> None:
+    """Cancel a refund: with `prior` one whose earlier generation had failed at the provider."""
+    world.accept(refund_id, payment_intent=f"pi_{refund_id}")
+    if prior is not None:
+        failed = world.attempt(done_as("failed", id=prior), refund_id)
+        again = decisions.retry_failed(failed)
+        assert again is not None
+        assert world.save(failed, again).result == "saved"
+    refund = world.get(refund_id)
+    assert world.save(refund, decisions.cancel(refund)).result == "saved"
+
+
+def test_backfill_reads_canceled_refunds_that_had_failed_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of others nothing was ever sent, so there is nothing to read."""
+    monkeypatch.setattr(watch_state, "_PAGE", 2)
+    for number in range(5):
+        canceled(world, f"r{number}", prior=None if number % 2 else f"re_{number}")
+        world.pass_time(SECOND)
+    world.pass_time(20 * DAY)
+    assert watched(world) == []
+    moved = backfill(world.store, RUNGS, world.now - 30 * DAY, world.now)
+    assert sum(each.refunds for each in moved) == 3
+    assert watched(world) == ["r0", "r2", "r4"]
+
+
+def test_lag_is_also_that_of_canceled_refunds(world: World) -> None:
+    walk(world)
+    canceled(world, "r0", prior="re_0")
+    world.pass_time(DAY + SECOND)
+    assert of(read_watch(world.store, RUNGS, world.now), DAY, Status.CANCELED).lag == SECOND
+    assert watched(world) == ["r0"]
+    assert read_watch(world.store, RUNGS, world.now).lag == NONE
 
 
 def test_backfill_includes_what_settled_in_its_first_millisecond(world: World) -> None:

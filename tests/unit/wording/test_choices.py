@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import pytest
+
 from tests.factories import NOW, a_refund
+from worker.errors import GuardRefused
 from worker.model.refund import Refund, Stage, Status
+from worker.rules import decisions
 from worker.wording.choices import choices
+from worker.wording.decisions import resolutions
 
 
 def effects(refund: Refund) -> dict[str, str]:
@@ -44,5 +52,26 @@ def test_what_was_named_for_it_is_read_before_it_is_settled_or_sent_again() -> N
     assert found["failed"].endswith("Otherwise it ends as failed. Nothing is sent.")
 
 
-def test_nothing_is_sent_again_beside_one_that_a_person_set_aside() -> None:
-    assert list(effects(a_refund(Stage.REVIEW, set_aside_ids="re_2"))) == ["succeeded", "failed"]
+@pytest.mark.parametrize(
+    ("fields", "possible"),
+    [
+        ({}, ["succeeded", "failed", "resend"]),
+        ({"set_aside_ids": "re_1"}, ["succeeded", "failed"]),
+        ({"contradicted_by": "re_2"}, ["succeeded"]),
+        ({"contradicted_by": "re_2", "set_aside_ids": "re_1"}, ["succeeded"]),
+    ],
+)
+def test_decisions_that_are_offered_are_those_that_are_accepted(
+    fields: dict[str, str], possible: list[str]
+) -> None:
+    refund = a_refund(Stage.REVIEW, **fields)
+    assert list(effects(refund)) == possible
+    assert [name.split()[0] for name in resolutions(refund)] == [f"--{name}" for name in possible]
+    decide: dict[str, Callable[[], object]] = {
+        "succeeded": lambda: decisions.resolve_succeeded(refund, "re_2", NOW),
+        "failed": lambda: decisions.resolve_failed(refund, "gone"),
+        "resend": lambda: decisions.resolve_resend(refund),
+    }
+    for name, accepted in decide.items():
+        with nullcontext() if name in possible else pytest.raises(GuardRefused):
+            accepted()

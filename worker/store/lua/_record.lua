@@ -213,20 +213,44 @@ end
 -- Ids that are derived from a row's columns name the attempt: 'f-' and 32 digits, then '-a2' to '-a99' unless it is the
 -- first attempt, then which of several equal rows it is. Two attempts at one row must never both be pending or
 -- succeeded. Return the other attempt that is, nil if none is. Called for an attempt that failed or does not exist yet.
+local function may_be_paid(other)
+  local status = field_of(other, 'status')
+  return status == 'pending' or status == 'succeeded'
+end
 local function other_attempt(id)
   local base, rest = string.match(id, '^(f%-%x+)(.*)$')
   if not base then return nil end
   local occurrence = string.match(rest, '^%-a%d+(.*)$') or rest
-  local function may_be_paid(other)
-    local status = field_of(other, 'status')
-    return status == 'pending' or status == 'succeeded'
-  end
   if may_be_paid(base .. occurrence) then return base .. occurrence end
   for attempt = 2, 99 do
     local other = base .. '-a' .. attempt .. occurrence
     if may_be_paid(other) then return other end
   end
   return nil
+end
+-- Return the first attempt's id for that of a further attempt, nil for any other id.
+local function first_attempt(id)
+  local base, occurrence = string.match(id, '^(f%-%x+)%-a%d+(.*)$')
+  return base and base .. occurrence
+end
+-- A row has a mark once a further attempt at it was accepted. The mark is the id of the latest one, and lives as long as
+-- the records of all of them.
+local function mark_row(id)
+  local first = first_attempt(id)
+  if first then redis.call('SET', P .. 'attempts:' .. first, id) end
+end
+local function let_mark_expire(id)
+  local first = first_attempt(id)
+  local mark = first and P .. 'attempts:' .. first
+  if mark and (redis.pcall('GET', mark) == id or redis.call('PTTL', mark) > 0) then
+    redis.call('PEXPIRE', mark, RETENTION)
+  end
+end
+-- Return the same as `other_attempt` with few reads if no further attempt exists, for an id that is new.
+local function attempt_beside_new(id)
+  local first = first_attempt(id)
+  if redis.call('EXISTS', P .. 'attempts:' .. (first or id)) == 1 then return other_attempt(id) end
+  return first and may_be_paid(first) and first or nil
 end
 
 -- Return when a refund is to be read again outside its own schedule, '' if it is not. Safe after the first write.
@@ -357,7 +381,8 @@ end
 -- Return the same with the counters as they will be, and an empty table if the key holds no batch.
 local function counts_of_batch(batch_id)
   local read, batch = pcall(batch_of, batch_id)
-  local counts = {imported_at = read and batch[8] or nil}
+  -- A canceled batch gets no more rows, although those that an import is just handing in may still come.
+  local counts = {whole = read and (batch[8] or batch[1] == 'canceled')}
   for place, field in ipairs({'stage:sending', 'status:succeeded', 'stage:processing', 'status:pending', 'stage:review'}) do
     counts[field] = read and counted(P .. 'batch:' .. batch_id, field, batch[place + 2]) or 0
   end
@@ -758,6 +783,7 @@ local function let_expire(id, r, was)
   forget_waiter(r.payment_intent, id)
   redis.call('PEXPIRE', P .. 'refund:' .. id, RETENTION)
   redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
+  let_mark_expire(id)
   -- One that this move has taken expires already.
   if number(RETENTION) == 0 or not payment.written['owner:' .. (r.provider_refund_id or '')] then
     expire_owner(r.provider_refund_id, id)
@@ -781,6 +807,7 @@ local function keep(id, r, was)
   write_in_payment(payment, 'open', int(number(payment.open) + 1))
   payment.expires = nil
   redis.call('PERSIST', P .. 'payment:' .. r.payment_intent)
+  mark_row(id)
   if was.stage then
     redis.call('PERSIST', P .. 'refund:' .. id)
     redis.call('PERSIST', P .. 'history:' .. id)
@@ -801,7 +828,7 @@ local function has_callbacks()
 end
 local function note_batch_end(batch_id)
   local batch = counts_of_batch(batch_id)
-  if not batch.imported_at or batch['status:pending'] > batch['stage:review'] then return end
+  if not batch.whole or batch['status:pending'] > batch['stage:review'] then return end
   count_in(P .. 'batch:' .. batch_id, 'finishes', 1)
   redis.pcall('ZADD', P .. 'callbacks', int(NOW), 'batch/' .. batch_id)
 end

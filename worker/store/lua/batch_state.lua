@@ -18,4 +18,5 @@ if to ~= 'running' then
   redis.call('HSET', key, to .. '_at', int(NOW))
   if ARGV[7] ~= '' then redis.call('HSET', key, to .. '_by', ARGV[7]) end
 end
+if to == 'canceled' and has_callbacks() then note_batch_end(ARGV[4]) end
 return {'set', state}

@@ -3,8 +3,7 @@
 -- values for each row: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as
 -- JSON, and its message ('' for a value that was not stated).
 -- Returns {now, one result for each row}: 'created', 'conflict' (also for an attempt at a row if another attempt is
--- pending or has succeeded; a first attempt looks for others on its payment only), or the existing record with the same
--- contents. If a row is new and too little memory is
+-- pending or has succeeded), or the existing record with the same contents. If a row is new and too little memory is
 -- left, returns the error NEARLYFULL with the percentage of its memory that the server uses.
 takes(8)
 local ROW, FIRST = 10, 9
@@ -46,28 +45,13 @@ local detail = by == '' and '' or ',"by":"' .. by .. '"'
 if queue ~= '' and queue ~= lane and queue ~= P .. lane then refuse_to('the queue is not that of the lane') end
 if (#ARGV - 8) % ROW ~= 0 or #ARGV > 8 + MOST_ROWS * ROW then refuse_to('a row is incomplete, or there are too many') end
 
--- Return whether further attempts at the row of a first one were accepted for the same payment. Nearly all payments are
--- new, or nothing of them is open and nothing was sent: then there is nothing to look for.
-local function has_further(base, occurrence, payment_intent)
-  local payment = payment_of(payment_intent)
-  if not payment.open and not payment.seq then return false end
-  local further = {}
-  for attempt = 2, 99 do further[#further + 1] = 'refund:' .. base .. '-a' .. attempt .. occurrence end
-  for _, found in ipairs(redis.call('HMGET', P .. 'payment:' .. payment_intent, unpack(further))) do
-    if found then return true end
-  end
-  return false
-end
-
 -- Return whether a new id is an attempt at a row of a file of which another attempt is pending or has succeeded, or is
 -- accepted by this script: `attempted` holds these rows.
 local attempted = {}
-local function is_attempted(id, payment_intent)
-  local base, rest = string.match(id, '^(f%-%x+)(.*)$')
-  if not base then return false end
-  local further, occurrence = string.match(rest, '^(%-a%d+)(.*)$')
-  local row = base .. (occurrence or rest)
-  if attempted[row] or (further or has_further(base, rest, payment_intent)) and other_attempt(id) then return true end
+local function is_attempted(id)
+  if not string.match(id, '^f%-%x') then return false end
+  local row = first_attempt(id) or id
+  if attempted[row] or attempt_beside_new(id) then return true end
   attempted[row] = true
   return false
 end
@@ -81,7 +65,7 @@ for i = FIRST, #ARGV, ROW do
     existing_at[place], out[place] = existing, ''
   elseif names[id] then
     twice[place], out[place] = i, ''
-  elseif is_attempted(id, ARGV[i + 3]) then
+  elseif is_attempted(id) then
     out[place] = 'conflict'
   else
     new[#new + 1], names[id], out[place] = i, true, 'created'
@@ -178,6 +162,7 @@ local function accept()
     add('stage', 'queued'); add('status', 'pending'); add('version', '1')
     add('updated_at', now); add('next_check_at', due)
     redis.call('SET', P .. 'body:' .. id, ARGV[i + 2])
+    mark_row(id)
     if redis.call('EXISTS', payment) == 0 then
       redis.call('HSET', payment, 'refund:' .. id, '', 'open', '1')
     else

@@ -3,8 +3,9 @@
 -- its metadata or ''; [6] its payment or ''; [7] the most candidates of a generation; [8] ms between two reads of one
 -- refund because of webhooks; [9] the most refunds of a payment that are considered; [10] its status or ''. The status is
 -- used for one thing: a record that agrees with it need not be read.
--- Returns {result, now, id, lane, stage, id, lane, stage, …}, with the refunds that are due now. `result` is `hinted` if
--- the refund is known, `payment` if only its payment is, else `unknown`.
+-- Returns {result, now, ids of refunds for which the named one is not read since too many were named before, id, lane,
+-- stage, id, lane, stage, …}, at last the refunds that are due now. `result` is `hinted` if the refund is known, `payment`
+-- if only its payment is, else `unknown`.
 takes(10)
 at_any_memory()
 local candidate, named, payment_intent = ARGV[4], ARGV[5], ARGV[6]
@@ -12,7 +13,7 @@ local most_candidates, rest = whole('the candidates', ARGV[7]), whole('the rest'
 local most_refunds = whole('the refunds', ARGV[9])
 local times = P .. 'hint-times'
 for _, name in ipairs({'rechecks', 'hint-times', 'due'}) do must_be_sorted(P .. name) end
-local out = {'', int(NOW)}
+local out = {'', int(NOW), ''}
 
 local function count_words(words)
   local _, count = string.gsub(words or '', '%S+', '')
@@ -24,6 +25,12 @@ local function joined(words, word) return words and words .. ' ' .. word or word
 local function is_news_of_a_prior(r)
   return candidate ~= '' and candidate ~= r.provider_refund_id and has_word(r.prior_refund_ids, candidate)
     and ARGV[10] ~= 'failed' and ARGV[10] ~= 'canceled'
+end
+
+-- One change at the provider is several events, so this is reported once while its time is kept. No id has a space.
+local function leave_out(id)
+  if redis.call('ZADD', times, int(NOW), id .. ' ' .. candidate) == 0 then return end
+  out[3] = out[3] == '' and id or out[3] .. ' ' .. id
 end
 
 -- Note the candidate on the record. Return whether it is still to be read.
@@ -38,6 +45,7 @@ local function note(id, r)
     return true
   end
   if count_words(r.hints_used) >= most_candidates then
+    leave_out(id)
     -- A person who reviews the refund can still name it.
     if r.stage ~= 'settled' then redis.call('HSET', P .. 'refund:' .. id, 'possible_refund_id', candidate) end
     return false
