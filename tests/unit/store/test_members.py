@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.unit.store.moving import held
 from worker.errors import NotStorable
 from worker.model.refund import Lane, Refund, Stage
 from worker.rules import attempts, decisions
-from worker.store import claims, reads, saves
+from worker.store import claims, reads, saves, sweeps
 from worker.store.async_store import AsyncStore
 from worker.store.claims import Claim
 from worker.store.commands import joined
@@ -290,6 +291,28 @@ def test_commands_for_one_refund_keep_their_order(world: World) -> None:
         claim_of("d"),
     ]
     assert ids_of(joined(group), group) == [["b"], ["a"], ["c"], ["a", "c", "d"]]
+
+
+def test_claim_does_not_overtake_a_command_that_names_its_refund_among_others(
+    world: World,
+) -> None:
+    world.accept("a")
+    group: list[Command[Any]] = [claim_of("c"), sweeps.give_back(["b", "a"]), claim_of("a")]
+    assert ids_of(joined(group), group) == [["c"], ["b"], ["a"]]
+
+
+def test_claims_of_one_refund_run_together() -> None:
+    group = [claim_of("a", "one"), claim_of("a", "other")]
+    assert ids_of(joined(group), group) == [["a", "a"]]
+
+
+@pytest.mark.parametrize("refund_id", ["1", "2"])
+def test_of_a_save_only_the_id_names_a_refund(world: World, refund_id: str) -> None:
+    """Its version and its generation may look like the id of another one."""
+    world.accept("a")
+    save = saves.save(replace(world.get("a"), version=2), decisions.cancel(world.get("a")))
+    group: list[Command[Any]] = [claim_of("c"), save, claim_of(refund_id)]
+    assert ids_of(joined(group), group) == [["c", refund_id], ["a"]]
 
 
 def test_other_commands_do_not_part_claims(world: World) -> None:

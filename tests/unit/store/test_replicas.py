@@ -238,8 +238,10 @@ class Named:
 
     def __init__(self, server: ThrowawayServer) -> None:
         self.server = server
+        self.asked = 0
 
     def discover_master(self, _service: str) -> tuple[str, int]:
+        self.asked += 1
         return HOST, self.server.port
 
 
@@ -283,6 +285,25 @@ async def test_on_the_loop_the_sentinels_are_asked_again_too(
             sentinels.server = redis_server
             assert (await store.run(accept())).result == "created"
         await pool.disconnect()
+
+
+@pytest.mark.usefixtures("sync_redis")
+async def test_write_that_is_late_on_disk_does_not_let_the_sentinels_be_asked_again(
+    redis_server: ThrowawayServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentinels = NamedOnTheLoop(redis_server)
+    pool = redis.asyncio.sentinel.SentinelConnectionPool(
+        "refunds", sentinels, decode_responses=True
+    )
+    async with redis.asyncio.Redis(connection_pool=pool) as client:
+        store = AsyncStore(client)
+        store.wait_for_disk = True
+        monkeypatch.setattr(store, "check_disk", lambda _: AsyncStore.check_disk(store, [0, 0]))
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await store.run(accept())
+    await pool.disconnect()
+    assert sentinels.asked == 1
 
 
 def test_server_replies_before_the_client_gives_up() -> None:

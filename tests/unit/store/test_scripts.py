@@ -41,6 +41,11 @@ def test_script_is_its_file_with_the_shared_beginning_in_front_known_by_its_dige
     assert one.sha == scripts.LOAD.sha
 
 
+@pytest.mark.parametrize("script", scripts.EVERY, ids=lambda script: script.name)
+def test_script_names_the_files_that_it_is_made_of(script: Script) -> None:
+    assert Script(script.name, *script.shared).sha == script.sha
+
+
 def test_times_that_calls_go_by_are_those_of_the_design() -> None:
     assert timedelta(minutes=10) == sweeps.NUDGE_GRACE
     assert timedelta(seconds=15) == sweeps.LOST_NUDGE
@@ -75,6 +80,7 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
         (reads.load("a"), False),
         (claims.claim("a", "send", token="t", lease=SECOND), True),
         (claims.stands("a", "t"), False),
+        (claims.position(""), False),
         (saves.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), True),
         (
             saves.save(
