@@ -165,6 +165,18 @@ def test_lists_longer_than_a_page_are_read_to_their_last_id_once(sync_redis: red
         assert seen["zrange"] + seen.get("zrevrange", 0) == 2 * (count // 500 + 1)
 
 
+@pytest.mark.parametrize(("bucket", "next_id"), [("waiting", "1001"), ("failed", "0999")])
+def test_list_that_goes_on_after_a_place_does_not_read_what_is_before_it(
+    sync_redis: redis.Redis, bucket: str, next_id: str
+) -> None:
+    records = Store(sync_redis)
+    sync_redis.zadd(f"refunds:index:{bucket}", {f"{number:04}": number for number in range(2001)})
+    sync_redis.config_resetstat()
+    place = store.Place(bucket == "failed", 1000, "1000")
+    assert next(records.places_in([bucket], place)).refund_id == next_id
+    assert sum(calls for name, calls in asked(sync_redis).items() if name.startswith("z")) == 1
+
+
 @pytest.mark.parametrize("bucket", ["succeeded", "failed", "canceled"])
 def test_settled_refunds_are_listed_newest_first(sync_redis: redis.Redis, bucket: str) -> None:
     sync_redis.zadd(f"refunds:index:{bucket}", {"old": 1, "new": 2})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
@@ -31,7 +32,7 @@ from worker.rules import attempts, decisions, readback
 from worker.rules.rechecks import changed_by_provider
 from worker.store import creations
 from worker.store.records import Moves, decode
-from worker.store.store import BUCKETS, PAGE
+from worker.store.store import BUCKETS, PAGE, Place, Store
 
 RETRIABLE = replace(REFUSED, code="balance_insufficient")
 
@@ -90,6 +91,25 @@ def test_lists_of_several_indexes_are_merged_by_time(world: World) -> None:
     world.store.redis.zadd(waiting, {"w1": 1, "w3": 3})
     world.store.redis.zadd(sending, {"n2": 2})
     assert list(world.store.ids_in(["sending", "waiting"])) == ["w1", "n2", "w3"]
+
+
+def _all_places(store: Store, after: Place | None) -> Iterator[Place]:
+    return store.places_in(["sending", "waiting", "succeeded", "failed"], after)
+
+
+@pytest.mark.parametrize("places", [_all_places, Store.places_reversed], ids=["all", "reversed"])
+def test_list_goes_on_after_each_of_its_places(
+    world: World, places: Callable[[Store, Place | None], Iterator[Place]]
+) -> None:
+    in_progress = [Place(False, 1, "o1"), Place(False, 2, "o2"), Place(False, 2, "o3")]
+    latest_first = [Place(True, 2, "s3"), Place(True, 2, "s2"), Place(True, 1, "s1")]
+    for index in ("index:sending", "index:failed", "reversed"):
+        of_index = in_progress if index == "index:sending" else latest_first
+        world.redis.zadd(f"{P}{index}", {place.refund_id: place.score for place in of_index})
+    whole = in_progress + latest_first if places is _all_places else latest_first
+    assert list(places(world.store, None)) == whole
+    for number, place in enumerate(whole, 1):
+        assert list(places(world.store, place)) == whole[number:]
 
 
 def test_long_lists_are_read_page_by_page_to_the_last_id(world: World) -> None:

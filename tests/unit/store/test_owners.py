@@ -36,6 +36,12 @@ def test_provider_refund_that_belongs_to_another_record_is_refused_with_its_owne
     assert world.dump() == before
 
 
+def test_owner_of_a_provider_refund_is_told_if_it_has_one(world: World) -> None:
+    at_stage(world, Stage.SETTLED, "first")
+    assert world.store.owner_of("re_first") == "first"
+    assert world.store.owner_of("re_other") is None
+
+
 @pytest.mark.parametrize("first", [Stage.PROCESSING, Stage.SETTLED])
 def test_provider_refund_belongs_to_one_record_whatever_their_payments(
     world: World, first: Stage
