@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -10,10 +11,12 @@ import redis
 import redis.asyncio
 from redis import exceptions
 
+from tests.factories import NOW
 from tests.support.store_calls import BROKEN, accept, asked, settings_read, wish
 from worker.errors import NotDurable, StoreUnavailable
 from worker.model.times import from_ms
-from worker.store import async_store, reads, scripts
+from worker.rules import decisions
+from worker.store import async_store, reads, record_time, saves, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 
@@ -88,6 +91,57 @@ async def test_no_more_than_three_pipelines_are_under_way_at_a_time(
         await asyncio.sleep(0)
     await asyncio.gather(*asked_for)
     assert most == async_store.TRIPS == 3
+
+
+async def _with_an_end(records: AsyncStore) -> AsyncStore:
+    """The store, with the refund "a", which ended at `NOW`."""
+    writing = AsyncStore(records.redis, durable=False)
+    writing.now = NOW
+    await writing.run(accept())
+    moving = (await writing.load("a")).refund
+    assert moving is not None
+    await writing.run(saves.save(moving, decisions.cancel(moving)))
+    return records
+
+
+@pytest.mark.usefixtures("waitaof")
+async def test_how_a_refund_ended_is_on_disk_before_it_is_loaded(
+    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = await _with_an_end(AsyncStore(async_redis))
+    records.wait_for_disk = True
+    monkeypatch.setattr(records, "check_disk", lambda _: AsyncStore.check_disk(records, [0, 0]))
+    with pytest.raises(StoreUnavailable):
+        await records.load("a")
+
+
+@pytest.mark.usefixtures("waitaof")
+@pytest.mark.parametrize(
+    ("later", "waits"),
+    [(record_time.MOST_BACK, 0), (record_time.MOST_BACK - timedelta(milliseconds=1), 1)],
+    ids=["known", "may be later"],
+)
+async def test_end_on_the_loop_is_waited_for_until_it_is_known_to_be_on_disk(
+    async_redis: redis.asyncio.Redis, sync_redis: redis.Redis, later: timedelta, waits: int
+) -> None:
+    records = await _with_an_end(AsyncStore(async_redis))
+    records.wait_for_disk = True
+    # Another script may see a time that is a second earlier.
+    records.now = NOW + later
+    await records.confirm_final(NOW)
+    sync_redis.config_resetstat()
+    await records.load("a")
+    assert asked(sync_redis).get("waitaof", 0) == waits
+
+
+async def test_where_memory_is_enough_an_end_is_loaded_by_one_command(
+    loop_store: AsyncStore, sync_redis: redis.Redis
+) -> None:
+    records = await _with_an_end(loop_store)
+    await records.load("a")
+    sync_redis.config_resetstat()
+    await records.load("a")
+    assert asked(sync_redis)["evalsha"] == 1
 
 
 @pytest.mark.usefixtures("waitaof")
