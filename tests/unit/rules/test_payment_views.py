@@ -108,6 +108,7 @@ def test_every_payload_is_a_view_or_a_problem(payload: dict[str, Any]) -> None:
     ("payload", "currency"),
     [
         ({"currency": "USD"}, "usd"),
+        ({"currency": "usd", "charges": {"data": []}}, "usd"),
         ({"currency": 1}, ""),
         ({"latest_charge": CHARGE}, "usd"),
         ({"currency": "usd", "charges": {"data": [CHARGE, CHARGE]}}, "usd"),
