@@ -73,25 +73,25 @@ def judge_candidate(refund: Refund, provider_refund_id: str, answer: Answer) -> 
 
     It is ours only if its metadata carry our id and generation, and nothing contradicts.
     """
-
-    def as_(verdict: CandidateVerdict, reason: str = "") -> Candidate:
-        return Candidate(
-            id=provider_refund_id, verdict=verdict, outcome=outcome, found=found, reason=reason
-        )
-
     outcome = classify(answer, refund)
     found = shown_refund(answer)
     if found is None or found.id != provider_refund_id:
-        found = None
-        return as_(CandidateVerdict.MISSING if is_gone(outcome) else CandidateVerdict.UNREADABLE)
+        unread = CandidateVerdict.MISSING if is_gone(outcome) else CandidateVerdict.UNREADABLE
+        return Candidate(id=provider_refund_id, verdict=unread, outcome=outcome)
+    verdict, reason = _judge_found(refund, found)
+    return Candidate(id=found.id, verdict=verdict, outcome=outcome, found=found, reason=reason)
+
+
+def _judge_found(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict, str]:
+    """Judge a provider's refund that was read, and say what contradicts ours if anything."""
     if found.payment_intent not in {None, refund.payment_intent}:
-        return as_(CandidateVerdict.OTHER)
+        return CandidateVerdict.OTHER, ""
     if found.refund_id is None:
         agrees = contradiction(found, refund) is None
-        return as_(CandidateVerdict.UNNAMED if agrees else CandidateVerdict.OTHER)
+        return (CandidateVerdict.UNNAMED if agrees else CandidateVerdict.OTHER), ""
     if found.refund_id != refund.refund_id:
-        return as_(CandidateVerdict.OTHER)
-    return as_(*_judge_ours(refund, found))
+        return CandidateVerdict.OTHER, ""
+    return _judge_ours(refund, found)
 
 
 def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict, str]:

@@ -58,6 +58,7 @@ def ours(generation: str | None = "1", refund_id: str = "order-1001-1") -> dict[
         (shown(status="pending"), CandidateVerdict.OURS),
         (shown(status="failed"), CandidateVerdict.OURS),
         (shown(metadata=ours(None)), CandidateVerdict.OURS),
+        (shown(payment_intent=None), CandidateVerdict.OURS),
         (shown(metadata=ours("2")), CandidateVerdict.LATER),
         (shown(metadata=ours("x")), CandidateVerdict.CONTRADICTS),
         (shown(amount=499), CandidateVerdict.CONTRADICTS),
@@ -86,7 +87,7 @@ def test_named_refund_is_ours_only_if_it_carries_our_id_and_nothing_contradicts(
     is_read = verdict not in {CandidateVerdict.MISSING, CandidateVerdict.UNREADABLE}
     assert candidate.is_read is is_read
     assert (candidate.found is not None) is is_read
-    assert bool(candidate.reason) is (verdict is CandidateVerdict.CONTRADICTS)
+    assert (candidate.reason != "") is (verdict is CandidateVerdict.CONTRADICTS)
 
 
 @pytest.mark.parametrize(
