@@ -24,7 +24,7 @@ from worker.model.answers import (
 )
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import NO_WORD, done, in_words, settled_drops, to_review
+from worker.rules.attempts import NO_WORD, done, in_words, to_review
 from worker.rules.outcomes import FINAL_STATUSES, classify, contradiction, odd_status
 from worker.rules.payloads import STATUSES
 
@@ -208,13 +208,21 @@ def after_recheck(
     found = shown_refund(answer)
     if found is None or found.id != refund.provider_refund_id:
         return RecheckResult.AGAIN, None
-    if contradiction(found, replace(refund, all_remaining=False)) is not None:
+    if _differs(refund, found):
         return RecheckResult.CONTRADICTS, None
     step = changed_by_provider(refund, found, "lookup", now)
     if step is not None:
         return RecheckResult.CHANGED, step
     is_final = found.status in FINAL_STATUSES
     return (RecheckResult.CONFIRMED if is_final else RecheckResult.AGAIN), None
+
+
+def _differs(refund: Refund, found: ProviderRefund) -> bool:
+    """Return whether a settled refund's provider refund is shown with other contents.
+
+    If the amount of a refund of all that was left is known by now, it must agree too.
+    """
+    return contradiction(found, replace(refund, all_remaining=False)) is not None
 
 
 def priors_of(refund: Refund) -> tuple[str, ...]:
@@ -253,7 +261,7 @@ def changed_by_provider(
     """
     if refund.stage is not Stage.SETTLED or found.id != refund.provider_refund_id:
         return None
-    if contradiction(found, replace(refund, all_remaining=refund.amount is None)) is not None:
+    if _differs(refund, found):
         return None
     final = FINAL_STATUSES.get(found.status or "")
     if refund.status is Status.SUCCEEDED and final in {Status.FAILED, Status.CANCELED}:
@@ -313,7 +321,6 @@ def identified(refund: Refund, found: ProviderRefund) -> Step | None:
     ):
         return None
     changes: dict[str, Any] = {
-        **settled_drops(),
         "provider_refund_id": found.id,
         "provider_status": found.status,
         "evidence": "lookup",
@@ -341,7 +348,7 @@ def as_readback(candidates: Sequence[Candidate]) -> Readback | None:
             return Readback(verdict=ReadbackVerdict.CONFLICT, reason=reason, source="lookup")
     generations = {CandidateVerdict.EARLIER, CandidateVerdict.LATER}
     others = [one for one in candidates if one.verdict in generations]
-    if len(ours) + len(others) > 1 or others:
+    if others or len(ours) > 1:
         names = " and ".join(one.id for one in (*ours, *others))
         reason = f"the provider shows {names} with our id: money may move twice"
         return Readback(verdict=ReadbackVerdict.CONFLICT, reason=reason, source="lookup")
