@@ -128,13 +128,13 @@ def set_aside(refund: Refund, named: str) -> dict[str, Any]:
     own = refund.provider_refund_id
     changes: dict[str, Any] = {}
     others = [*refund.ids_set_aside]
-    if refund.status not in {Status.FAILED, Status.CANCELED}:
-        others.append(own or "")
-    elif own is not None:
+    if own is not None and refund.status in {Status.FAILED, Status.CANCELED}:
         # Its own moved nothing. Like that of an earlier generation it is read before a retry.
         changes["prior_refund_ids"] = _joined(refund.prior_ids, own)
+    elif own is not None:
+        others.append(own)
     others.append(refund.contradicted_by)
-    joined = _joined(each for each in others if each and each != named)
+    joined = _joined(each for each in others if each != named)
     if joined or refund.set_aside_ids is not None:
         changes["set_aside_ids"] = joined
     if named in refund.ids_set_aside:
@@ -143,9 +143,8 @@ def set_aside(refund: Refund, named: str) -> dict[str, Any]:
     return changes
 
 
-def _joined(known: Iterable[str], *more: str | None) -> str | None:
-    words = [word for word in (*known, *more) if word is not None]
-    return " ".join(dict.fromkeys(words)) or None
+def _joined(known: Iterable[str], *more: str) -> str | None:
+    return " ".join(dict.fromkeys((*known, *more))) or None
 
 
 def possible_decisions(refund: Refund) -> tuple[str, ...]:

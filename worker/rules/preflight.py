@@ -8,7 +8,6 @@ A missing fact confirms nothing, and a refund that cannot be confirmed is not se
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -133,8 +132,7 @@ def after_prior(
     retry itself may have been sent before. A person who insists outweighs only what else differs in
     an earlier refund that is shown as failed.
     """
-    earlier = replace(found, generation=None)
-    wrong = contradiction(earlier, refund)
+    wrong = contradiction(found, refund)
     moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
     if moved_nothing and (wrong is None or is_insisted(refund)):
         return None

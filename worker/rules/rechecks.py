@@ -24,7 +24,7 @@ from worker.model.answers import (
 )
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import NO_WORD, done, in_words, settled_drops, to_review
+from worker.rules.attempts import NO_WORD, done, in_words, to_review
 from worker.rules.outcomes import FINAL_STATUSES, classify, contradiction, odd_status
 from worker.rules.payloads import STATUSES
 
@@ -73,25 +73,25 @@ def judge_candidate(refund: Refund, provider_refund_id: str, answer: Answer) -> 
 
     It is ours only if its metadata carry our id and generation, and nothing contradicts.
     """
-
-    def as_(verdict: CandidateVerdict, reason: str = "") -> Candidate:
-        return Candidate(
-            id=provider_refund_id, verdict=verdict, outcome=outcome, found=found, reason=reason
-        )
-
     outcome = classify(answer, refund)
     found = shown_refund(answer)
     if found is None or found.id != provider_refund_id:
-        found = None
-        return as_(CandidateVerdict.MISSING if is_gone(outcome) else CandidateVerdict.UNREADABLE)
+        unread = CandidateVerdict.MISSING if is_gone(outcome) else CandidateVerdict.UNREADABLE
+        return Candidate(id=provider_refund_id, verdict=unread, outcome=outcome)
+    verdict, reason = _judge_found(refund, found)
+    return Candidate(id=found.id, verdict=verdict, outcome=outcome, found=found, reason=reason)
+
+
+def _judge_found(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict, str]:
+    """Judge a provider's refund that was read, and say what contradicts ours if anything."""
     if found.payment_intent not in {None, refund.payment_intent}:
-        return as_(CandidateVerdict.OTHER)
+        return CandidateVerdict.OTHER, ""
     if found.refund_id is None:
         agrees = contradiction(found, refund) is None
-        return as_(CandidateVerdict.UNNAMED if agrees else CandidateVerdict.OTHER)
+        return (CandidateVerdict.UNNAMED if agrees else CandidateVerdict.OTHER), ""
     if found.refund_id != refund.refund_id:
-        return as_(CandidateVerdict.OTHER)
-    return as_(*_judge_ours(refund, found))
+        return CandidateVerdict.OTHER, ""
+    return _judge_ours(refund, found)
 
 
 def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict, str]:
@@ -208,13 +208,21 @@ def after_recheck(
     found = shown_refund(answer)
     if found is None or found.id != refund.provider_refund_id:
         return RecheckResult.AGAIN, None
-    if contradiction(found, replace(refund, all_remaining=False)) is not None:
+    if _differs(refund, found):
         return RecheckResult.CONTRADICTS, None
     step = changed_by_provider(refund, found, "lookup", now)
     if step is not None:
         return RecheckResult.CHANGED, step
     is_final = found.status in FINAL_STATUSES
     return (RecheckResult.CONFIRMED if is_final else RecheckResult.AGAIN), None
+
+
+def _differs(refund: Refund, found: ProviderRefund) -> bool:
+    """Return whether a settled refund's provider refund is shown with other contents.
+
+    If the amount of a refund of all that was left is known by now, it must agree too.
+    """
+    return contradiction(found, replace(refund, all_remaining=False)) is not None
 
 
 def priors_of(refund: Refund) -> tuple[str, ...]:
@@ -253,7 +261,7 @@ def changed_by_provider(
     """
     if refund.stage is not Stage.SETTLED or found.id != refund.provider_refund_id:
         return None
-    if contradiction(found, replace(refund, all_remaining=refund.amount is None)) is not None:
+    if _differs(refund, found):
         return None
     final = FINAL_STATUSES.get(found.status or "")
     if refund.status is Status.SUCCEEDED and final in {Status.FAILED, Status.CANCELED}:
@@ -313,7 +321,6 @@ def identified(refund: Refund, found: ProviderRefund) -> Step | None:
     ):
         return None
     changes: dict[str, Any] = {
-        **settled_drops(),
         "provider_refund_id": found.id,
         "provider_status": found.status,
         "evidence": "lookup",
@@ -341,7 +348,7 @@ def as_readback(candidates: Sequence[Candidate]) -> Readback | None:
             return Readback(verdict=ReadbackVerdict.CONFLICT, reason=reason, source="lookup")
     generations = {CandidateVerdict.EARLIER, CandidateVerdict.LATER}
     others = [one for one in candidates if one.verdict in generations]
-    if len(ours) + len(others) > 1 or others:
+    if others or len(ours) > 1:
         names = " and ".join(one.id for one in (*ours, *others))
         reason = f"the provider shows {names} with our id: money may move twice"
         return Readback(verdict=ReadbackVerdict.CONFLICT, reason=reason, source="lookup")

@@ -11,6 +11,7 @@ import pytest
 from tests.factories import HOUR, NOW, a_refund, a_reply, found, refund_payload
 from tests.unit.rules.stepping import (
     DAY,
+    NO_WORD,
     TOLD,
     assert_is_a_move,
     pending,
@@ -79,6 +80,17 @@ def test_refund_that_is_still_on_its_way_goes_to_a_person_and_is_not_sent(
     beside = contradicted(replace(refund, provider_refund_id="re_1"), PROOF, NOW)
     assert beside is not None
     assert "beside re_1: money may move twice" in str(beside.alarm)
+
+
+@pytest.mark.parametrize("says", ["absent", "failed", "succeeded"])
+def test_contradiction_ends_a_decision_that_nothing_happened_and_keeps_a_named_refund(
+    says: str,
+) -> None:
+    decided = {"operator_says": says, "operator_by": "ann", "operator_unverified": True}
+    step = contradicted(a_refund(Stage.IN_DOUBT, **decided), PROOF, NOW)
+    assert step is not None
+    ended_word = {} if says == "succeeded" else NO_WORD
+    assert {k: v for k, v in step.changes.items() if k in NO_WORD} == ended_word
 
 
 @pytest.mark.parametrize(
@@ -244,6 +256,9 @@ def test_refund_in_review_keeps_what_the_provider_showed_beside_the_named_one(
 ) -> None:
     refund = a_refund(Stage.REVIEW, provider_refund_id="re_1", contradicted_by="re_2")
     assert resolve_succeeded(refund, named, NOW).changes["set_aside_ids"] == kept
+    # Without its own refund only the other one is known.
+    alone = replace(refund, provider_refund_id=None)
+    assert resolve_succeeded(alone, "re_1", NOW).changes["set_aside_ids"] == "re_2"
 
 
 def test_what_was_set_aside_is_kept_at_the_next_decision_but_for_the_named_one() -> None:
@@ -260,10 +275,17 @@ def test_nothing_is_set_aside_if_nothing_contradicts() -> None:
     assert "set_aside_ids" not in resolve_succeeded(refund, "re_2", NOW).changes
 
 
+@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELED])
 @pytest.mark.parametrize("own", [None, "re_1"])
-def test_own_refund_that_failed_is_read_before_a_retry_of_the_named_one(own: str | None) -> None:
+def test_own_refund_that_moved_nothing_is_read_before_a_retry_of_the_named_one(
+    own: str | None, status: Status
+) -> None:
     refund = replace(
-        FAILED, provider_refund_id=own, prior_refund_ids="re_0", contradicted_by="re_2"
+        FAILED,
+        status=status,
+        provider_refund_id=own,
+        prior_refund_ids="re_0",
+        contradicted_by="re_2",
     )
     changes = ended(refund, "re_2", NOW, "ann").changes
     assert changes.get("prior_refund_ids") == (None if own is None else "re_0 re_1")

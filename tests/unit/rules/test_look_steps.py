@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.factories import HOUR, MINUTE, NOW, SECOND, VERIFY, a_refund, found
+from tests.factories import BLIND, HOUR, MINUTE, NOW, SECOND, VERIFY, a_refund, found
 from tests.unit.rules.looking import (
     ABSENT,
     BY_TOTALS,
@@ -239,6 +239,13 @@ from worker.rules.readback import after_readback
             UNSURE,
             VERIFY,
             pending(Stage.REVIEW, "inconclusive", {"looks": 5}, DAY, alarm=TOLD),
+        ),
+        # Nothing else may be read
+        (
+            {"quiet_at": NOW},
+            UNSURE,
+            BLIND,
+            pending(Stage.REVIEW, "no_readback", {}, DAY, alarm=TOLD),
         ),
         # Answered with 404
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.factories import (
     found,
     refund_payload,
 )
+from tests.unit.rules.stepping import NO_WORD
 from worker.errors import NotCancelable
 from worker.model.answers import Answer, NoReply, NotSent, ReadbackVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
@@ -58,6 +60,7 @@ def ours(generation: str | None = "1", refund_id: str = "order-1001-1") -> dict[
         (shown(status="pending"), CandidateVerdict.OURS),
         (shown(status="failed"), CandidateVerdict.OURS),
         (shown(metadata=ours(None)), CandidateVerdict.OURS),
+        (shown(payment_intent=None), CandidateVerdict.OURS),
         (shown(metadata=ours("2")), CandidateVerdict.LATER),
         (shown(metadata=ours("x")), CandidateVerdict.CONTRADICTS),
         (shown(amount=499), CandidateVerdict.CONTRADICTS),
@@ -86,7 +89,7 @@ def test_named_refund_is_ours_only_if_it_carries_our_id_and_nothing_contradicts(
     is_read = verdict not in {CandidateVerdict.MISSING, CandidateVerdict.UNREADABLE}
     assert candidate.is_read is is_read
     assert (candidate.found is not None) is is_read
-    assert bool(candidate.reason) is (verdict is CandidateVerdict.CONTRADICTS)
+    assert (candidate.reason != "") is (verdict is CandidateVerdict.CONTRADICTS)
 
 
 @pytest.mark.parametrize(
@@ -115,13 +118,23 @@ def test_earlier_generation_of_another_amount_contradicts_and_says_so() -> None:
     step = rechecks.in_conflict(candidate)
     reason = "the provider's refund re_9 was read: it has our id but another amount"
     assert (step.to, step.label, step.source) == (Stage.REVIEW, "conflict", "lookup")
-    assert (step.changes["error_code"], step.changes["error_message"]) == ("conflict", reason)
+    # A person who had decided did not know of it.
+    assert step.changes == {"error_code": "conflict", "error_message": reason, **NO_WORD}
 
 
 @pytest.mark.parametrize("http_status", [199, 300, 400])
 def test_refund_in_an_answer_that_is_not_a_success_is_not_shown(http_status: int) -> None:
     assert rechecks.shown_refund(a_reply(http_status, refund_payload())) is None
     assert rechecks.shown_refund(a_reply(299, refund_payload())) is not None
+
+
+def test_refund_of_any_generation_that_a_person_set_aside_is_news_once_it_moved_money() -> None:
+    refund = a_refund(Stage.SETTLED, status=Status.FAILED, generation=2, set_aside_ids="re_9")
+    assert rechecks.priors_of(refund) == ("re_9",)
+    for generation in ("1", "2", "3"):
+        answer = shown(metadata=ours(generation))
+        result, _ = rechecks.after_prior_recheck(refund, "re_9", answer)
+        assert result is RecheckResult.CHANGED
 
 
 PRIOR = a_refund(Stage.SETTLED, generation=2, prior_refund_ids="re_9", provider_refund_id="re_10")
@@ -232,6 +245,19 @@ def test_succeeded_refund_that_the_provider_ends_otherwise_is_reversed(final: st
     assert step.alarm is not None
 
 
+@pytest.mark.parametrize(
+    "other", [{"amount": 499}, {"currency": "eur"}, {"payment_intent": "pi_2"}, {"refund_id": "x"}]
+)
+@pytest.mark.parametrize("all_remaining", [True, False])
+def test_list_entry_with_other_contents_changes_no_settled_refund(
+    other: dict[str, Any], *, all_remaining: bool
+) -> None:
+    refund = a_refund(Stage.SETTLED, all_remaining=all_remaining)
+    assert changed_by_provider(refund, found(status="failed", **other), "list", NOW) is None
+    failed = replace(refund, status=Status.FAILED)
+    assert changed_by_provider(failed, found(**other), "list", NOW) is None
+
+
 @pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELED])
 def test_failed_refund_that_the_provider_shows_as_succeeded_is_unreversed(status: Status) -> None:
     refund = a_refund(
@@ -257,6 +283,7 @@ def test_failed_refund_that_the_provider_shows_as_succeeded_is_unreversed(status
         "amount": 500,
     }
     assert step.alarm is not None
+    assert step.source == "lookup"
 
 
 @pytest.mark.parametrize(
@@ -306,13 +333,27 @@ def test_refund_proven_by_totals_learns_its_id_and_no_other_does() -> None:
     step = identified(blind, found(id="re_9"))
     assert step is not None
     assert (step.status, step.label, step.source) == (Status.SUCCEEDED, "identified", "lookup")
-    assert step.changes["provider_refund_id"] == "re_9"
-    assert step.changes["amount"] == 500
+    assert step.changes == {
+        "provider_refund_id": "re_9",
+        "provider_status": "succeeded",
+        "evidence": "lookup",
+        "amount": 500,
+    }
     assert identified(blind, found(status="failed")) is None
     assert identified(a_refund(Stage.SETTLED), found(id="re_9")) is None
     assert identified(a_refund(Stage.IN_DOUBT), found(id="re_9")) is None
     failed = a_refund(Stage.SETTLED, status=Status.FAILED, provider_refund_id=None)
     assert identified(failed, found(id="re_9")) is None
+
+
+def test_amount_that_the_provider_does_not_show_leaves_the_recorded_one() -> None:
+    silent = found(amount=None)
+    failed = a_refund(Stage.SETTLED, status=Status.FAILED)
+    blind = a_refund(Stage.SETTLED, provider_refund_id=None)
+    for step in (changed_by_provider(failed, silent, "list", NOW), identified(blind, silent)):
+        assert step is not None
+        assert step.status is Status.SUCCEEDED
+        assert "amount" not in step.changes
 
 
 # Retries

@@ -71,8 +71,9 @@ def test_metadata_are_erased_once_the_refund_has_been_settled_for_that_long(
     after = world.get()
     assert after.metadata == {}
     assert after.metadata_erased_at == world.now
-    assert (after.status, after.version, after.updated_at) == (
+    assert (after.status, after.retriable, after.version, after.updated_at) == (
         before.status,
+        before.retriable,
         before.version,
         before.updated_at,
     )
