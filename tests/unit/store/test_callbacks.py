@@ -22,7 +22,7 @@ from worker.model.refund import Lane, Stage
 from worker.rules import decisions
 from worker.rules.rechecks import changed_by_provider
 from worker.sandbox.redis_server import ThrowawayServer
-from worker.store import callbacks, meta
+from worker.store import callback_state, callbacks, meta
 from worker.store.callbacks import Ended, Taken, Wanted
 
 SHOP, BOOKS = Wanted(name="shop", ids="", most=100), Wanted(name="books", ids="b", most=100)
@@ -164,6 +164,50 @@ def test_move_during_a_try_makes_the_refund_due_again_at_once(
     taken = take(world, "t2")
     assert (taken.result, taken.tries) == ("taken", 0)
     assert end(world, "delivered", holder="t2") == "done"
+
+
+@pytest.mark.parametrize("has_crashed", [False, True])
+def test_move_between_two_tries_is_due_at_once_with_all_tries_before_it(
+    world: World, *, has_crashed: bool
+) -> None:
+    settle(world)
+    due(world)
+    take(world)
+    assert end(world, "failed", wait=MINUTE) == "again"
+    if has_crashed:
+        world.pass_time(MINUTE)
+        assert take(world, "t2").tries == 1
+        world.pass_time(LEASE)
+    change(world)
+    assert due(world) == {"shop": [ID]}
+    taken = take(world, "t3")
+    assert (taken.result, taken.tries) == ("taken", 0)
+
+
+def test_endpoint_lags_since_the_first_version_that_it_does_not_hold(world: World) -> None:
+    settle(world)
+    due(world)
+    start = world.now
+    world.pass_time(MINUTE)
+    change(world)
+    due(world)
+    (shop,) = callback_state.read_callbacks(world.store).endpoints
+    assert shop.waiting_since == start
+    take(world)
+    end(world, "delivered")
+    change(world)
+    due(world)
+    (shop,) = callback_state.read_callbacks(world.store).endpoints
+    assert shop.waiting_since == world.now
+
+
+@pytest.mark.parametrize("wait", [timedelta(0), -SECOND])
+def test_failed_try_whose_wait_is_over_is_due_at_once(world: World, wait: timedelta) -> None:
+    settle(world)
+    due(world)
+    take(world)
+    assert end(world, "failed", wait=wait) == "again"
+    assert due(world) == {"shop": [ID]}
 
 
 def test_refund_that_is_sent_again_is_not_reported_until_it_ends_again(world: World) -> None:
