@@ -19,6 +19,7 @@ from worker.model.refund import Lane
 from worker.store import (
     account_facts,
     audit,
+    claims,
     creations,
     flags,
     gate,
@@ -117,6 +118,13 @@ def test_nothing_more_is_claimed_without_any_memory(
     with pytest.raises(StoreUnavailable, match="used memory"):
         full_world.claim()
     assert full_world.dump() == before
+
+
+def test_claims_are_stopped_without_any_memory_if_the_server_forgot_some(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    fill(OVER)
+    assert full_world.store.run(claims.position("0-lost:7:mark")) == full_world.now
 
 
 def test_a_doubt_is_ended_by_a_replay_without_any_memory(
