@@ -104,6 +104,9 @@ def test_nothing_is_noted_while_callbacks_are_off(any_redis: redis.Redis) -> Non
     world = World(any_redis)
     settle(world)
     at_stage(world, Stage.REVIEW, "r", payment_intent="pi_r")
+    a_batch(world, "row")
+    fail(world, "row")
+    close_batch(world.store, "b-1", handed_in=1, conflicting=0)
     assert world.keys("callback*") == []
 
 
