@@ -19,6 +19,7 @@ from worker.model.refund import Lane
 from worker.store import (
     account_facts,
     audit,
+    callbacks,
     claims,
     creations,
     flags,
@@ -214,6 +215,25 @@ def test_a_payment_is_noted_on_a_full_server(
 ) -> None:
     fill(OVER)
     assert full_world.store.run(account_facts.payment("pi_1", found)) == found
+
+
+def test_callbacks_are_sent_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    run = full_world.store.run
+    run(meta.flag("callbacks", once=True))
+    full_world.accept()
+    full_world.attempt(done_as())
+    fill(OVER)
+    shop = callbacks.Wanted(name="shop", ids="", most=9)
+    for token in ("one", "other"):
+        assert run(callbacks.outbox([shop])).due == {"shop": [ID]}
+        taken = run(callbacks.take("shop", ID, token=token, lease=sweeps.LOST_NUDGE))
+        assert taken.stored is not None
+        version = taken.stored["version"]
+        ended = callbacks.ended("shop", ID, token=token, result="delivered", version=version)
+        assert run(ended) == "done"
+        assert run(callbacks.replay("shop", [ID])) == 1
 
 
 async def test_a_refused_key_is_noted_on_a_full_server(

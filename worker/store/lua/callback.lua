@@ -6,7 +6,6 @@ takes(8)
 at_any_memory()
 local name, member, token = ARGV[4], ARGV[5], ARGV[6]
 local lease, open_from = whole('the lease', ARGV[7]), whole('the failures', ARGV[8])
-must_be_sorted(P .. 'callbacks:' .. name)
 redis.call('HLEN', P .. 'callback-tries:' .. name)
 local state = redis.call('HMGET', P .. 'callback-endpoint:' .. name, 'paused_at', 'failures', 'probe')
 if not redis.call('ZSCORE', P .. 'callbacks:' .. name, member) then return {'gone', int(NOW)} end
