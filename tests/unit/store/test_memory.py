@@ -6,6 +6,7 @@ Acceptance stops while there is room for what was accepted, and that is finished
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -226,14 +227,20 @@ def test_callbacks_are_sent_on_a_full_server(
     full_world.attempt(done_as())
     fill(OVER)
     shop = callbacks.Wanted(name="shop", ids="", most=9)
-    for token in ("one", "other"):
+    tries: list[tuple[callbacks.Result, callbacks.Ended]] = [
+        ("failed", "again"),
+        ("delivered", "done"),
+    ]
+    for result, became in tries:
         assert run(callbacks.outbox([shop])).due == {"shop": [ID]}
-        taken = run(callbacks.take("shop", ID, token=token, lease=sweeps.LOST_NUDGE))
+        taken = run(callbacks.take("shop", ID, token=result, lease=sweeps.LOST_NUDGE))
         assert taken.stored is not None
-        version = taken.stored["version"]
-        ended = callbacks.ended("shop", ID, token=token, result="delivered", version=version)
-        assert run(ended) == "done"
         assert run(callbacks.replay("shop", [ID])) == 1
+        version = taken.stored["version"]
+        ended = callbacks.ended(
+            "shop", ID, token=result, result=result, version=version, wait=timedelta(0)
+        )
+        assert run(ended) == became
 
 
 async def test_a_refused_key_is_noted_on_a_full_server(
