@@ -244,6 +244,43 @@ def test_try_that_a_crash_ended_begins_again_after_its_lease_and_not_before(worl
     assert take(world, "t3").result == "gone"
 
 
+def test_member_under_way_is_not_taken_before_its_lease_ends(world: World) -> None:
+    settle(world)
+    due(world)
+    world.pass_time(5 * SECOND)
+    take(world)
+    assert due(world) == {}
+    world.pass_time(LEASE - SECOND)
+    assert due(world) == {}
+    world.pass_time(SECOND)
+    assert due(world) == {"shop": [ID]}
+
+
+@pytest.mark.parametrize("left", [0, 1, "text"])
+def test_status_before_is_not_guessed_if_the_history_does_not_tell(
+    world: World, left: int | str
+) -> None:
+    settle(world)
+    due(world)
+    history = f"refunds:history:{ID}"
+    if isinstance(left, str):
+        world.redis.set(history, left)
+    else:
+        moves = world.redis.llen(history)
+        world.redis.lpop(history, moves - left)  # type: ignore[operator]
+    taken = take(world)
+    assert (taken.result, taken.status_before) == ("taken", None)
+    assert taken.stored is not None
+
+
+def test_record_of_another_type_is_taken_as_none(world: World) -> None:
+    settle(world)
+    due(world)
+    world.redis.set(f"refunds:refund:{ID}", "text")
+    taken = take(world)
+    assert (taken.result, taken.stored) == ("taken", None)
+
+
 def test_message_that_is_lost_is_sent_again_after_the_hold(world: World) -> None:
     settle(world)
     assert due(world) == {"shop": [ID]}

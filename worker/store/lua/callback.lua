@@ -25,5 +25,5 @@ local function status_before()
 end
 local batch = string.match(member, '^batch/(.*)$')
 local record = redis.pcall('HGETALL', P .. (batch and 'batch:' .. batch or 'refund:' .. member))
-if record.err then record = {} end
+-- An error has no entries, so it is as no record.
 return {'taken', int(NOW), int(tries), batch and '' or status_before(), unpack(record)}
