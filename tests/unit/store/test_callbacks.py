@@ -267,7 +267,7 @@ def test_status_before_is_not_guessed_if_the_history_does_not_tell(
         world.redis.set(history, left)
     else:
         moves = world.redis.llen(history)
-        world.redis.lpop(history, moves - left)  # type: ignore[operator]
+        world.redis.lpop(history, moves - left)
     taken = take(world)
     assert (taken.result, taken.status_before) == ("taken", None)
     assert taken.stored is not None
