@@ -19,6 +19,7 @@ _NEVER: Final = tuple(
         "169.254.0.0/16",
         "224.0.0.0/4",
         "240.0.0.0/4",
+        "::/128",
         "fe80::/10",
         "ff00::/8",
         # Ways to reach an IPv4 address by another name; some versions of Python call them global.
@@ -56,13 +57,10 @@ def is_allowed(text: str, *, private: bool) -> bool:
         return False
     if isinstance(address, ipaddress.IPv6Address):
         address = _plain(address)
-    if any(address in network for network in _NEVER if network.version == address.version):
+    # No address is in a network of the other version.
+    if any(address in network for network in _NEVER):
         return False
-    if address.is_unspecified or address.is_multicast:
-        return False
-    if address.is_loopback or any(
-        address in network for network in _INNER if network.version == address.version
-    ):
+    if address.is_loopback or any(address in network for network in _INNER):
         return private
     return address.is_global and not getattr(address, "is_site_local", False)
 
@@ -72,5 +70,5 @@ def _plain(address: ipaddress.IPv6Address) -> Address:
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     if address in _COMPATIBLE and not (address.is_loopback or address.is_unspecified):
-        return ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF)
+        return ipaddress.IPv4Address(int(address))
     return address

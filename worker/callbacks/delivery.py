@@ -16,7 +16,6 @@ from datetime import timedelta
 from typing import Final
 
 import structlog
-from aiohttp.abc import AbstractResolver
 
 from worker.callbacks.endpoints import Endpoint
 from worker.callbacks.pace import BUSY_RATE, Pace
@@ -58,7 +57,6 @@ class Sender:
         *,
         worker: str,
         pace: Pace | None = None,
-        resolver: AbstractResolver | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
@@ -66,7 +64,7 @@ class Sender:
         self._lines = {
             endpoint.name: _Line(
                 store,
-                Poster(endpoint, resolver=resolver),
+                Poster(endpoint),
                 worker=worker,
                 pace=self._pace,
                 chance=chance,

@@ -35,9 +35,8 @@ class LeastTime:
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._at = 0.0
-        self._least: float | None = None
-        """The least time in epoch ms when this process's clock was `_at`."""
+        self._seen: tuple[float, int] | None = None
+        """A time of this process's clock, and the least time in epoch ms that it was then."""
 
     def saw(self, now: int) -> None:
         """Note the records' time, in epoch ms.
@@ -48,14 +47,15 @@ class LeastTime:
         """
         known = self()
         if known is None or now >= known - MOST_BACK // _ms:
-            self._at, self._least = self._monotonic(), now
+            self._seen = self._monotonic(), now
 
     def __call__(self) -> int | None:
         """Return the least time in epoch ms, None if none was seen."""
-        if self._least is None:
+        if self._seen is None:
             return None
-        passed = (self._monotonic() - self._at) * 1000
-        return int(self._least + passed * (1 - DRIFT))
+        at, least = self._seen
+        passed = (self._monotonic() - at) * 1000
+        return int(least + passed * (1 - DRIFT))
 
 
 def clock() -> Command[int]:

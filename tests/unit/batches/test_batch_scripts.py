@@ -12,6 +12,7 @@ import redis
 
 from tests.factories import HOUR, MINUTE, NOW, REFUSED, done_as
 from tests.support.store_world import World
+from worker.errors import NotStorable
 from worker.model.times import to_ms
 from worker.store.scripts import Argument, Command, Script
 
@@ -124,6 +125,34 @@ def test_batch_begins_with_what_is_known_of_its_file(world: World) -> None:
     }
     assert world.score("batches", "b") == NOW
     assert world.hash("digests") == {"d": "b"}
+
+
+@pytest.mark.parametrize("count", [1, 3, 1992])
+def test_batch_with_half_a_field_or_too_many_does_not_begin(world: World, count: int) -> None:
+    with pytest.raises(NotStorable, match="the fields of a batch are not pairs, or are too many"):
+        run(world, "batch_open", "b", "d", "", "", "csv", 0, *["x"] * count)
+    assert not world.keys("batch*")
+
+
+def test_batch_may_have_995_fields(world: World) -> None:
+    facts = {f"f{number}": "x" for number in range(995)}
+    assert opened(world, **facts) == ["opened", AT, "b"]
+    assert len(world.hash("batch:b")) == 995 + 4
+
+
+def test_batch_that_could_not_be_listed_does_not_begin(world: World) -> None:
+    world.redis.set("refunds:batches", "text")
+    with pytest.raises(NotStorable, match="a value of another type"):
+        opened(world, file="f.csv")
+    assert world.keys("batch*") == ["refunds:batches"]
+
+
+@pytest.mark.parametrize(("name", "least"), [("batch_open", 9), ("batch_close", 6)])
+def test_call_for_a_batch_with_too_few_arguments_is_refused(
+    world: World, name: str, least: int
+) -> None:
+    with pytest.raises(NotStorable, match=f"too few arguments: {least - 1} of {least}$"):
+        run(world, name, *["1"] * (least - 4))
 
 
 @pytest.mark.parametrize(
@@ -246,14 +275,16 @@ def test_look_counts_what_has_settled_lately_of_either_kind(world: World) -> Non
         ("a", done_as(id="re_a", payment_intent="pi_a"), "b"),
         ("c", done_as(id="re_c", payment_intent="pi_c"), "other"),
         ("d", REFUSED, "b"),
+        ("e", done_as(id="re_e", payment_intent="pi_e"), "b"),
     ):
         world.accept(name, batch=batch, payment_intent=f"pi_{name}")
         world.attempt(outcome, name)
+    world.pass_time(MINUTE / 2)
     now, record, settled = run(world, "batch_show", "b", 60_000, 100)
-    assert (now, settled) == (AT, "2.000")
+    assert (now, settled) == (str(to_ms(NOW + MINUTE / 2)), "3.000")
     assert dict(zip(record[::2], record[1::2], strict=True)) == world.hash("batch:b")
-    # Of the latest one alone it is asked whose it is: half of what has succeeded may be ours.
-    assert run(world, "batch_show", "b", 60_000, 1)[2] in {"1.000", "3.000"}
+    # Of the latest one alone it is asked whose it is: all or none of what has succeeded is ours.
+    assert run(world, "batch_show", "b", 60_000, 1)[2] in {"1.000", "4.000"}
     world.pass_time(2 * MINUTE)
     assert run(world, "batch_show", "b", 60_000, 100)[2] == "0.000"
     assert run(world, "batch_show", "none", 60_000, 100)[1] == []

@@ -51,7 +51,7 @@ INNER = (
     "fec0::1",
     "ff02::1",
 )
-PUBLIC = ("93.184.215.14", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8")
+PUBLIC = ("93.184.215.14", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "::8.8.8.8")
 
 
 @pytest.mark.parametrize("address", INNER)
@@ -75,7 +75,9 @@ def test_public_address_is_allowed(address: str) -> None:
         ("fd12::1", True),
         ("169.254.169.254", False),
         ("0.0.0.0", False),  # noqa: S104 - likewise
+        ("::", False),
         ("224.0.0.1", False),
+        ("ff02::1", False),
         ("fe80::1", False),
         ("64:ff9b::a00:1", False),
         # Where clouds keep credentials outside the link-local networks.

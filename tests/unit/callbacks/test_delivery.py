@@ -18,12 +18,14 @@ from standardwebhooks import Webhook
 from tests.factories import BLIND, HOUR, MAYBE, REFUSED, SECOND, found
 from tests.support.store_world import ID, World, at_stage
 from worker.batches.opening import close_batch, open_batch
-from worker.callbacks.delivery import MOST_HELD, SPARE, TAKEN_PER_SLOT, Sender
+from worker.callbacks.delivery import MOST_HELD, MOST_TAKEN_BUSY, SPARE, TAKEN_PER_SLOT, Sender
 from worker.callbacks.endpoints import Endpoint
+from worker.callbacks.pace import Pace
 from worker.callbacks.signing import secret_bytes
 from worker.errors import StoreUnavailable
 from worker.model.redaction import remember_key
 from worker.model.refund import Stage
+from worker.model.times import to_ms
 from worker.rules.rechecks import changed_by_provider
 from worker.store import callbacks, meta
 from worker.store.async_store import AsyncStore
@@ -88,11 +90,16 @@ async def receiving() -> AsyncIterator[Receiver]:
 
 
 class Losing(AsyncStore):
-    """A store that loses the next ends of tries, as a crash between POST and note does."""
+    """A store that loses the next ends of tries, as a crash between POST and note does.
+
+    It counts the scripts that share out.
+    """
 
     lost = 0
+    outboxes = 0
 
     async def run(self, command: Command[Any]) -> Any:
+        self.outboxes += command.script is callbacks.OUTBOX
         if command.script is callbacks.DELIVERED and self.lost:
             self.lost -= 1
             raise StoreUnavailable("it went away")
@@ -124,6 +131,12 @@ class Desk:
             self.sender.accept(name, members)
         return sent
 
+    def note(self, count: int) -> None:
+        """Let so many refunds wait to be shared out."""
+        self.store.now = self.world.now
+        waiting = {f"r{number}": to_ms(self.world.now) for number in range(count)}
+        self.world.redis.zadd("refunds:callbacks", waiting)
+
     async def deliver(self) -> dict[str, list[str]]:
         sent = await self.sweep()
         await self.sender.idle()
@@ -135,9 +148,9 @@ class Desk:
 
 
 @asynccontextmanager
-async def working(*endpoints: Endpoint) -> AsyncIterator[Desk]:
+async def working(*endpoints: Endpoint, pace: Pace | None = None) -> AsyncIterator[Desk]:
     desk = Desk()
-    desk.sender = Sender(endpoints, desk.store, worker="w1", chance=lambda: 0.5)
+    desk.sender = Sender(endpoints, desk.store, worker="w1", pace=pace, chance=lambda: 0.5)
     try:
         yield desk
     finally:
@@ -424,6 +437,33 @@ async def test_worker_takes_no_more_than_it_begins_soon() -> None:
         await desk.sender.idle()
         await desk.deliver()
         assert len(shop.bodies) == TAKEN_PER_SLOT + 3
+
+
+async def test_sweep_shares_out_all_that_waits_and_takes_what_has_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(callbacks, "SHARED_OUT", 5)
+    async with receiving() as shop, working(shop.endpoint(in_flight=1)) as desk:
+        monkeypatch.setattr("worker.callbacks.delivery.TAKEN_PER_SLOT", 4)
+        desk.note(11)
+        assert await desk.sender.sweep(lambda *_: None) == 4
+        # Two full shares and the rest, each in a script of its own.
+        assert desk.store.outboxes == 3
+        assert desk.world.keys("callbacks") == []
+        is_due = desk.world.redis.zcount("refunds:callbacks:shop", 0, to_ms(desk.world.now))
+        assert is_due == 11 - 4
+        assert await desk.sender.sweep(lambda *_: None) == 4
+        assert desk.store.outboxes == 4
+
+
+async def test_worker_that_refunds_keep_busy_takes_few_callbacks() -> None:
+    clock = [100.0]
+    # Refunds are in flight, and the whole processor is in use.
+    pace = Pace(lambda: True, used=lambda: clock[0], clock=lambda: clock[0])
+    async with receiving() as shop, working(shop.endpoint(), pace=pace) as desk:
+        desk.note(MOST_TAKEN_BUSY + 5)
+        clock[0] += 1
+        assert await desk.sender.sweep(lambda *_: None) == MOST_TAKEN_BUSY
 
 
 async def test_end_lets_requests_in_flight_end_and_begins_no_more() -> None:

@@ -22,7 +22,7 @@ from worker.model.refund import Lane, Stage
 from worker.rules import decisions
 from worker.rules.rechecks import changed_by_provider
 from worker.sandbox.redis_server import ThrowawayServer
-from worker.store import callbacks, meta
+from worker.store import callback_state, callbacks, meta
 from worker.store.callbacks import Ended, Taken, Wanted
 
 SHOP, BOOKS = Wanted(name="shop", ids="", most=100), Wanted(name="books", ids="b", most=100)
@@ -104,6 +104,9 @@ def test_nothing_is_noted_while_callbacks_are_off(any_redis: redis.Redis) -> Non
     world = World(any_redis)
     settle(world)
     at_stage(world, Stage.REVIEW, "r", payment_intent="pi_r")
+    a_batch(world, "row")
+    fail(world, "row")
+    close_batch(world.store, "b-1", handed_in=1, conflicting=0)
     assert world.keys("callback*") == []
 
 
@@ -166,6 +169,50 @@ def test_move_during_a_try_makes_the_refund_due_again_at_once(
     assert end(world, "delivered", holder="t2") == "done"
 
 
+@pytest.mark.parametrize("has_crashed", [False, True])
+def test_move_between_two_tries_is_due_at_once_with_all_tries_before_it(
+    world: World, *, has_crashed: bool
+) -> None:
+    settle(world)
+    due(world)
+    take(world)
+    assert end(world, "failed", wait=MINUTE) == "again"
+    if has_crashed:
+        world.pass_time(MINUTE)
+        assert take(world, "t2").tries == 1
+        world.pass_time(LEASE)
+    change(world)
+    assert due(world) == {"shop": [ID]}
+    taken = take(world, "t3")
+    assert (taken.result, taken.tries) == ("taken", 0)
+
+
+def test_endpoint_lags_since_the_first_version_that_it_does_not_hold(world: World) -> None:
+    settle(world)
+    due(world)
+    start = world.now
+    world.pass_time(MINUTE)
+    change(world)
+    due(world)
+    (shop,) = callback_state.read_callbacks(world.store).endpoints
+    assert shop.waiting_since == start
+    take(world)
+    end(world, "delivered")
+    change(world)
+    due(world)
+    (shop,) = callback_state.read_callbacks(world.store).endpoints
+    assert shop.waiting_since == world.now
+
+
+@pytest.mark.parametrize("wait", [timedelta(0), -SECOND])
+def test_failed_try_whose_wait_is_over_is_due_at_once(world: World, wait: timedelta) -> None:
+    settle(world)
+    due(world)
+    take(world)
+    assert end(world, "failed", wait=wait) == "again"
+    assert due(world) == {"shop": [ID]}
+
+
 def test_refund_that_is_sent_again_is_not_reported_until_it_ends_again(world: World) -> None:
     at_stage(world, Stage.QUEUED)
     world.attempt(REFUSED)
@@ -195,6 +242,43 @@ def test_try_that_a_crash_ended_begins_again_after_its_lease_and_not_before(worl
     assert end(world, "failed", holder="t1") == "late"
     assert end(world, "delivered", holder="t1") == "done"
     assert take(world, "t3").result == "gone"
+
+
+def test_member_under_way_is_not_taken_before_its_lease_ends(world: World) -> None:
+    settle(world)
+    due(world)
+    world.pass_time(5 * SECOND)
+    take(world)
+    assert due(world) == {}
+    world.pass_time(LEASE - SECOND)
+    assert due(world) == {}
+    world.pass_time(SECOND)
+    assert due(world) == {"shop": [ID]}
+
+
+@pytest.mark.parametrize("left", [0, 1, "text"])
+def test_status_before_is_not_guessed_if_the_history_does_not_tell(
+    world: World, left: int | str
+) -> None:
+    settle(world)
+    due(world)
+    history = f"refunds:history:{ID}"
+    if isinstance(left, str):
+        world.redis.set(history, left)
+    else:
+        moves = world.redis.llen(history)
+        world.redis.lpop(history, moves - left)
+    taken = take(world)
+    assert (taken.result, taken.status_before) == ("taken", None)
+    assert taken.stored is not None
+
+
+def test_record_of_another_type_is_taken_as_none(world: World) -> None:
+    settle(world)
+    due(world)
+    world.redis.set(f"refunds:refund:{ID}", "text")
+    taken = take(world)
+    assert (taken.result, taken.stored) == ("taken", None)
 
 
 def test_message_that_is_lost_is_sent_again_after_the_hold(world: World) -> None:

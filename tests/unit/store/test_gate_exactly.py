@@ -142,6 +142,14 @@ def test_refusals_of_one_second_count_once(world: World) -> None:
     assert world.hash("gate")["paced_at"] == str(to_ms(world.now))
 
 
+@pytest.mark.parametrize(("stored", "closed"), [(24 * HOUR, 24 * HOUR), (24 * HOUR + MS, SECOND)])
+def test_gate_that_is_closed_for_more_than_a_day_is_not_believed(
+    world: World, stored: timedelta, closed: timedelta
+) -> None:
+    world.redis.hset("refunds:gate", "blocked_until", to_ms(world.now + stored))
+    assert block(world, SECOND) == closed
+
+
 def test_pace_never_falls_below_a_twentieth(world: World) -> None:
     world.redis.hset("refunds:gate", "pace", "0.01")
     world.redis.hset("refunds:gate", "paced_at", to_ms(world.now - SECOND))

@@ -23,7 +23,7 @@ from tests.unit.store.moving import held
 from worker.errors import NotStorable
 from worker.model.refund import Lane, Refund, Stage
 from worker.rules import attempts, decisions
-from worker.store import claims, reads, saves, sweeps
+from worker.store import claims, reads, saves, scripts, sweeps
 from worker.store.async_store import AsyncStore
 from worker.store.claims import Claim
 from worker.store.commands import joined
@@ -232,6 +232,15 @@ def two_are_claimed(world: World, untouched: dict[str, Any]) -> None:
     assert world.indexes_of("b") == world.indexes_of("c") == ["due", "index:queued"]
 
 
+@pytest.mark.parametrize("raised", ["{err = 'ERR odd'}", "'ERR odd'", "'@user_script: 7: ERR odd'"])
+def test_error_of_one_is_told_in_its_own_words_however_a_server_raises_it(
+    any_redis: redis.Redis, raised: str
+) -> None:
+    shared, _, _ = scripts.CLAIM.text.partition("-- Claim refunds")
+    with pytest.raises(exceptions.ResponseError, match=r"^(ERR )?odd"):
+        any_redis.eval(f"{shared}\nreturn reply_of({raised})", 0, P, "1000", "1000")
+
+
 def test_counter_that_cannot_be_increased_stops_nothing(world: World) -> None:
     for refund_id in "ab":
         world.accept(refund_id, batch=BATCH, payment_intent=f"pi_{refund_id}")
@@ -243,11 +252,12 @@ def test_counter_that_cannot_be_increased_stops_nothing(world: World) -> None:
     assert world.hash(f"batch:{BATCH}")["stage:queued"] == "0"
 
 
-def test_run_with_a_member_that_is_cut_short_changes_nothing(world: World) -> None:
+@pytest.mark.parametrize("rest", [[12, "b"], [12]])
+def test_run_with_a_member_that_is_cut_short_changes_nothing(world: World, rest: list[Any]) -> None:
     world.accept("a")
     world.store.run(claim_of("none"))
     before = world.dump()
-    raw = [*world.store.raw_command(claim_of("a")), 12, "b"]
+    raw = [*world.store.raw_command(claim_of("a")), *rest]
     with pytest.raises(exceptions.ResponseError, match="a member is incomplete"):
         world.redis.execute_command(*raw)
     assert world.dump() == before

@@ -6,6 +6,7 @@ Acceptance stops while there is room for what was accepted, and that is finished
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from worker.model.refund import Lane
 from worker.store import (
     account_facts,
     audit,
+    callbacks,
+    claims,
     creations,
     flags,
     gate,
@@ -119,6 +122,13 @@ def test_nothing_more_is_claimed_without_any_memory(
     assert full_world.dump() == before
 
 
+def test_claims_are_stopped_without_any_memory_if_the_server_forgot_some(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    fill(OVER)
+    assert full_world.store.run(claims.position("0-lost:7:mark")) == full_world.now
+
+
 def test_a_doubt_is_ended_by_a_replay_without_any_memory(
     full_world: World, fill: Callable[[float], None]
 ) -> None:
@@ -206,6 +216,31 @@ def test_a_payment_is_noted_on_a_full_server(
 ) -> None:
     fill(OVER)
     assert full_world.store.run(account_facts.payment("pi_1", found)) == found
+
+
+def test_callbacks_are_sent_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    run = full_world.store.run
+    run(meta.flag("callbacks", once=True))
+    full_world.accept()
+    full_world.attempt(done_as())
+    fill(OVER)
+    shop = callbacks.Wanted(name="shop", ids="", most=9)
+    tries: list[tuple[callbacks.Result, callbacks.Ended]] = [
+        ("failed", "again"),
+        ("delivered", "done"),
+    ]
+    for result, became in tries:
+        assert run(callbacks.outbox([shop])).due == {"shop": [ID]}
+        taken = run(callbacks.take("shop", ID, token=result, lease=sweeps.LOST_NUDGE))
+        assert taken.stored is not None
+        assert run(callbacks.replay("shop", [ID])) == 1
+        version = taken.stored["version"]
+        ended = callbacks.ended(
+            "shop", ID, token=result, result=result, version=version, wait=timedelta(0)
+        )
+        assert run(ended) == became
 
 
 async def test_a_refused_key_is_noted_on_a_full_server(

@@ -93,6 +93,32 @@ def test_mark_that_later_claims_replaced_is_not_compared(world: World) -> None:
     assert claimed(world, remembered).claimed
 
 
+def test_emptied_server_is_noticed_after_so_many_claims_that_no_mark_is_left(world: World) -> None:
+    remembered = claimed(world).position
+    promote(world, {"meta": {}, "positions": {}})
+    claimed(world)
+    world.redis.hset("refunds:meta", "position", "8193")
+    world.redis.hset("refunds:positions", "1", "8193:ffff")
+    assert claimed(world, remembered).result == "behind"
+
+
+def test_mark_takes_the_place_of_the_one_that_is_8192_claims_older(world: World) -> None:
+    claimed(world)
+    world.redis.hset("refunds:meta", "position", "8192")
+    latest = claimed(world).position
+    assert world.hash("positions") == {"1": latest.partition(":")[2]}
+
+
+def test_claim_whose_position_cannot_be_kept_changes_nothing(world: World) -> None:
+    world.accept("a")
+    world.redis.set("refunds:positions", "text")
+    world.store.run(claims.position(""))
+    before = world.dump()
+    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
+        world.claim("a")
+    assert world.dump() == before
+
+
 def test_idle_worker_stops_claims_too_and_finds_them_stopped(world: World) -> None:
     replica = copy_of(world)
     remembered = claimed(world).position
@@ -134,8 +160,18 @@ def test_server_that_forgot_a_recovery_is_noticed(world: World) -> None:
     assert claimed(world, remembered).result == "behind"
 
 
-@pytest.mark.parametrize("remembered", ["1", "0-a:1", "0-a:x:b", "0-a:1000000000000000:b"])
-def test_position_that_cannot_be_read_changes_nothing(world: World, remembered: str) -> None:
-    with pytest.raises(NotStorable):
+@pytest.mark.parametrize(
+    ("remembered", "words"),
+    [
+        ("1", "the remembered position cannot be read"),
+        ("0-a:1", "the remembered position cannot be read"),
+        ("0-a:x:b", "the remembered position cannot be read"),
+        ("0-a:1000000000000000:b", "the remembered counter 1000000000000000 is not a whole number"),
+    ],
+)
+def test_position_that_cannot_be_read_changes_nothing(
+    world: World, remembered: str, words: str
+) -> None:
+    with pytest.raises(NotStorable, match=words):
         world.store.run(claims.position(remembered))
     assert behind_since(world) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.store import (
     account_facts,
+    callbacks,
     claims,
     creations,
     gate,
@@ -72,56 +74,54 @@ def test_what_a_server_is_given_before_the_first_refund_is_every_script_that_a_w
     }
 
 
+_FAILED = Step(to=Stage.SETTLED, status=Status.FAILED, label="x")
+_RETRIED = Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes={"generation": 2})
+_MOVED = Step(to=Stage.QUEUED, status=Status.PENDING, label="x", quiet=True)
+
+
 @pytest.mark.parametrize(
-    ("call", "durable"),
+    "make",
     [
-        (creations.create(a_request(), Lane.SINGLE), True),
-        (creations.create_several([a_request()], Lane.SINGLE), True),
-        (reads.load("a"), False),
-        (claims.claim("a", "send", token="t", lease=SECOND), True),
-        (claims.stands("a", "t"), False),
-        (claims.position(""), False),
-        (saves.save(a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x")), True),
-        (
-            saves.save(
-                a_refund(), Step(to=Stage.SETTLED, status=Status.FAILED, label="x"), durable=False
-            ),
-            False,
-        ),
-        (
-            saves.save(
-                a_refund(Stage.SETTLED),
-                Step(
-                    to=Stage.QUEUED,
-                    status=Status.PENDING,
-                    label="retried",
-                    changes={"generation": 2},
-                ),
-            ),
-            True,
-        ),
-        (
-            saves.save(
-                a_refund(Stage.QUEUED),
-                Step(to=Stage.QUEUED, status=Status.PENDING, label="x", quiet=True),
-            ),
-            True,
-        ),
-        (sweeps.sweep(1, dry=frozenset()), False),
-        (sweeps.give_back(["a"]), False),
-        (reads.siblings("pi", "a"), False),
-        (gate.permits({}, rate=1, ahead=SECOND, bulk_share=0.5), False),
-        (gate.block_gate(SECOND), False),
-        (meta.pin("host", "mode"), True),
-        (account_facts.account("salt"), True),
-        (account_facts.payment("pi_1", "certain"), False),
-        (account_facts.witnesses(3), False),
-        (record_time.clock(), False),
+        lambda: creations.create(a_request(), Lane.SINGLE),
+        lambda: creations.create_several([a_request()], Lane.SINGLE),
+        lambda: claims.claim("a", "send", token="t", lease=SECOND),
+        lambda: saves.save(a_refund(), _FAILED),
+        lambda: saves.save(a_refund(Stage.SETTLED), _RETRIED),
+        lambda: saves.save(a_refund(Stage.QUEUED), _MOVED),
+        lambda: meta.pin("host", "mode"),
+        lambda: account_facts.account("salt"),
+        lambda: callbacks.take("shop", "a", token="t", lease=SECOND),
+        lambda: callbacks.replay("shop", ["a"]),
+        record_time.confirm,
     ],
-    ids=lambda value: value.script.name if isinstance(value, Command) else str(value),
 )
-def test_what_must_not_be_forgotten_is_durable(call: Command[Any], *, durable: bool) -> None:
-    assert call.durable is durable
+def test_what_must_not_be_forgotten_is_durable(make: Callable[[], Command[Any]]) -> None:
+    assert make().durable
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: reads.load("a"),
+        lambda: reads.siblings("pi", "a"),
+        lambda: claims.stands("a", "t"),
+        lambda: claims.position(""),
+        lambda: saves.save(a_refund(), _FAILED, durable=False),
+        lambda: sweeps.sweep(1, dry=frozenset()),
+        lambda: sweeps.give_back(["a"]),
+        lambda: gate.permits({}, rate=1, ahead=SECOND, bulk_share=0.5),
+        lambda: gate.block_gate(SECOND),
+        lambda: account_facts.payment("pi_1", "certain"),
+        lambda: account_facts.witnesses(3),
+        lambda: callbacks.outbox([]),
+        lambda: callbacks.ended("shop", "a", token="t", result="failed", version="1"),
+        record_time.clock,
+    ],
+)
+def test_what_only_reads_or_is_found_again_waits_for_no_disk(
+    make: Callable[[], Command[Any]],
+) -> None:
+    assert not make().durable
 
 
 def test_a_call_is_durable_unless_it_says_that_it_need_not_be() -> None:

@@ -32,19 +32,17 @@ local function is_behind(remembered)
   return place == int(counter) and kept ~= mark
 end
 
--- Stop all claims if this server lacks a claim. Return whether it does. What it does not lack now it does not lack later
--- in the run.
+-- Stop all claims if this server lacks a claim. What it does not lack now it does not lack later in the run.
 local compared = {}
 local function stop_if_behind(remembered)
-  if compared[remembered] then return false end
+  if compared[remembered] then return end
   if not is_behind(remembered) then
     compared[remembered] = true
-    return false
+    return
   end
   at_any_memory()
   redis.call('HSETNX', P .. 'meta', 'behind_since', int(NOW))
   flags = nil
-  return true
 end
 
 -- Take the next position and return it. Call `position_now` before the first write. `write_positions` writes it.

@@ -6,7 +6,6 @@ takes(8)
 at_any_memory()
 local name, member, token = ARGV[4], ARGV[5], ARGV[6]
 local lease, open_from = whole('the lease', ARGV[7]), whole('the failures', ARGV[8])
-must_be_sorted(P .. 'callbacks:' .. name)
 redis.call('HLEN', P .. 'callback-tries:' .. name)
 local state = redis.call('HMGET', P .. 'callback-endpoint:' .. name, 'paused_at', 'failures', 'probe')
 if not redis.call('ZSCORE', P .. 'callbacks:' .. name, member) then return {'gone', int(NOW)} end
@@ -26,5 +25,5 @@ local function status_before()
 end
 local batch = string.match(member, '^batch/(.*)$')
 local record = redis.pcall('HGETALL', P .. (batch and 'batch:' .. batch or 'refund:' .. member))
-if record.err then record = {} end
+-- An error has no entries, so it is as no record.
 return {'taken', int(NOW), int(tries), batch and '' or status_before(), unpack(record)}
