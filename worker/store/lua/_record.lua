@@ -241,10 +241,10 @@ local function mark_row(id)
 end
 local function let_mark_expire(id)
   local first = first_attempt(id)
-  local mark = first and P .. 'attempts:' .. first
-  if mark and (redis.pcall('GET', mark) == id or redis.call('PTTL', mark) > 0) then
-    redis.call('PEXPIRE', mark, RETENTION)
-  end
+  local latest = first and redis.pcall('GET', P .. 'attempts:' .. first)
+  if type(latest) ~= 'string' then return end
+  local stage = latest == id and 'settled' or field_of(latest, 'stage')
+  if stage == 'settled' or stage == '' then redis.call('PEXPIRE', P .. 'attempts:' .. first, RETENTION) end
 end
 -- Return the same as `other_attempt` with few reads if no further attempt exists, for an id that is new.
 local function attempt_beside_new(id)
