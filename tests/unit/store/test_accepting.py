@@ -247,6 +247,34 @@ def test_message_that_no_worker_of_the_lane_would_find_is_refused_and_nothing_is
     assert world.dump() == before
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "why"),
+    [
+        (0, "a b", "a row has an invalid id"),
+        (0, "a" * 201, "a row has an invalid id"),
+        (3, "pi 1", "a row has no valid payment"),
+        (3, "p" * 201, "a row has no valid payment"),
+        (5, "0", "a row has the amount 0"),
+        (5, "1.5", "amount"),
+        (6, "EUR", "a currency is not three letters"),
+        (6, "euro", "a currency is not three letters"),
+        (7, "because", "because"),
+        (8, "[]", "the metadata of a row is not a JSON object"),
+    ],
+)
+def test_row_with_a_value_that_no_record_may_have_is_refused_and_nothing_is_accepted(
+    world: World, place: int, value: str, why: str
+) -> None:
+    command = creations.create_several([a_request("a")], Lane.SINGLE)
+    before_row = len(command.arguments) - 10
+    arguments = [*command.arguments]
+    arguments[before_row + place] = value
+    before = world.dump()
+    with pytest.raises(NotStorable, match=why):
+        world.store.run(replace(command, arguments=arguments))
+    assert world.dump() == before
+
+
 def test_queue_that_is_not_a_list_is_noticed_before_anything_is_accepted(world: World) -> None:
     world.redis.set("refunds", "a text")
     before = world.dump()
