@@ -221,13 +221,13 @@ class Refund:
         return tuple((self.set_aside_ids or "").split())
 
     @property
-    def ids_told(self) -> tuple[str, ...]:
-        """Return the provider's refunds beside this one that somebody was told of already.
+    def ids_reported(self) -> tuple[str, ...]:
+        """Return the provider's refunds beside this one that were already reported to a person.
 
-        A person knew of them when they said which one counts, or has yet to say it.
+        The person has said which one counts, or has yet to say it.
         """
-        told = self.status is Status.SUCCEEDED or self.contradicted_by is not None
-        return self.ids_set_aside if told else ()
+        was_reported = self.status is Status.SUCCEEDED or self.contradicted_by is not None
+        return self.ids_set_aside if was_reported else ()
 
     @property
     def can_be_made_again(self) -> bool:

@@ -29,7 +29,7 @@ def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
     if proof.status in {Status.FAILED, Status.CANCELED}:
         # It moved no money.
         return None
-    if identity in refund.ids_told:
+    if identity in refund.ids_reported:
         return None
     changes: dict[str, Any] = {"contradicted_by": identity}
     if refund.contradicted_by is not None:

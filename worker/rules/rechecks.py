@@ -230,7 +230,7 @@ def priors_of(refund: Refund) -> tuple[str, ...]:
 
     Those that a person set aside are read if the one that counted has failed.
     """
-    known = {refund.provider_refund_id, refund.contradicted_by, *refund.ids_told}
+    known = {refund.provider_refund_id, refund.contradicted_by, *refund.ids_reported}
     others = dict.fromkeys((*refund.prior_ids, *refund.ids_set_aside))
     return tuple(other for other in others if other not in known)
 

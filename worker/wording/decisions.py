@@ -103,9 +103,9 @@ def resolutions(refund: Refund) -> dict[str, str]:
             f" settles as the provider shows it; {_COMES_BACK}, and if it did happen unseen, the"
             " money moves twice if the provider ignores keys"
         )
-    told = {
+    effects = {
         "succeeded": ("--succeeded RE_ID", succeeded),
         "failed": ("--failed CODE", failed),
         "resend": ("--resend", resend),
     }
-    return dict(told[name] for name in contradictions.possible_decisions(refund))
+    return dict(effects[name] for name in contradictions.possible_decisions(refund))

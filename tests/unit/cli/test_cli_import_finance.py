@@ -1,6 +1,6 @@
 """Files as finance hands them in.
 
-Sums in the unit of the file, orders that are found again, mended rows sent again.
+Sums in the unit of the file, orders that are found again, corrected rows sent again.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def test_a_result_handed_in_again_without_its_options_is_known(
     assert cli("import", str(result), "--ignore-extra", "--json").object["conflicting"] == 1
 
 
-def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
+def test_a_corrected_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
     cli: Cli, records: Records, tmp_path: Path
 ) -> None:
     file = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_wrong,500\n2,pi_2,700\n")
@@ -171,16 +171,16 @@ def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
         9,
         True,
     )
-    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n", "mended.csv")
+    corrected = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n", "corrected.csv")
     for more in ((), ("--dry-run",)):
-        ran = cli("import", mended, *BY_ORDER, *more)
+        ran = cli("import", corrected, *BY_ORDER, *more)
         assert ran.code == 6
         stands = f"refund {failed.refund_id} exists with other contents and failed (card_gone)"
         assert ran.err.splitlines()[:4] == [
             f"line 2: {stands}: payment_intent pi_wrong, here pi_1",
             (
-                "error: 1 row of mended.csv has the id of a refund with other contents: nothing was"
-                " imported"
+                "error: 1 row of corrected.csv has the id of a refund with other contents: nothing"
+                " was imported"
             ),
             "  if these are corrected rows of failed refunds, import only them, with --attempt 2",
             (
@@ -188,7 +188,7 @@ def test_a_mended_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
                 " order_no,payment_intent"
             ),
         ]
-    ran = cli("import", mended, *BY_ORDER, "--attempt", "2", "--json")
+    ran = cli("import", corrected, *BY_ORDER, "--attempt", "2", "--json")
     assert (ran.code, ran.object["created"], standing(records)) == (0, 1, 3)
     again = records.get(f"{failed.refund_id}-a2")
     assert (again.payment_intent, again.metadata) == ("pi_1", {"order_no": "1"})
@@ -213,9 +213,9 @@ def test_a_first_attempt_is_refused_beside_a_further_one(
     cli: Cli, records: Records, tmp_path: Path, payment: str, more: tuple[str, ...]
 ) -> None:
     """The file with the wrong payment is imported after the one that corrects it."""
-    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n", "mended.csv")
-    assert cli("import", mended, *BY_ORDER, "--attempt", "2").code == 0
-    (further,) = made(mended, attempt=2)
+    corrected = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n", "corrected.csv")
+    assert cli("import", corrected, *BY_ORDER, "--attempt", "2").code == 0
+    (further,) = made(corrected, attempt=2)
     first = a_file(tmp_path, f"order_no,payment_intent,amount\n1,{payment},500\n2,pi_2,9\n")
     ran = cli("import", first, *BY_ORDER, *more)
     assert (ran.code, standing(records)) == (6, 1)
@@ -232,9 +232,9 @@ def test_a_conflict_after_a_second_attempt_names_the_third(
     for attempt in (1, 2):
         (request,) = made(file, attempt=attempt)
         records.failed(request.refund_id, payment_intent="pi_1", metadata={"order_no": "1"})
-    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
-    assert "--attempt 3" in cli("import", mended, *BY_ORDER, "--attempt", "2").err
-    assert cli("import", mended, *BY_ORDER, "--attempt", "3").code == 0
+    corrected = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "corrected.csv")
+    assert "--attempt 3" in cli("import", corrected, *BY_ORDER, "--attempt", "2").err
+    assert cli("import", corrected, *BY_ORDER, "--attempt", "3").code == 0
 
 
 def test_a_canceled_row_is_handed_in_again_by_a_further_attempt(
@@ -266,8 +266,8 @@ def test_a_failed_row_that_was_handed_in_again_is_not_retried(
             batch_id="b-1",
             metadata=dict(each.metadata),
         )
-    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
-    assert cli("import", mended, *BY_ORDER, "--attempt", "2").code == 0
+    corrected = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "corrected.csv")
+    assert cli("import", corrected, *BY_ORDER, "--attempt", "2").code == 0
     again = f"{first.refund_id}-a2"
     ran = cli("batch", "retry", "b-1", "--unknown")
     named = (
@@ -307,8 +307,8 @@ def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(
         return open_batch(*given, **named)
 
     monkeypatch.setattr("worker.batches.open_batch", late)
-    mended = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "mended.csv")
-    ran = cli("import", mended, *BY_ORDER, "--attempt", "2")
+    corrected = a_file(tmp_path, "order_no,payment_intent,amount\n1,pi_1,400\n", "corrected.csv")
+    ran = cli("import", corrected, *BY_ORDER, "--attempt", "2")
     assert (
         ran.code,
         "1 row was skipped, because other refunds took its id during the import" in ran.err,
