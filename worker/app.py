@@ -12,7 +12,7 @@ from typing import Any, Final
 from celery import concurrency, signals
 from celery.exceptions import SecurityWarning
 
-from worker.broker import bulk_prefetch, consumer, kombu_transport, remote
+from worker.broker import consumer, events, kombu_transport, remote
 from worker.broker.queues import make_celery
 from worker.errors import (
     GuardRefused,
@@ -89,7 +89,7 @@ def _start(sender: Any, **_: Any) -> None:
 @signals.worker_ready.connect(weak=False)
 def _settle_down(sender: Any, **_: Any) -> None:
     collector.settle_down()
-    bulk_prefetch.gather_events(sender)
+    events.gather(sender)
 
 
 @signals.worker_shutting_down.connect(weak=False)

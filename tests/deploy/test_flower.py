@@ -16,7 +16,7 @@ from celery.utils.saferepr import saferepr
 
 from tests.deploy.asking import ask, ask_json
 from tests.deploy.conftest import CANARIES, EMAIL, PASSWORD, Installation
-from tests.support.compose import ROOT, until
+from tests.support.compose import ROOT, StackError, until
 from tests.unit.engine.test_endings import every_kind
 from worker.broker.names import PROCESS_TASK, SUBMIT_TASK
 from worker.engine import endings
@@ -40,17 +40,35 @@ def tasks(installation: Installation) -> dict[str, Any]:
     settled.
     """
     url = f"{installation.stack.url('flower')}/api/tasks"
+    seen: dict[str, Any] = {}
 
     def are_there() -> bool:
-        seen: dict[str, Any] = ask_json(url, user=USER)
+        seen.update(ask_json(url, user=USER))
         over = all(task["state"] in {"SUCCESS", "FAILURE"} for task in seen.values())
         return over and all(
             sign in str(seen) for sign in ("raw-1: rejected", "row-4", "(order-401-1)")
         )
 
-    until(are_there, "Flower has seen the last task", 20)
-    found: dict[str, Any] = ask_json(url, user=USER)
-    return found
+    try:
+        until(are_there, "Flower has seen the last task", 20)
+    except StackError as error:
+        states = {(task["name"], task["args"], task["state"]) for task in seen.values()}
+        error.add_note(
+            f"it has seen {states}, and said {installation.stack.running['flower'].said}"
+        )
+        raise
+    return seen
+
+
+@pytest.fixture
+def worker(installation: Installation) -> str:
+    """The name of the worker, once Flower has asked it; what was asked at its start may have been
+    asked before the worker was there.
+    """
+    url = f"{installation.stack.url('flower')}/api/workers?refresh=1"
+    until(lambda: bool(ask_json(url, user=USER)), "Flower has an answer of the worker")
+    (name,) = ask_json(url, user=USER)
+    return str(name)
 
 
 @pytest.mark.parametrize(
@@ -120,10 +138,9 @@ def test_pages_show_the_results_too(installation: Installation, tasks: dict[str,
 
 
 def test_no_canary_is_shown_on_any_page_or_in_the_api(
-    installation: Installation, tasks: dict[str, Any]
+    installation: Installation, tasks: dict[str, Any], worker: str
 ) -> None:
     flower = installation.stack.url("flower")
-    (worker,) = ask_json(f"{flower}/api/workers?refresh=1", user=USER)
     paths = [
         "/",
         "/workers",
@@ -145,9 +162,8 @@ def test_no_canary_is_shown_on_any_page_or_in_the_api(
     ] == []
 
 
-def test_nothing_can_be_changed_through_flower(installation: Installation) -> None:
+def test_nothing_can_be_changed_through_flower(installation: Installation, worker: str) -> None:
     flower = installation.stack.url("flower")
-    (worker,) = ask_json(f"{flower}/api/workers", user=USER)
     for path in (
         f"worker/shutdown/{worker}",
         "task/async-apply/refunds.process",

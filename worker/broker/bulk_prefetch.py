@@ -30,8 +30,6 @@ HELD_SECONDS: Final = float(VISIBILITY_SECONDS)
 
 Its end went unreported, or the broker delivers it to another worker.
 """
-EVENT_SECONDS: Final = 0.25
-EVENTS_GATHERED: Final = 300
 
 
 def most_held(concurrency: int, *, rate: float, seconds: float) -> int:
@@ -118,30 +116,3 @@ class BulkIntake:
         reader.add_queue(self._celery.amqp.queues[Lane.BULK.value])
         reader.auto_declare = declares
         reader.consume()
-
-
-def gather_events(consumer: Any) -> None:
-    """Buffer task events for a quarter of a second.
-
-    Flower needs them, and each flush is a round trip to the broker.
-    """
-    waiting = False
-
-    def flush() -> None:
-        nonlocal waiting
-        waiting = False
-        if consumer.event_dispatcher is not None:
-            consumer.event_dispatcher.flush()
-
-    def buffered() -> None:
-        nonlocal waiting
-        consumer.event_dispatcher.buffer_limit = EVENTS_GATHERED
-        if not waiting and consumer.hub is not None:
-            waiting = True
-            consumer.hub.call_later(EVENT_SECONDS, flush)
-
-    # The dispatcher that is created after a reconnect takes the callback from the consumer, and has
-    # a limit of its own.
-    consumer.on_send_event_buffered = buffered
-    if consumer.event_dispatcher is not None:
-        consumer.event_dispatcher.on_send_buffered = buffered

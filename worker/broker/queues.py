@@ -15,6 +15,7 @@ from kombu.entity import Queue
 from kombu.exceptions import KombuError
 
 from worker.broker import wire
+from worker.broker.events import GatheringEvents
 from worker.broker.names import (
     CALLBACK_QUEUE,
     CALLBACK_TASK,
@@ -72,7 +73,9 @@ CONFIGURATION: Final[dict[str, Any]] = {
 def make_celery(settings: Settings) -> Celery:
     """Return a Celery app for the settings' broker; it connects at its first use."""
     url, options, tls = _broker(settings)
-    app = Celery("refunds", broker=url, amqp=wire.AMQP, set_as_current=False)
+    app = Celery(
+        "refunds", broker=url, amqp=wire.AMQP, events=GatheringEvents, set_as_current=False
+    )
     app.conf.update(CONFIGURATION, broker_transport_options=options)
     if settings.callbacks_file is not None:
         app.conf.task_queues = [*CONFIGURATION["task_queues"], Queue(CALLBACK_QUEUE)]
