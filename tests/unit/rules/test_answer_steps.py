@@ -175,6 +175,19 @@ def test_proof_of_done_leads_to_this_step_and_no_other(
     assert plain(done(refund, seen, "reply", NOW)) == step
 
 
+def test_what_was_kept_of_a_failure_is_gone_once_another_refund_of_the_provider_counts() -> None:
+    failed = a_refund(failure_reason="expired_or_canceled_card", reversed_at=NOW - HOUR)
+    changes = done(failed, found(), "list", NOW).changes
+    assert {name: changes.get(name, "kept") for name in ("failure_reason", "reversed_at")} == {
+        "failure_reason": None,
+        "reversed_at": None,
+    }
+    assert (
+        not {"failure_reason", "reversed_at"}
+        & done(a_refund(), found(), "list", NOW).changes.keys()
+    )
+
+
 def test_proof_keeps_where_it_comes_from() -> None:
     assert done(a_refund(), found(), "list", NOW).changes["evidence"] == "list"
     assert after_attempt(a_refund(), done_as(), VERIFY, NOW, 0).changes["evidence"] == "reply"

@@ -6,7 +6,7 @@ Where it leads, all that it changes, when the refund is looked at next.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -38,6 +38,7 @@ from worker.rules.attempts import (
     Rules,
     after_attempt,
     after_lapse,
+    not_canceled,
     refused_unsent,
     to_review,
 )
@@ -365,6 +366,47 @@ def test_attempt_leads_to_this_step_and_no_other(
     refund: Refund, outcome: Outcome, rules: Rules, step: Step
 ) -> None:
     assert plain(after_attempt(refund, outcome, rules, NOW, 0.5)) == step
+
+
+@pytest.mark.parametrize(
+    ("doubt_since", "outcome", "counts"),
+    [
+        (None, NOT_SENT, True),
+        (None, NOT_DONE, True),
+        (None, REFUSED, False),
+        (NOW - HOUR, NOT_SENT, False),
+    ],
+)
+def test_persons_decision_to_send_counts_until_a_send_may_have_left(
+    doubt_since: datetime | None, outcome: Outcome, *, counts: bool
+) -> None:
+    decided = a_refund(
+        doubted=True, doubt_since=doubt_since, operator_says="absent", evidence="operator"
+    )
+    step = after_attempt(decided, outcome, TRUST, NOW, 0)
+    assert decided.is_only_said_absent
+    assert ("operator_says" in step.changes) is not counts
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("amount_too_large", "the refusal may be its echo"),
+        ("a_code_of_tomorrow", "the refusal may be its echo"),
+        ("lost_or_stolen_card", "that one may not have been refused"),
+    ],
+)
+def test_person_learns_why_a_refusal_after_a_decision_settles_nothing(code: str, why: str) -> None:
+    decided = a_refund(doubted=True, operator_says="absent", evidence="operator")
+    step = after_attempt(decided, replace(REFUSED, code=code), TRUST, NOW, 0)
+    assert step.to is Stage.REVIEW
+    assert step.alarm == f"refused with {code} after an attempt that may have happened: {why}"
+
+
+def test_refund_of_a_canceled_batch_that_only_a_person_calls_absent_is_for_a_person() -> None:
+    assert plain(not_canceled()) == pending(
+        Stage.REVIEW, "batch_canceled", NO_WORD | ANEW, DAY, alarm=TOLD
+    )
 
 
 def test_success_without_a_refund_in_it_proves_nothing() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.factories import a_refund
+from tests.factories import NOW, a_refund
 from worker.errors import NotRetriable
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.rules.decisions import retry_failed, retry_one
@@ -64,3 +64,18 @@ def test_any_other_refund_is_not_sent_again_and_the_error_says_why(
 ) -> None:
     with pytest.raises(NotRetriable, match=told):
         retry_one(replace(FAILED, **fields), unknown=unknown)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"amount": 7},
+        {"metadata_erased_at": NOW},
+        {"set_aside_ids": ("re_1",)},
+        {"contradicted_by": "re_1"},
+    ],
+)
+def test_refund_is_not_made_again_if_what_was_asked_or_what_was_done_is_not_known(
+    fields: dict[str, Any],
+) -> None:
+    assert retry_failed(replace(FAILED, **fields)) is None
