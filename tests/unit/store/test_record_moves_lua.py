@@ -44,15 +44,14 @@ GOOD = "{payment_intent = 'p', created_at = '1'}"
             "{currency = string.rep('x', 50)}",
             f"the currency {'x' * 40} is not three letters",
         ),
-        (
-            "{payment_intent = 'p', created_at = '1', version = 'x'}",
-            "{}",
-            "version x is not a whole number",
-        ),
-        (
-            "{payment_intent = 'p', created_at = '1', resends = 'x'}",
-            "{}",
-            "resends x is not a whole number",
+        ("{payment_intent = 'p', created_at = 'x'}", "{}", "created_at x is not a whole number"),
+        *(
+            (
+                f"{{payment_intent = 'p', created_at = '1', {name} = 'x'}}",
+                "{}",
+                f"{name} x is not a whole number",
+            )
+            for name in ("version", "attempts", "amount", "updated_at", "next_check_at", "resends")
         ),
     ],
 )
