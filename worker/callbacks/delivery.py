@@ -215,7 +215,7 @@ class _Line:
                 "callback_not_readable", member=member, error=type(error).__name__, alarm=True
             )
             return
-        if message is None or message.body is None or message.event not in self.endpoint.events:
+        if message is None or message.event not in self.endpoint.events:
             version = "" if message is None else message.version
             await self._store.run(
                 callbacks.ended(name, member, token=token, result="skipped", version=version)

@@ -94,10 +94,10 @@ def load(settings: Settings) -> tuple[Endpoint, ...]:
         return ()
     tables = _tables(settings.callbacks_file)
     reader = _Reader(settings)
-    endpoints = [reader.endpoint(number, table) for number, table in enumerate(tables, 1)]
+    endpoints = tuple(reader.endpoint(number, table) for number, table in enumerate(tables, 1))
     if reader.mistakes:
         raise SettingsError(f"{_VARIABLE} {settings.callbacks_file}: {'; '.join(reader.mistakes)}")
-    return tuple(endpoint for endpoint in endpoints if endpoint is not None)
+    return endpoints
 
 
 def _tables(path: Path) -> Sequence[Mapping[str, Any]]:
@@ -129,27 +129,29 @@ def _tables(path: Path) -> Sequence[Mapping[str, Any]]:
 
 
 class _Reader:
-    """Reads endpoints one by one, and collects every mistake."""
+    """Reads endpoints one by one, and collects every mistake.
+
+    If there is one, no endpoint that was read is used.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.mistakes: list[str] = []
         self._names: set[str] = set()
         self._secrets_dir = settings.secrets_dir
         self._ports = _ports_of(settings)
-        self._where = ""
+        self._where: str
 
     def _wrong(self, field: str, rule: str) -> None:
         self.mistakes.append(f"{self._where}: {field} {rule}")
 
-    def endpoint(self, number: int, table: Mapping[str, Any]) -> Endpoint | None:
-        """Return an endpoint, None if something of it is wrong."""
-        before = len(self.mistakes)
+    def endpoint(self, number: int, table: Mapping[str, Any]) -> Endpoint:
+        """Return an endpoint."""
         self._where = f"endpoint {number}"
         name = self._name(table.get("name"))
         if unknown := sorted(table.keys() - _KNOWN):
             self._wrong(", ".join(map(shown, unknown)), f"is none of {', '.join(sorted(_KNOWN))}")
         private = self._flag(table, "allow_private", usual=False)
-        endpoint = Endpoint(
+        return Endpoint(
             name=name,
             url=self._url(table.get("url"), private=private),
             keys=self._keys(name),
@@ -160,7 +162,6 @@ class _Reader:
             metadata=self._flag(table, "metadata", usual=True),
             allow_private=private,
         )
-        return endpoint if len(self.mistakes) == before else None
 
     def _name(self, value: object) -> str:
         if not isinstance(value, str) or _NAME.fullmatch(value) is None:

@@ -105,5 +105,4 @@ class GuardedResolver(AbstractResolver):
         return found
 
     async def close(self) -> None:
-        """Close the resolver underneath."""
-        await self._resolver.close()
+        """Do nothing: aiohttp closes no resolver that it was given."""

@@ -42,7 +42,7 @@ class Pace:
         share = (used - self._measured[1]) / seconds
         self._measured = (now, used)
         # Callbacks alone may use the whole processor: nothing waits for it then.
-        self.busy = self._working() and share > BUSY_SHARE
+        self.busy = self._working() and share >= BUSY_SHARE
 
     async def turn(self) -> None:
         """Return when the next callback may begin: at once unless the worker is busy."""

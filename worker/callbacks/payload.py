@@ -19,12 +19,15 @@ _METADATA: Final = "metadata"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """The callback about one version of a member. `body` is None if there is nothing to report."""
+    """The callback about one version of a member.
+
+    While the member is under way, `event` is one that no endpoint may want.
+    """
 
     event: str
     version: str
     identity: str
-    body: bytes | None
+    body: bytes
 
 
 def message_of(prefix: str, member: str, taken: Taken, *, metadata: bool) -> Message | None:
@@ -40,8 +43,6 @@ def message_of(prefix: str, member: str, taken: Taken, *, metadata: bool) -> Mes
     version = str(refund.version)
     identity = message_id(prefix, member, version)
     event = event_of(refund)
-    if event is None:
-        return Message(event="", version=version, identity=identity, body=None)
     data = refund.as_dict() | {"previous_status": taken.status_before}
     if not metadata:
         del data[_METADATA]
@@ -49,12 +50,10 @@ def message_of(prefix: str, member: str, taken: Taken, *, metadata: bool) -> Mes
     return Message(event=event, version=version, identity=identity, body=body)
 
 
-def event_of(refund: Refund) -> str | None:
-    """Return the event that a refund's state is, None while it is under way."""
+def event_of(refund: Refund) -> str:
+    """Return the event that a refund's state is, `refund.pending` while it is under way."""
     if refund.stage is Stage.REVIEW:
         return "refund.in_review"
-    if refund.stage is not Stage.SETTLED:
-        return None
     if refund.status is Status.FAILED and refund.reversed_at is not None:
         return "refund.reversed"
     return f"refund.{refund.status.value}"
@@ -64,11 +63,10 @@ def _of_batch(prefix: str, member: str, taken: Taken, stored: Mapping[str, str])
     version = stored.get("finishes", "0")
     identity = message_id(prefix, member, version)
     batch = decoded(member.removeprefix(BATCH), stored)
-    if not batch.finished:
-        return Message(event="", version=version, identity=identity, body=None)
     data = batch.as_dict() | {"version": int(version)}
-    body = _body("batch.finished", rfc3339(taken.now), data)
-    return Message(event="batch.finished", version=version, identity=identity, body=body)
+    event = "batch.finished" if batch.finished else "batch.unfinished"
+    body = _body(event, rfc3339(taken.now), data)
+    return Message(event=event, version=version, identity=identity, body=body)
 
 
 def _body(event: str, timestamp: str, data: Mapping[str, Any]) -> bytes:

@@ -14,6 +14,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from worker.callbacks.addresses import is_allowed
 from worker.callbacks.endpoints import Endpoint
+from worker.callbacks.guard import OwnThreadResolver
 from worker.callbacks.posting import Poster, Reply
 
 INNER = (
@@ -259,6 +260,56 @@ async def test_names_that_are_not_answered_hold_no_thread_that_refunds_need(
     finally:
         freed.set()
     assert {reply.error for reply in replies} == {"no answer within 2 s"}
+
+
+async def test_answer_that_comes_too_late_is_dropped_and_its_thread_holds_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, asked, freed = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+    troubles: list[dict[str, Any]] = []
+
+    def hang(*_: object, **__: object) -> list[Any]:
+        threads.append(threading.current_thread())
+        loop.call_soon_threadsafe(asked.set)
+        freed.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    loop.set_exception_handler(lambda _, trouble: troubles.append(trouble))
+    try:
+        looking = asyncio.create_task(OwnThreadResolver().resolve("shop.example.com"))
+        await asked.wait()
+        looking.cancel()
+        await asyncio.wait([looking])
+    finally:
+        freed.set()
+    (thread,) = threads
+    assert thread.daemon
+    thread.join()
+    # What the thread left for the loop runs.
+    await asyncio.sleep(0)
+    assert troubles == []
+
+
+async def test_look_up_returns_each_address_once_as_a_connection_needs_it() -> None:
+    assert await OwnThreadResolver().resolve("127.0.0.1", 80) == [
+        ResolveResult(
+            hostname="127.0.0.1",
+            host="127.0.0.1",
+            port=80,
+            family=socket.AF_INET,
+            proto=socket.IPPROTO_TCP,
+            flags=socket.AI_NUMERICHOST,
+        )
+    ]
+    with pytest.raises(socket.gaierror):
+        await OwnThreadResolver().resolve("::1", 80, socket.AF_INET)
+
+
+async def test_text_that_no_name_may_be_has_no_address() -> None:
+    with pytest.raises(socket.gaierror, match="not a name"):
+        await OwnThreadResolver().resolve("shop..example.com")
 
 
 async def test_name_that_does_not_exist_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import structlog
 from aiohttp import web
 from standardwebhooks import Webhook
 
-from tests.factories import BLIND, HOUR, MAYBE, REFUSED, SECOND, found
+from tests.factories import BLIND, HOUR, MAYBE, REFUSED, SECOND, done_as, found
 from tests.support.store_world import ID, World, at_stage
 from worker.batches.opening import close_batch, open_batch
 from worker.callbacks.delivery import MOST_HELD, MOST_TAKEN_BUSY, SPARE, TAKEN_PER_SLOT, Sender
@@ -26,6 +26,7 @@ from worker.errors import StoreUnavailable
 from worker.model.redaction import remember_key
 from worker.model.refund import Stage
 from worker.model.times import to_ms
+from worker.rules.decisions import retry_failed
 from worker.rules.rechecks import changed_by_provider
 from worker.store import callbacks, meta
 from worker.store.async_store import AsyncStore
@@ -238,6 +239,36 @@ async def test_event_that_is_not_wanted_is_not_sent_and_is_over() -> None:
         fail_at_provider(desk)
         await desk.deliver()
         assert shop.bodies == []
+
+
+async def test_record_that_has_expired_is_not_reported_and_is_over() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+        desk.world.redis.delete(f"refunds:refund:{ID}")
+        with structlog.testing.capture_logs() as logs:
+            await desk.deliver()
+        assert (shop.bodies, logs) == ([], [])
+        assert desk.world.keys("callbacks*") == []
+
+
+async def test_refund_and_batch_under_way_again_are_reported_only_once_they_end() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        open_batch(desk.world.store, "b-1", file="season.csv", digest="d1", rows=1)
+        desk.world.accept(batch="b-1")
+        close_batch(desk.world.store, "b-1", handed_in=1, conflicting=0)
+        desk.world.attempt(done_as("failed", id="re_1"))
+        again = retry_failed(desk.world.get())
+        assert again is not None
+        desk.world.save(desk.world.get(), again)
+        assert sorted((await desk.deliver())["shop"]) == ["batch/b-1", ID]
+        assert shop.bodies == []
+        assert desk.world.keys("callbacks*") == []
+        desk.world.attempt(done_as("succeeded", id="re_2"))
+        await desk.deliver()
+        assert sorted(body["type"] for body in shop.bodies) == [
+            "batch.finished",
+            "refund.succeeded",
+        ]
 
 
 async def test_crash_between_the_post_and_its_note_sends_again_with_the_same_id() -> None:

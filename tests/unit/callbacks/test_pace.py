@@ -6,14 +6,14 @@ import asyncio
 
 import pytest
 
-from worker.callbacks.pace import BUSY_RATE, Pace
+from worker.callbacks.pace import BUSY_RATE, BUSY_SHARE, LEAST_SECONDS, Pace
 
 
 class Clocks:
     """A clock and a processor's clock that a test moves."""
 
     def __init__(self) -> None:
-        self.now = self.used = 100.0
+        self.now, self.used = 0.0, 50.0
 
     def pass_time(self, seconds: float, share: float) -> None:
         self.now += seconds
@@ -21,15 +21,23 @@ class Clocks:
 
 
 @pytest.mark.parametrize(
-    ("share", "working", "busy"),
-    [(0.9, True, True), (0.9, False, False), (0.3, True, False), (0.0, True, False)],
+    ("seconds", "share", "working", "busy"),
+    [
+        (1, 0.9, True, True),
+        (1, 0.9, False, False),
+        (1, 0.3, True, False),
+        (1, 0.0, True, False),
+        (5, BUSY_SHARE, True, True),
+        (5, 0.3, True, False),
+        (LEAST_SECONDS, 0.9, True, True),
+    ],
 )
 def test_worker_is_busy_if_it_has_refunds_and_uses_its_processor(
-    share: float, *, working: bool, busy: bool
+    seconds: float, share: float, *, working: bool, busy: bool
 ) -> None:
     clocks = Clocks()
     pace = Pace(lambda: working, used=lambda: clocks.used, clock=lambda: clocks.now)
-    clocks.pass_time(1, share)
+    clocks.pass_time(seconds, share)
     pace.measure()
     assert pace.busy is busy
     clocks.pass_time(1, 0)

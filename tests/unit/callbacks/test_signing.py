@@ -63,3 +63,8 @@ def test_id_is_the_same_for_a_version_differs_for_another_and_holds_no_dot() -> 
 )
 def test_secret_of_another_form_is_none(secret: str) -> None:
     assert secret_bytes(secret) is None
+
+
+@pytest.mark.parametrize("length", [24, 64])
+def test_secret_of_24_to_64_bytes_is_a_key(length: int) -> None:
+    assert keys("whsec_" + base64.b64encode(b"x" * length).decode()) == [b"x" * length]
