@@ -706,12 +706,27 @@ async def test_end_drops_a_request_that_is_late_and_it_is_due_again(
         await shop.until(1)
         async with asyncio.timeout(20):
             await desk.sender.close()
-        # Nothing is in flight any more, so there is nothing to wait for.
-        with pytest.raises(StopIteration):
-            desk.sender.idle().send(None)
         freed.set()
         assert desk.log() == []
         assert desk.world.score("callbacks:shop", ID) == desk.world.now + 30 * SECOND + SPARE
+
+
+async def test_end_leaves_nothing_that_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.callbacks.delivery.END_SECONDS", 0)
+    waits = asyncio.Event()
+
+    class Never(Pace):
+        async def turn(self) -> None:
+            waits.set()
+            await asyncio.Event().wait()
+
+    async with receiving() as shop, working(shop.endpoint(), pace=Never()) as desk:
+        desk.sender.accept("shop", [ID])
+        await waits.wait()
+        await desk.sender.close()
+        # There is nothing to wait for: it returns without a turn of the loop.
+        with pytest.raises(StopIteration):
+            desk.sender.idle().send(None)
 
 
 async def test_end_closes_the_connections() -> None:
