@@ -70,8 +70,6 @@ class Poster:
         }
         try:
             reply = await self._post(fields, body)
-        except InnerAddressError as error:
-            reply = Reply(result="failed", error=str(error))
         except TimeoutError:
             limit = self.endpoint.timeout_seconds
             reply = Reply(result="failed", error=f"no answer within {limit:g} s")
@@ -112,16 +110,11 @@ async def _beginning(response: aiohttp.ClientResponse) -> str:
     """Return the beginning of a reply's body, as far as it arrives: the status is what counts."""
     parts = b""
     try:
-        while len(parts) < MOST_READ:
-            part = await response.content.read(MOST_READ - len(parts))
-            if not part:
-                break
+        # To read no more bytes gives none at once.
+        while part := await response.content.read(MOST_READ - len(parts)):
             parts += part
     except (TimeoutError, aiohttp.ClientError, OSError):
         pass
-    if not response.content.at_eof():
-        # The rest is not read, so the connection cannot be used again.
-        response.close()
     return parts.decode("utf-8", "replace")
 
 
@@ -143,6 +136,6 @@ def _kind(error: Exception) -> str:
     while inner is not None:
         if isinstance(inner, InnerAddressError):
             return str(inner)
-        inner = getattr(inner, "os_error", None) or inner.__cause__
+        inner = inner.__cause__
     known = (words for kind, words in _WORDS if isinstance(error, kind))
     return next(known, type(error).__name__)

@@ -351,3 +351,7 @@ async def test_no_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPat
             monkeypatch.setenv(name, f"http://127.0.0.1:{inside.port}")
         await sent("http://shop.example.com/", Answers(["127.0.0.1"]))
         assert inside.connections == 0
+        async with listening() as shop:
+            url = f"http://shop.example.com:{shop.port}/"
+            assert (await sent(url, Answers(["127.0.0.1"]), private=True)).result == "delivered"
+        assert (shop.connections, inside.connections) == (1, 0)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
@@ -17,6 +20,7 @@ from standardwebhooks import Webhook
 
 from tests.factories import BLIND, HOUR, MAYBE, REFUSED, SECOND, done_as, found
 from tests.support.store_world import ID, World, at_stage
+from tests.unit.callbacks import test_posting
 from worker.batches.opening import close_batch, open_batch
 from worker.callbacks.delivery import MOST_HELD, MOST_TAKEN_BUSY, SPARE, TAKEN_PER_SLOT, Sender
 from worker.callbacks.endpoints import Endpoint
@@ -93,18 +97,22 @@ async def receiving() -> AsyncIterator[Receiver]:
 class Losing(AsyncStore):
     """A store that loses the next ends of tries, as a crash between POST and note does.
 
-    It counts the scripts that share out.
+    It counts the scripts that share out. Set `after` to be told of each end that was noted.
     """
 
     lost = 0
     outboxes = 0
+    after: Callable[[], object] | None = None
 
     async def run(self, command: Command[Any]) -> Any:
         self.outboxes += command.script is callbacks.OUTBOX
         if command.script is callbacks.DELIVERED and self.lost:
             self.lost -= 1
             raise StoreUnavailable("it went away")
-        return await super().run(command)
+        reply = await super().run(command)
+        if command.script is callbacks.DELIVERED and self.after is not None:
+            self.after()
+        return reply
 
 
 class Desk:
@@ -296,6 +304,67 @@ async def test_later_version_has_another_id_and_a_higher_version() -> None:
         assert versions == sorted(set(versions))
 
 
+async def test_try_is_held_until_its_answer_may_no_longer_come() -> None:
+    async with receiving() as shop, working(shop.endpoint(timeout_seconds=7)) as desk:
+        settle(desk)
+        desk.store.lost = 1
+        await desk.deliver()
+        assert desk.world.score("callbacks:shop", ID) == desk.world.now + 7 * SECOND + SPARE
+
+
+@pytest.mark.parametrize(("late", "sent"), [(timedelta(0), 1), (timedelta(milliseconds=1), 0)])
+async def test_request_begins_in_its_lease_only_if_its_answer_comes_in_it_too(
+    monkeypatch: pytest.MonkeyPatch, late: timedelta, sent: int
+) -> None:
+    moments = iter((0.0, (SPARE + late).total_seconds()))
+    clock = SimpleNamespace(monotonic=lambda: next(moments), time=time.time)
+    monkeypatch.setattr("worker.callbacks.delivery.time", clock)
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+        await desk.deliver()
+        assert len(shop.bodies) == sent
+        assert (desk.world.score("callbacks:shop", ID) is None) is bool(sent)
+
+
+async def test_try_of_another_worker_is_left_alone() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+        desk.world.store.run(callbacks.outbox([callbacks.Wanted(name="shop", ids="", most=1)]))
+        # The only one that is sent to an endpoint that keeps failing.
+        desk.world.redis.hset(
+            "refunds:callback-endpoint:shop",
+            mapping={"failures": callbacks.OPEN_FROM, "probe": ID, "probe_at": 1},
+        )
+        taken = callbacks.take("shop", ID, token="other", lease=HOUR)
+        assert desk.world.store.run(taken).result == "taken"
+        before = desk.world.hash("callback-endpoint:shop")
+        desk.store.now = desk.world.now
+        desk.sender.accept("shop", [ID])
+        await desk.sender.idle()
+        assert shop.bodies == []
+        assert desk.world.hash("callback-endpoint:shop") == before
+
+
+async def test_refund_whose_record_has_expired_is_over() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+        desk.world.redis.delete(f"refunds:refund:{ID}")
+        with structlog.testing.capture_logs() as logs:
+            await desk.deliver()
+        assert (shop.bodies, logs) == ([], [])
+        assert desk.world.keys("callbacks*") == []
+
+
+async def test_endpoint_without_work_hides_no_other_that_is_at_work() -> None:
+    async with receiving() as shop:
+        idle_one = shop.endpoint("idle", ids="nobody-")
+        async with working(shop.endpoint(), idle_one) as desk:
+            settle(desk)
+            await desk.deliver()
+            assert len(shop.bodies) == 1
+            assert desk.world.keys("callbacks:shop") == []
+
+
 async def test_slow_shop_delays_no_other() -> None:
     freed = asyncio.Event()
 
@@ -360,6 +429,65 @@ async def test_answer_410_pauses_the_endpoint_with_an_alarm_and_keeps_everything
         desk.world.pass_time(HOUR)
         assert await desk.deliver() == {}
         assert desk.world.score("callbacks:shop", ID) is not None
+
+
+async def test_log_holds_what_became_of_each_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter((100.0, 101.5, 200.0, 200.25))
+    clock = SimpleNamespace(monotonic=lambda: next(moments))
+    monkeypatch.setattr("worker.callbacks.posting.time", clock)
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        shop.answers = [500, 200]
+        settle(desk)
+        began = desk.world.now
+        for _ in range(2):
+            await desk.deliver()
+            desk.world.pass_time(5 * SECOND)
+        usual = {
+            "member": ID,
+            "event": "refund.succeeded",
+            "version": str(desk.world.get().version),
+            "webhook_id": shop.ids[0],
+            "error": "",
+            "worker": "w1",
+        }
+        failed = {"at": str(to_ms(began)), "try": "1", "result": "failed", "status": "500"}
+        failed |= {"ms": "1500", "reply": "said 500"}
+        done = {"at": str(to_ms(began + 5 * SECOND)), "try": "2", "result": "delivered"}
+        done |= {"status": "200", "ms": "250", "reply": "said 200"}
+        assert desk.log() == [usual | failed, usual | done]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (200, {"event": "callback_delivered", "log_level": "debug", "status": 200}),
+        (500, {"event": "callback_failed", "log_level": "warning", "status": 500}),
+        (410, {"event": "callbacks_refused", "log_level": "error", "status": 410, "alarm": True}),
+        (
+            None,
+            {
+                "event": "callback_failed",
+                "log_level": "warning",
+                "error": "the connection ended before an answer",
+            },
+        ),
+    ],
+)
+async def test_worker_logs_what_became_of_a_try(
+    answer: int | None, told: dict[str, object]
+) -> None:
+    async def abort(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        raise asyncio.CancelledError
+
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        shop.answers = [abort if answer is None else answer]
+        settle(desk)
+        with structlog.testing.capture_logs() as logs:
+            await desk.deliver()
+    usual = {"endpoint": "shop", "member": ID, "status": None, "error": None}
+    assert logs == [usual | told]
 
 
 @pytest.mark.parametrize("how", ["reset", "hang", "half", "garbage"])
@@ -448,6 +576,39 @@ async def test_more_than_fits_in_waits_in_the_records() -> None:
         assert shop.bodies == []
 
 
+async def test_member_that_is_held_is_not_accepted_again() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+        assert desk.sender.accept("shop", [ID, ID]) == 1
+        assert desk.sender.accept("shop", [ID]) == 0
+
+
+async def test_full_slots_begin_no_more() -> None:
+    async with receiving() as shop, working(shop.endpoint(in_flight=2)) as desk:
+        desk.sender.accept("shop", ["r1", "r2"])
+        begun = asyncio.all_tasks()
+        assert desk.sender.accept("shop", ["r3"]) == 1
+        assert asyncio.all_tasks() == begun
+
+
+async def test_slot_is_free_from_the_moment_its_last_try_ends() -> None:
+    async with receiving() as shop, working(shop.endpoint(in_flight=1)) as desk:
+        for refund_id in ("r1", "r2"):
+            settle(desk, refund_id)
+
+        def accept_next() -> None:
+            desk.store.after = None
+            # The try before it ends first, but the loop has not yet told anybody.
+            asyncio.get_running_loop().call_soon(desk.sender.accept, "shop", ["r2"])
+
+        desk.store.after = accept_next
+        desk.store.now = desk.world.now
+        wanted = [callbacks.Wanted(name="shop", ids="", most=2)]
+        assert len(desk.world.store.run(callbacks.outbox(wanted)).due["shop"]) == 2
+        desk.sender.accept("shop", ["r1"])
+        await shop.until(2)
+
+
 async def test_worker_takes_no_more_than_it_begins_soon() -> None:
     freed = asyncio.Event()
 
@@ -497,6 +658,43 @@ async def test_worker_that_refunds_keep_busy_takes_few_callbacks() -> None:
         assert await desk.sender.sweep(lambda *_: None) == MOST_TAKEN_BUSY
 
 
+async def test_each_callback_waits_for_its_turn() -> None:
+    events: list[str] = []
+
+    class Turns(Pace):
+        async def turn(self) -> None:
+            await asyncio.sleep(0)
+            events.append("turn")
+
+    async with receiving() as shop, working(shop.endpoint(in_flight=1), pace=Turns()) as desk:
+
+        async def note(_request: web.Request) -> web.Response:
+            events.append("arrived")
+            return web.Response()
+
+        shop.answers = [note, note]
+        for refund_id in ("r1", "r2"):
+            settle(desk, refund_id)
+        await desk.deliver()
+        assert events == ["turn", "arrived"] * 2
+
+
+async def test_turn_that_comes_when_nothing_waits_any_more_ends_in_peace() -> None:
+    class Turns(Pace):
+        async def turn(self) -> None:
+            await asyncio.sleep(0)
+
+    async with receiving() as shop, working(shop.endpoint(in_flight=3), pace=Turns()) as desk:
+        settle(desk)
+        before = asyncio.all_tasks()
+        await desk.sweep()
+        begun = asyncio.all_tasks() - before
+        await desk.sender.idle()
+        assert len(shop.bodies) == 1
+        slots = [task for task in begun if task.done()]
+        assert [task.exception() for task in slots] == [None] * 3
+
+
 async def test_end_lets_requests_in_flight_end_and_begins_no_more() -> None:
     arrived, freed = asyncio.Event(), asyncio.Event()
 
@@ -517,8 +715,59 @@ async def test_end_lets_requests_in_flight_end_and_begins_no_more() -> None:
         await closing
         assert len(shop.bodies) == 1
         assert desk.sender.accept("shop", ["r2"]) == 0
+        assert desk.sender.accept("shop", ["r3"]) == 0
         assert desk.world.score("callbacks:shop", "r1") is None
         assert desk.world.score("callbacks:shop", "r2") is not None
+
+
+async def test_end_drops_a_request_that_is_late_and_it_is_due_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.callbacks.delivery.END_SECONDS", 0)
+    freed = asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        await freed.wait()
+        return web.Response()
+
+    async with receiving() as shop, working(shop.endpoint(timeout_seconds=30)) as desk:
+        shop.answers = [slow]
+        settle(desk)
+        await desk.sweep()
+        await shop.until(1)
+        async with asyncio.timeout(20):
+            await desk.sender.close()
+        freed.set()
+        assert desk.log() == []
+        assert desk.world.score("callbacks:shop", ID) == desk.world.now + 30 * SECOND + SPARE
+
+
+async def test_end_leaves_nothing_that_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.callbacks.delivery.END_SECONDS", 0)
+    waits = asyncio.Event()
+
+    class Never(Pace):
+        async def turn(self) -> None:
+            waits.set()
+            await asyncio.Event().wait()
+
+    async with receiving() as shop, working(shop.endpoint(), pace=Never()) as desk:
+        desk.sender.accept("shop", [ID])
+        await waits.wait()
+        await desk.sender.close()
+        # There is nothing to wait for: it returns without a turn of the loop.
+        with pytest.raises(StopIteration):
+            desk.sender.idle().send(None)
+
+
+async def test_end_closes_the_connections() -> None:
+    async with test_posting.receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+        await desk.deliver()
+        assert shop.connections == 1
+        async with asyncio.timeout(test_posting.SOON):
+            await desk.sender.close()
+            await shop.ended.acquire()
 
 
 async def test_record_that_cannot_be_read_alarms_and_stays_due() -> None:
