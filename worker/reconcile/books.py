@@ -126,7 +126,7 @@ class Books:
 
     def rows(self, size: int) -> Iterator[list[Row]]:
         """Yield all rows in the file's order, so many at a time."""
-        line = -1
+        line = 0
         while True:
             page = self._rows("WHERE line > ? ORDER BY line LIMIT ?", line, size)
             if not page:
@@ -170,9 +170,12 @@ class Books:
 
     def owners_of(self, provider_ids: Sequence[str]) -> dict[str, str]:
         """Return which refund has each of the provider's ids, of those that are known."""
-        marks = ", ".join("?" * len(provider_ids))
+        # Without a value between the brackets SQLite cannot use the index.
+        marks = ", ".join("?" * len(provider_ids)) or "NULL"
         found = self._database.execute(
-            f"SELECT provider_id, refund_id FROM ours WHERE provider_id IN ({marks})", provider_ids
+            "SELECT provider_id, refund_id FROM ours INDEXED BY by_provider"
+            f" WHERE provider_id IN ({marks})",
+            provider_ids,
         )
         return dict(found.fetchall())
 
@@ -228,7 +231,8 @@ class Books:
         ).fetchall()
         for payment, amount, currency in groups:
             rows = self._rows(
-                "WHERE ours IS NULL AND payment = ? AND amount = ? AND named IS NULL"
+                "INDEXED BY by_payment WHERE ours IS NULL AND payment = ? AND amount = ?"
+                " AND named IS NULL"
                 " AND status IN ('succeeded', 'pending') AND (currency = ? OR ? IS NULL)"
                 " ORDER BY line",
                 *(payment, amount, currency, currency),
@@ -248,7 +252,7 @@ class Books:
 
     def rest_of_theirs(self) -> Iterator[Row]:
         """Yield the rows inside the window that are none of our refunds."""
-        line = -1
+        line = 0
         while page := self._rows(
             "WHERE line > ? AND ours IS NULL AND inside ORDER BY line LIMIT 500", line
         ):
