@@ -222,12 +222,13 @@ class Books:
     def fitting(self) -> Iterator[tuple[list[Ours], list[Row]]]:
         """Yield our refunds that have no id, and the rows without an owner that fit them.
 
-        They fit by payment, amount and currency. Both are noted as used.
+        They fit by payment, amount and currency; an unknown currency fits each, so such a group
+        comes first and has all of ours. Both are noted as used.
         """
         self._database.execute("CREATE INDEX by_payment ON theirs (payment) WHERE ours IS NULL")
         groups = self._database.execute(
             "SELECT payment, amount, currency FROM ours WHERE used = 0 AND provider_id IS NULL"
-            " AND status = 'succeeded' AND amount IS NOT NULL GROUP BY 1, 2, 3"
+            " AND status = 'succeeded' AND amount IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 3"
         ).fetchall()
         for payment, amount, currency in groups:
             rows = self._rows(
@@ -241,8 +242,8 @@ class Books:
                 continue
             ours = self._ours(
                 "WHERE used = 0 AND provider_id IS NULL AND status = 'succeeded' AND payment = ?"
-                " AND amount = ? AND currency IS ? ORDER BY refund_id",
-                *(payment, amount, currency),
+                " AND amount = ? AND (currency = ? OR ? IS NULL) ORDER BY refund_id",
+                *(payment, amount, currency, currency),
             )
             self.pair((ours[0].refund_id, row.theirs.line) for row in rows)
             self._database.executemany(

@@ -273,6 +273,15 @@ def test_several_that_fit_are_all_ambiguous_if_any_is_of_the_window(
     assert said(items) == (expected if mentioned else [])
 
 
+@pytest.mark.parametrize("currencies", [(None, "usd"), ("usd", None)])
+def test_ours_of_an_unknown_currency_is_not_chosen_before_one_of_theirs(
+    currencies: tuple[str | None, ...],
+) -> None:
+    refunds = [without_id(f"a{i}", currency=each) for i, each in enumerate(currencies)]
+    outcome, _ = compared(refunds, [row()])
+    assert outcome.counts() == {"ambiguous": 3}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
