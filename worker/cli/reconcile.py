@@ -304,7 +304,12 @@ def _window_of_file(export: Export, sides: Books) -> Window:
         raise click.UsageError(
             f"{export.source.name} does not say when its refunds were made: give --from and --to"
         )
-    window = comparing.day_window(*span, export.reading.zone)
+    try:
+        window = comparing.day_window(*span, export.reading.zone)
+    except OverflowError:
+        raise click.UsageError(
+            f"the days of {export.source.name} go beyond the years 1 to 9999: give --from and --to"
+        ) from None
     note(
         f"from {rfc3339(window.start)} up to {rfc3339(window.end)}, the days of the file's rows:"
         " --from and --to name another window"

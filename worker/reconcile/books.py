@@ -126,7 +126,7 @@ class Books:
 
     def rows(self, size: int) -> Iterator[list[Row]]:
         """Yield all rows in the file's order, so many at a time."""
-        line = -1
+        line = 0
         while True:
             page = self._rows("WHERE line > ? ORDER BY line LIMIT ?", line, size)
             if not page:
@@ -170,9 +170,12 @@ class Books:
 
     def owners_of(self, provider_ids: Sequence[str]) -> dict[str, str]:
         """Return which refund has each of the provider's ids, of those that are known."""
-        marks = ", ".join("?" * len(provider_ids))
+        # Without a value between the brackets SQLite cannot use the index.
+        marks = ", ".join("?" * len(provider_ids)) or "NULL"
         found = self._database.execute(
-            f"SELECT provider_id, refund_id FROM ours WHERE provider_id IN ({marks})", provider_ids
+            "SELECT provider_id, refund_id FROM ours INDEXED BY by_provider"
+            f" WHERE provider_id IN ({marks})",
+            provider_ids,
         )
         return dict(found.fetchall())
 
@@ -219,16 +222,18 @@ class Books:
     def fitting(self) -> Iterator[tuple[list[Ours], list[Row]]]:
         """Yield our refunds that have no id, and the rows without an owner that fit them.
 
-        They fit by payment, amount and currency. Both are noted as used.
+        They fit by payment, amount and currency; an unknown currency fits each, so such a group
+        comes first and has all of ours. Both are noted as used.
         """
         self._database.execute("CREATE INDEX by_payment ON theirs (payment) WHERE ours IS NULL")
         groups = self._database.execute(
             "SELECT payment, amount, currency FROM ours WHERE used = 0 AND provider_id IS NULL"
-            " AND status = 'succeeded' AND amount IS NOT NULL GROUP BY 1, 2, 3"
+            " AND status = 'succeeded' AND amount IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 3"
         ).fetchall()
         for payment, amount, currency in groups:
             rows = self._rows(
-                "WHERE ours IS NULL AND payment = ? AND amount = ? AND named IS NULL"
+                "INDEXED BY by_payment WHERE ours IS NULL AND payment = ? AND amount = ?"
+                " AND named IS NULL"
                 " AND status IN ('succeeded', 'pending') AND (currency = ? OR ? IS NULL)"
                 " ORDER BY line",
                 *(payment, amount, currency, currency),
@@ -237,8 +242,8 @@ class Books:
                 continue
             ours = self._ours(
                 "WHERE used = 0 AND provider_id IS NULL AND status = 'succeeded' AND payment = ?"
-                " AND amount = ? AND currency IS ? ORDER BY refund_id",
-                *(payment, amount, currency),
+                " AND amount = ? AND (currency = ? OR ? IS NULL) ORDER BY refund_id",
+                *(payment, amount, currency, currency),
             )
             self.pair((ours[0].refund_id, row.theirs.line) for row in rows)
             self._database.executemany(
@@ -248,7 +253,7 @@ class Books:
 
     def rest_of_theirs(self) -> Iterator[Row]:
         """Yield the rows inside the window that are none of our refunds."""
-        line = -1
+        line = 0
         while page := self._rows(
             "WHERE line > ? AND ours IS NULL AND inside ORDER BY line LIMIT 500", line
         ):

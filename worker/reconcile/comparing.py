@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, timedelta, tzinfo
 from typing import Any, Final
 
 from worker.model.hints import Hint
 from worker.model.refund import Status
-from worker.model.request import is_provider_id, is_refund_id
+from worker.model.request import is_provider_id
 from worker.model.times import from_ms, to_ms
 from worker.reconcile.books import Books, Item, Ours, Row
 from worker.reconcile.settled import (
-    SUCCEEDED,
     Fields,
     ids_settled_again,
     read,
@@ -111,7 +110,7 @@ class Outcome:
 def _currency(item: Item) -> str:
     if item.row is not None:
         return item.row.theirs.currency
-    return (item.ours.currency if item.ours is not None else None) or ""
+    return (item.ours and item.ours.currency) or ""
 
 
 # Ours
@@ -133,27 +132,27 @@ def gather(store: Store, books: Books, window: Window) -> None:
 
 def _add_window(store: Store, books: Books, window: Window) -> None:
     again = set(ids_settled_again(store))
-    last = {}
-    page: list[Ours] = []
-    for settled in settled_in(store, window):
-        fields = settled.fields
-        if settled.kind != SUCCEEDED or fields["status"] != Status.SUCCEEDED:
-            continue
-        if fields["refund_id"] in again:
-            # It counts where it last succeeded, and there only.
-            last[fields["refund_id"]] = settled
-            continue
-        page.append(_ours(fields, to_ms(settled.at), inside=True))
-        if len(page) == PAGE:
-            books.add_ours(page)
-            page.clear()
-    times = succeeded_at(store, (refund_id for refund_id in last if refund_id))
-    page += [
-        _ours(settled.fields, to_ms(settled.at), inside=True)
-        for refund_id, settled in last.items()
-        if refund_id is not None and (at := times[refund_id]) is not None and at in window
-    ]
-    books.add_ours(page)
+    changed: dict[str, Fields] = {}
+
+    def settled_once() -> Iterator[Ours]:
+        for settled in settled_in(store, window):
+            fields = settled.fields
+            if fields["status"] != Status.SUCCEEDED:
+                continue
+            refund_id = fields["refund_id"] or ""
+            if refund_id in again:
+                changed[refund_id] = fields
+            else:
+                yield _ours(fields, to_ms(settled.at), inside=True)
+
+    books.add_ours(settled_once())
+    # One that changed after it had settled counts where it last succeeded, and there only.
+    times = succeeded_at(store, changed)
+    books.add_ours(
+        _ours(fields, to_ms(at), inside=True)
+        for refund_id, fields in changed.items()
+        if (at := times[refund_id]) is not None and at in window
+    )
 
 
 def _ours(fields: Fields, at: int, *, inside: bool) -> Ours:
@@ -178,8 +177,7 @@ def _outside(found: dict[str, Fields]) -> list[Ours]:
 
 def _pair(store: Store, books: Books, page: Sequence[Row]) -> None:
     """Find our refund of each row: by our id in its metadata, else by the provider's id."""
-    named = {row.theirs.named for row in page if row.theirs.named is not None}
-    names = [name for name in named if is_refund_id(name)]
+    names = list({row.theirs.named for row in page if row.theirs.named is not None})
     known = books.payments_of(names)
     found = read(store, [name for name in names if name not in known])
     books.add_ours(_outside(found))
@@ -197,22 +195,21 @@ def _pair(store: Store, books: Books, page: Sequence[Row]) -> None:
 
 def _owned(store: Store, books: Books, rows: Sequence[Row]) -> list[tuple[str, int]]:
     """Return our refund of each row whose provider's refund has an owner, with the line."""
-    ids = [row.theirs.id for row in rows if is_provider_id(row.theirs.id)]
+    ids = [row.theirs.id for row in rows]
     owners = books.owners_of(ids)
     asked = [each for each in ids if each not in owners]
     with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         for each in asked:
             pipeline.get(store.key(f"owner:{each}"))
         replies: list[Any] = pipeline.execute()
-    read_owners = {each: owner for each, owner in zip(asked, replies, strict=True) if owner}
-    found = read(store, {owner for owner in read_owners.values() if owner not in owners})
+    found = read(store, set(filter(None, replies)))
     books.add_ours(_outside(found))
-    owners |= {each: owner for each, owner in read_owners.items() if owner in found}
+    owners |= {each: owner for each, owner in zip(asked, replies, strict=True) if owner in found}
     return [(owners[row.theirs.id], row.theirs.line) for row in rows if row.theirs.id in owners]
 
 
 def _add_without_id(store: Store, books: Books) -> None:
-    """Add our refunds that only totals proved, on the payments of rows without an owner."""
+    """Add our refunds on the payments of rows without an owner; some only totals proved."""
     for payments in books.payments_without_owner(PAGE):
         with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
             for payment in payments:
@@ -224,12 +221,7 @@ def _add_without_id(store: Store, books: Books) -> None:
             for name in names
             if name.startswith("refund:")
         ]
-        found = {
-            refund_id: fields
-            for refund_id, fields in read(store, ids).items()
-            if fields["provider_refund_id"] is None and fields["status"] == Status.SUCCEEDED
-        }
-        books.add_ours(_outside(found))
+        books.add_ours(_outside(read(store, ids)))
 
 
 # Classes
@@ -278,7 +270,7 @@ def classify(ours: Ours, rows: Sequence[Row]) -> Iterator[Item]:
         main = standing[0]
     else:
         own = [row for row in rows if row.theirs.id == ours.provider_id]
-        main = (own if not standing else standing or own)[0] if standing or own else rows[-1]
+        main = (standing or own or rows[-1:])[0]
         yield from _single(ours, main)
     for row in rows:
         if row is not main and row not in standing:
@@ -395,7 +387,7 @@ def hint_of(item: Item) -> Hint | None:
 
 
 def _hint(provider_refund_id: str | None, ours: Ours) -> Hint | None:
-    if provider_refund_id is None or not is_provider_id(provider_refund_id):
+    if not is_provider_id(provider_refund_id):
         return None
     return Hint(
         provider_refund_id=provider_refund_id,
@@ -404,9 +396,8 @@ def _hint(provider_refund_id: str | None, ours: Ours) -> Hint | None:
     )
 
 
-def day_window(first: int, last: int, zone: Any) -> Window:
+def day_window(first: int, last: int, zone: tzinfo) -> Window:
     """Return the whole days of a zone that hold two times, in epoch ms."""
     start = from_ms(first).astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
     end = from_ms(last).astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
-    utc = from_ms(0).tzinfo
-    return Window(start=start.astimezone(utc), end=(end + EDGE).astimezone(utc))
+    return Window(start=start.astimezone(UTC), end=(end + EDGE).astimezone(UTC))

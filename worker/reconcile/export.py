@@ -6,6 +6,7 @@ refused with its line and column, and so is a refund that is in the file twice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, tzinfo
@@ -30,6 +31,8 @@ _SECONDS: Final = 10
 _MILLISECONDS: Final = 13
 _MINUSES: Final = ("-", "\u2212")
 _LONGEST: Final = 200
+# JSON can write half a surrogate pair, which no file or database takes.
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 MOST_ERRORS: Final = 20
 """Errors of rows that are kept to be shown; the others are counted."""
 
@@ -189,6 +192,10 @@ class Export:
                 text = (text_of(value) or "").strip(BLANKS)
             texts[name] = text
         self._add_metadata(row, texts)
+        for name in ("id", "payment_intent", _NAMED):
+            if _HALVES.search(texts.get(name, "")):
+                rule = "must not hold broken Unicode"
+                self.refuse(row.line, self._column(name), "broken_text", texts[name], rule)
         return texts
 
     def _add_metadata(self, row: Row, texts: dict[str, str]) -> None:

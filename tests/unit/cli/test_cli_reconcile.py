@@ -216,6 +216,19 @@ def test_window_is_taken_from_the_file_if_none_is_given(cli: Cli, season: Season
     assert season.ago(TWO_DAYS)[:10] in ran.err
 
 
+@pytest.mark.parametrize(
+    ("created", "zone"), [("9999-12-31T12:00:00Z", "UTC"), ("0001-01-01T00:00:00Z", "-05:00")]
+)
+def test_file_whose_days_no_calendar_has_needs_a_window(
+    cli: Cli, season: Season, created: str, zone: str
+) -> None:
+    season.both("a", created=created)
+    ran = cli("reconcile", season.file(), "--tz", zone)
+    assert ran.code == 2
+    assert "beyond the years 1 to 9999: give --from and --to" in ran.err
+    assert cli("reconcile", season.file(), *ALL, "--tz", zone).code == 0
+
+
 def test_unsettled_refund_that_the_provider_has_done_differs_in_status(
     cli: Cli, season: Season
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.files import workbook
-from worker.importer import ImportOptions, open_source
+from worker.importer import ImportOptions, RowError, open_source
 from worker.reconcile.export import Export, Reading, Theirs, moment_of
 from worker.reconcile.mapping import ExportMapping
 from worker.reconcile.window import zone_of
@@ -103,3 +103,14 @@ def test_columns_of_the_metadata_have_the_names_that_dashboards_give_them(tmp_pa
 )
 def test_time_is_read_only_if_it_has_one_meaning(text: str, at: int | None) -> None:
     assert moment_of(text, zone_of("Europe/Berlin")) == at
+
+
+@pytest.mark.parametrize("column", ["id", "payment_intent", "metadata"])
+def test_text_with_half_a_character_is_refused_with_its_line(tmp_path: Path, column: str) -> None:
+    line: dict[str, Any] = {"id": "re_1", "amount": 5, "currency": "usd", "status": "failed"}
+    line[column] = {"refund_id": "a\ud800"} if column == "metadata" else "a\ud800"
+    rows, export = rows_of(tmp_path / "a.jsonl", json.dumps(line))
+    name = "metadata.refund_id" if column == "metadata" else column
+    rule = "must not hold broken Unicode"
+    assert (rows, export.broken) == ([], 1)
+    assert export.errors == [RowError(1, name, "broken_text", r"'a\ud800'", rule)]

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from tests.factories import a_request, done_as, found
+from tests.support.settling import settle, turn
 from tests.support.store_world import World
 from worker.errors import StoreUnavailable
 from worker.model.answers import ProviderRefund
 from worker.reconcile import settled, totals
 from worker.reconcile.window import Window, zone_of
 from worker.rules import decisions
-from worker.rules.rechecks import changed_by_provider, identified
+from worker.rules.rechecks import identified
 
 DAY = timedelta(days=1)
 BERLIN = zone_of("Europe/Berlin")
@@ -29,38 +30,6 @@ def month(number: int) -> Window:
 def sums(world: World, number: int, *groups: str) -> list[tuple[Any, ...]]:
     rows = totals.totals(world.store, month(number), groups, UTC)
     return [(*row.group, row.kind, row.currency, row.refunds, row.signed) for row in rows]
-
-
-def settle(world: World, refund_id: str, amount: int = 500, **fields: Any) -> None:
-    shown = {name: fields.pop(name) for name in ("currency",) if name in fields}
-    batch = fields.pop("batch", None)
-    payment = f"pi_{refund_id}"
-    world.accept(a_request(refund_id, payment_intent=payment, amount=amount, **fields), batch=batch)
-    world.attempt(
-        done_as(
-            id=f"re_{refund_id}",
-            amount=amount,
-            payment_intent=payment,
-            refund_id=refund_id,
-            **shown,
-        ),
-        refund_id,
-    )
-
-
-def turn(world: World, refund_id: str, status: str) -> None:
-    """Let the provider show a settled refund with the opposite end."""
-    refund = world.get(refund_id)
-    shown = found(
-        id=f"re_{refund_id}",
-        status=status,
-        payment_intent=refund.payment_intent,
-        refund_id=refund_id,
-        generation=str(refund.generation),
-    )
-    step = changed_by_provider(refund, shown, "lookup", world.now)
-    assert step is not None
-    assert world.save(refund, step).result == "saved"
 
 
 def test_refunds_count_by_currency_in_the_month_in_which_they_settled(world: World) -> None:
