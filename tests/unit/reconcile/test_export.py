@@ -120,6 +120,13 @@ def test_delimiters_at_the_end_of_the_header_name_no_columns(tmp_path: Path) -> 
         rows_of(tmp_path / "a.csv", f"{HEADER},,\n{ROW},9,\n")
 
 
+def test_header_without_rows_is_judged_too(tmp_path: Path) -> None:
+    rows, export = rows_of(tmp_path / "a.csv", f"{HEADER}, fee \n")
+    assert (rows, export.unused) == ([], ("fee",))
+    with pytest.raises(InputError, match="line 1: has several columns for id"):
+        rows_of(tmp_path / "a.csv", f"{HEADER},ID\n")
+
+
 def test_mapped_column_that_the_file_does_not_have_is_refused(tmp_path: Path) -> None:
     mapping = ExportMapping(columns={"payment_intent": "Payment"})
     says = (
@@ -199,6 +206,12 @@ def test_workbook_has_numbers_and_is_read_without_its_decimal_option(tmp_path: P
     sheet = workbook([("id", "amount", "currency", "status"), ("re_1", 10.5, "usd", "failed")])
     rows, _ = rows_of(tmp_path / "a.xlsx", sheet, unit="major", decimal="comma")
     assert rows[0].amount == 1050
+
+
+def test_text_is_read_with_the_decimal_mark_that_is_stated(tmp_path: Path) -> None:
+    text = f'{HEADER}\nre_1,"1.010,50",usd,failed\n'
+    rows, _ = rows_of(tmp_path / "a.csv", text, unit="major", decimal="comma")
+    assert rows[0].amount == 101_050
 
 
 def test_minor_units_with_a_fraction_in_a_workbook_are_refused(tmp_path: Path) -> None:
