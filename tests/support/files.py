@@ -10,6 +10,7 @@ import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -129,6 +130,8 @@ def _cell(reference: str, value: object) -> str:
         return f'<c r="{reference}" t="b"><v>{int(value)}</v></c>'
     if isinstance(value, int | float):
         return f'<c r="{reference}"><v>{value!r}</v></c>'
+    if isinstance(value, date):
+        return f'<c r="{reference}" t="d"><v>{value.isoformat()}</v></c>'
     text = escape(str(value))
     return f'<c r="{reference}" t="inlineStr"><is><t xml:space="preserve">{text}</t></is></c>'
 
@@ -144,7 +147,7 @@ def _sheet(rows: Sequence[Sequence[object]]) -> str:
 
 
 def workbook(*sheets: Sequence[Sequence[object]]) -> bytes:
-    """An XLSX workbook with these sheets, `Sheet1` first; numbers stay numbers."""
+    """An XLSX workbook with these sheets, `Sheet1` first; numbers and times stay what they are."""
     numbers = range(1, len(sheets) + 1)
     overrides = "".join(
         f'<Override PartName="/xl/worksheets/sheet{n}.xml"'

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from worker.importer import AmountUnit, Row, RowError, Source, read_rows
 from worker.importer.amounts import AmountProblem, parse_amount
-from worker.importer.cells import BLANKS, cell_problem, decimal_text, is_blank, text_of
+from worker.importer.cells import BLANKS, cell_problem, decimal_text, is_blank
 from worker.importer.columns import plain_name
 from worker.importer.formats import Layout
 from worker.importer.options import DecimalMark
@@ -56,11 +56,11 @@ class Reading:
 
     mapping: ExportMapping
     zone: tzinfo
-    unit: AmountUnit = "minor"
-    decimal: DecimalMark = "point"
-    negative: bool = False
-    currency: str | None = None
-    status: str | None = None
+    unit: AmountUnit
+    decimal: DecimalMark
+    negative: bool
+    currency: str | None
+    status: str | None
     """The currency and the status of rows that state none."""
 
 
@@ -76,6 +76,8 @@ class Export:
     unused: tuple[str, ...] = ()
     columns: dict[str, str] = field(default_factory=dict)
     """The file's own name of each field."""
+    _refused: set[str] = field(default_factory=set, init=False)
+    """The fields of the row that is read whose cells are not blank, and not texts either."""
 
     def rows(self) -> Iterator[Theirs]:
         """Yield the rows that can be read. Raises `InputError` if the columns cannot be used."""
@@ -104,11 +106,7 @@ class Export:
                     f" {_listed(cells)}",
                     line=line,
                 )
-        if (twice := _twice(fields.values())) is not None:
-            raise source.problem(
-                f'has several columns for {twice}: name the right one with --map {twice}="Column"',
-                line=line,
-            )
+        self._check_once(fields, line)
         missing = [name for name in self._needed() if name not in fields.values()]
         if missing:
             raise source.problem(
@@ -118,6 +116,13 @@ class Export:
             )
         self._note(tuple(cells), fields)
         return tuple(cells)
+
+    def _check_once(self, fields: Mapping[int, str], line: int) -> None:
+        if (twice := _twice(fields.values())) is not None:
+            raise self.source.problem(
+                f'has several columns for {twice}: name the right one with --map {twice}="Column"',
+                line=line,
+            )
 
     def _needed(self) -> list[str]:
         needed = [*_NEEDED]
@@ -146,7 +151,11 @@ class Export:
 
     def _note(self, names: tuple[str, ...], fields: Mapping[int, str]) -> None:
         self.columns |= {field_: names[index].strip() for index, field_ in fields.items()}
-        unused = [name.strip() for index, name in enumerate(names) if index not in fields]
+        unused = [
+            name.strip()
+            for index, name in enumerate(names)
+            if index not in fields and (self.source.format, name) != ("jsonl", "metadata")
+        ]
         self.unused = tuple(dict.fromkeys((*self.unused, *filter(None, unused))))
 
     # Rows
@@ -157,8 +166,8 @@ class Export:
         """Return the index of each field in a row; JSON lines name their fields in each row."""
         if self._plan is None or self._plan[0] is not row.names:
             fields = self._fields(row.names)
-            if self.source.format == "jsonl":
-                self._note(tuple(n for n in row.names if n != "metadata"), fields)
+            self._check_once(fields, row.line)
+            self._note(row.names, fields)
             self._plan = row.names, {name: index for index, name in fields.items()}
         return self._plan[1]
 
@@ -177,26 +186,30 @@ class Export:
 
     def _texts(self, row: Row) -> dict[str, str]:
         """Return the filled cells of a row as texts, by field."""
+        self._refused.clear()
         texts: dict[str, str] = {}
         for name, index in self._indexes(row).items():
             value = row.values[index]
-            if is_blank(value):
-                continue
-            text = _time_text(value) if name == "created" else None
-            if text is None and name == "amount" and type(value) is float:
-                text = decimal_text(value)
-            if text is None:
-                if (problem := cell_problem(value)) is not None:
-                    self.refuse(row.line, self._column(name), problem[0], value, problem[1])
-                    continue
-                text = (text_of(value) or "").strip(BLANKS)
-            texts[name] = text
+            if not is_blank(value) and (text := self._cell(row, name, value)) is not None:
+                texts[name] = text
         self._add_metadata(row, texts)
         for name in ("id", "payment_intent", _NAMED):
             if _HALVES.search(texts.get(name, "")):
                 rule = "must not hold broken Unicode"
                 self.refuse(row.line, self._column(name), "broken_text", texts[name], rule)
         return texts
+
+    def _cell(self, row: Row, name: str, value: object) -> str | None:
+        """Return the text of a cell that is not blank, None if it is refused."""
+        if name == "created" and isinstance(value, date):
+            return value.isoformat()
+        if name == "amount" and type(value) is float and (text := decimal_text(value)) is not None:
+            return text
+        if (problem := cell_problem(value)) is not None:
+            self.refuse(row.line, self._column(name), problem[0], value, problem[1])
+            self._refused.add(name)
+            return None
+        return str(value).strip(BLANKS)
 
     def _add_metadata(self, row: Row, texts: dict[str, str]) -> None:
         """Take our id from a metadata object, as JSON lines have it."""
@@ -220,6 +233,8 @@ class Export:
         return text
 
     def _missing(self, row: Row, name: str) -> None:
+        if name in self._refused:
+            return
         self.refuse(row.line, self._column(name), "missing", "", "must not be blank")
 
     def _currency(self, row: Row, texts: Mapping[str, str]) -> str:
@@ -247,8 +262,8 @@ class Export:
             rule = "must not be negative: if refunds are negative in this file, use --sign negative"
             self.refuse(row.line, self._column("amount"), "amount_sign", text, rule)
             return None
-        is_number = type(row.values[self._indexes(row)["amount"]]) in {int, float}
-        mark: DecimalMark = "point" if is_number else reading.decimal
+        is_float = type(row.values[self._indexes(row)["amount"]]) is float
+        mark: DecimalMark = "point" if is_float else reading.decimal
         parsed = parse_amount(text, reading.unit, currency or None, mark)
         if isinstance(parsed, AmountProblem):
             self.refuse(row.line, self._column("amount"), parsed.code, text, parsed.rule)
@@ -301,11 +316,6 @@ def moment_of(text: str, zone: tzinfo) -> int | None:
         return int(at.astimezone(UTC).timestamp() * 1000)
     except (ValueError, OverflowError):
         return None
-
-
-def _time_text(value: object) -> str | None:
-    """Return a date or time of a workbook as text."""
-    return value.isoformat() if isinstance(value, (datetime, date)) else None
 
 
 def _twice(names: Any) -> str | None:

@@ -159,8 +159,8 @@ def write(path: Path, mapping: ExportMapping) -> None:
             lines += ["", f"[{name}]"]
             lines += [f"{_text(key)} = {_text(value)}" for key, value in table.items()]
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
+        with path.open("xb") as file:
+            file.write(("\n".join(lines) + "\n").encode())
     except OSError as error:
         raise _wrong(path, f"cannot be written ({error.strerror}): name another file") from None
 

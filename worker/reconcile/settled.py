@@ -144,8 +144,7 @@ def _walked(store: Store, start: int, until: int) -> Iterator[list[tuple[str, in
                 store.key("index:succeeded"), at, f"({until}", skipped, PAGE, withscores=True
             )
         rows = [(refund_id, int(score)) for refund_id, score in page]
-        if rows:
-            yield rows
+        yield rows
         if len(rows) < PAGE:
             return
         last = rows[-1][1]

@@ -98,7 +98,7 @@ class Compared:
     @property
     def agrees(self) -> bool:
         """Return whether the two are equal; with expired records a counter may be higher."""
-        return self.counter == self.walked or (self.expired and self.counter > self.walked)
+        return self.counter >= self.walked if self.expired else self.counter == self.walked
 
 
 def check(store: Store) -> list[Compared]:

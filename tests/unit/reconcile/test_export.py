@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC
+import re
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.files import workbook
+from worker.errors import InputError
 from worker.importer import ImportOptions, RowError, open_source
+from worker.importer.cells import cell_problem
+from worker.model.request import shown
 from worker.reconcile.export import Export, Reading, Theirs, moment_of
 from worker.reconcile.mapping import ExportMapping
 from worker.reconcile.window import zone_of
 
 AT = 1_769_850_000_000  # 2026-01-31T09:00:00Z
+HEADER = "id,amount,currency,status"
+ROW = "re_1,5,usd,failed"
+LINE: dict[str, Any] = {"id": "re_1", "amount": 5, "currency": "usd", "status": "failed"}
 
 
 def rows_of(path: Path, content: str | bytes, **how: Any) -> tuple[list[Theirs], Export]:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with open_source(path, ImportOptions()) as source:
-        values: dict[str, Any] = {"mapping": ExportMapping(), "zone": UTC} | how
-        reading = Reading(**values)
+        values: dict[str, Any] = {
+            "mapping": ExportMapping(),
+            "zone": UTC,
+            "unit": "minor",
+            "decimal": "point",
+            "negative": False,
+            "currency": None,
+            "status": None,
+        }
+        reading = Reading(**values | how)
         export = Export(source=source, reading=reading)
         return list(export.rows()), export
 
@@ -49,10 +64,165 @@ def test_json_lines_may_have_the_metadata_as_an_object(tmp_path: Path) -> None:
     assert export.unused == ("fee",)
 
 
+def test_metadata_object_may_stand_before_the_other_keys_of_a_line(tmp_path: Path) -> None:
+    line = {"fee": 1, "metadata": {"refund_id": "order-1"}} | LINE | {"status": "odd"}
+    rows, export = rows_of(tmp_path / "a.jsonl", json.dumps(line))
+    assert (rows, export.unused) == ([], ("fee",))
+    assert [(error.column, error.code) for error in export.errors] == [("status", "status")]
+
+
+@pytest.mark.parametrize("metadata", [None, "order-1", {}, {"refund_id": ""}, {"refund_id": 5}])
+def test_metadata_without_our_id_as_a_text_name_no_refund(tmp_path: Path, metadata: object) -> None:
+    rows, _ = rows_of(tmp_path / "a.jsonl", json.dumps({"metadata": metadata} | LINE))
+    assert rows == [Theirs(1, "re_1", None, 5, "usd", "failed", None, None)]
+
+
+def test_line_with_two_keys_of_one_field_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"line 2: has several columns for id: name the right one"):
+        rows_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, [LINE, {"ID": "re_2"} | LINE])))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "code"),
+    [("id", True, "cell_type"), ("id", 10.5, "not_whole"), ("amount", 1e20, "not_exact")],
+)
+def test_value_that_is_not_a_text_is_refused_once_with_its_rule(
+    tmp_path: Path, name: str, value: object, code: str
+) -> None:
+    rows, export = rows_of(tmp_path / "a.jsonl", json.dumps(LINE | {name: value}))
+    problem = cell_problem(value)
+    assert problem is not None
+    assert (rows, export.broken) == ([], 1)
+    assert export.errors == [RowError(1, name, code, shown(value), problem[1])]
+
+
+def test_each_wrong_cell_of_a_row_is_refused(tmp_path: Path) -> None:
+    lines = [LINE | {"id": True, "amount": "x"}, LINE | {"id": "", "status": 1.5}]
+    _, export = rows_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
+    assert [(error.line, error.column, error.code) for error in export.errors] == [
+        (1, "id", "cell_type"),
+        (1, "amount", "amount_format"),
+        (2, "status", "not_whole"),
+        (2, "id", "missing"),
+    ]
+
+
+def test_time_of_a_workbook_is_read_as_created_and_refused_elsewhere(tmp_path: Path) -> None:
+    columns = ("id", "amount", "currency", "status", "created")
+    day, moment = date(2026, 1, 31), datetime.fromisoformat("2026-01-31T10:00")
+    good = [("re_1", 5, "usd", "failed", moment), ("re_2", 5, "usd", "failed", day)]
+    bad = (day, 5, "usd", "failed", moment)
+    rows, export = rows_of(
+        tmp_path / "a.xlsx", workbook([columns, *good, bad]), zone=zone_of("Europe/Berlin")
+    )
+    assert [(row.id, row.created) for row in rows] == [
+        ("re_1", AT),
+        ("re_2", AT - 10 * 3_600_000),
+    ]
+    assert [(error.line, error.column, error.code) for error in export.errors] == [
+        (4, "id", "cell_type")
+    ]
+
+
+def test_delimiters_at_the_end_of_the_header_name_no_columns(tmp_path: Path) -> None:
+    rows, export = rows_of(tmp_path / "a.csv", f"{HEADER},,\n{ROW},,\n")
+    assert (len(rows), export.unused) == (1, ())
+    with pytest.raises(InputError, match="the row has 6 cells, but the header names 4 columns"):
+        rows_of(tmp_path / "a.csv", f"{HEADER},,\n{ROW},9,\n")
+
+
+def test_header_without_rows_is_judged_too(tmp_path: Path) -> None:
+    rows, export = rows_of(tmp_path / "a.csv", f"{HEADER}, fee \n")
+    assert (rows, export.unused) == ([], ("fee",))
+    with pytest.raises(InputError, match="line 1: has several columns for id"):
+        rows_of(tmp_path / "a.csv", f"{HEADER},ID\n")
+
+
+def test_mapped_column_that_the_file_does_not_have_is_refused(tmp_path: Path) -> None:
+    mapping = ExportMapping(columns={"payment_intent": "Payment"})
+    says = (
+        "line 1: has no column 'Payment', which is mapped to payment_intent: its columns are 'id',"
+        " 'amount', 'currency', 'status'"
+    )
+    with pytest.raises(InputError, match=says):
+        rows_of(tmp_path / "a.csv", f"{HEADER}\n{ROW}\n", mapping=mapping)
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"), [(20, "'c19'$"), (21, "'c19' and 1 more$"), (25, "'c19' and 5 more$")]
+)
+def test_only_the_first_columns_of_a_wide_file_are_listed(
+    tmp_path: Path, columns: int, says: str
+) -> None:
+    names = ",".join(f"c{number}" for number in range(columns))
+    with pytest.raises(InputError) as raised:
+        rows_of(tmp_path / "a.csv", f"{names}\n", mapping=ExportMapping(columns={"id": "x"}))
+    assert re.search(says, str(raised.value))
+
+
+def test_columns_after_the_last_one_that_is_needed_may_be_left_out_of_a_row(tmp_path: Path) -> None:
+    text = f"{HEADER},payment_intent\n{ROW}\n"
+    assert [row.payment for row in rows_of(tmp_path / "a.csv", text)[0]] == [None]
+
+
+def test_currency_and_status_that_are_stated_need_no_columns(tmp_path: Path) -> None:
+    text = "id,amount\nre_1,5\n"
+    rows, _ = rows_of(tmp_path / "a.csv", text, currency="usd", status="succeeded")
+    assert rows == [Theirs(2, "re_1", None, 5, "usd", "succeeded", None, None)]
+
+
+def test_mapped_column_is_not_what_its_own_name_says(tmp_path: Path) -> None:
+    mapping = ExportMapping(columns={"payment_intent": "status"})
+    text = "id,amount,currency,status\nre_1,5,usd,pi_1\n"
+    rows, _ = rows_of(tmp_path / "a.csv", text, mapping=mapping, status="failed")
+    assert rows == [Theirs(2, "re_1", "pi_1", 5, "usd", "failed", None, None)]
+
+
+def test_row_of_blanks_is_refused_with_the_files_own_names(tmp_path: Path) -> None:
+    mapping = ExportMapping(columns={"id": "Refund ID"})
+    text = "Refund ID ,amount,currency,status,created,payment_intent\n,,,,,pi_1\n"
+    rows, export = rows_of(tmp_path / "a.csv", text, mapping=mapping)
+    assert rows == []
+    assert export.errors == [
+        RowError(2, column, "missing", "''", "must not be blank")
+        for column in ("Refund ID", "currency", "amount", "status", "created")
+    ]
+
+
+def test_id_has_at_most_200_characters(tmp_path: Path) -> None:
+    longest, longer = "r" * 200, "r" * 201
+    rest = ROW.partition(",")[2]
+    rows, export = rows_of(tmp_path / "a.csv", f"{HEADER}\n{longest},{rest}\n{longer},{rest}\n")
+    assert [row.id for row in rows] == [longest]
+    assert export.errors == [
+        RowError(3, "id", "too_long", shown(longer), "must have at most 200 characters")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "status"),
+    [("Cancelled", "canceled"), ("requires_action", "pending"), ("PENDING", "pending")],
+)
+def test_status_may_be_spelled_as_providers_do(tmp_path: Path, word: str, status: str) -> None:
+    rows, _ = rows_of(tmp_path / "a.csv", f"{HEADER}\nre_1,5,usd,{word}\n")
+    assert [row.status for row in rows] == [status]
+
+
+def test_row_with_one_bad_cell_is_not_read(tmp_path: Path) -> None:
+    rows, export = rows_of(tmp_path / "a.csv", f"{HEADER}\nre_1,5,usd,odd\n{ROW}\n")
+    assert ([row.line for row in rows], export.broken) == ([3], 1)
+
+
 def test_workbook_has_numbers_and_is_read_without_its_decimal_option(tmp_path: Path) -> None:
     sheet = workbook([("id", "amount", "currency", "status"), ("re_1", 10.5, "usd", "failed")])
     rows, _ = rows_of(tmp_path / "a.xlsx", sheet, unit="major", decimal="comma")
     assert rows[0].amount == 1050
+
+
+def test_text_is_read_with_the_decimal_mark_that_is_stated(tmp_path: Path) -> None:
+    text = f'{HEADER}\nre_1,"1.010,50",usd,failed\n'
+    rows, _ = rows_of(tmp_path / "a.csv", text, unit="major", decimal="comma")
+    assert rows[0].amount == 101_050
 
 
 def test_minor_units_with_a_fraction_in_a_workbook_are_refused(tmp_path: Path) -> None:

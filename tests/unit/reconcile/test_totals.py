@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,12 +13,16 @@ from tests.support.settling import settle, turn
 from tests.support.store_world import World
 from worker.errors import StoreUnavailable
 from worker.model.answers import ProviderRefund
+from worker.model.times import to_ms
 from worker.reconcile import settled, totals
 from worker.reconcile.window import Window, zone_of
 from worker.rules import decisions
 from worker.rules.rechecks import identified
+from worker.store.store import Store
 
 DAY = timedelta(days=1)
+TICK = timedelta(milliseconds=1)
+TRIES = 3
 BERLIN = zone_of("Europe/Berlin")
 
 
@@ -145,14 +150,88 @@ def test_more_than_a_page_at_one_time_is_walked_once_each(world: World) -> None:
     assert len(names) == len(scores) == len(set(names))
 
 
+def test_what_comes_after_the_moment_of_reading_is_not_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(world, "a")
+    settle(world, "turned")
+    turn(world, "turned", "failed")
+    began = world.now
+    world.pass_time(TICK)
+    settle(world, "later")
+    turn(world, "turned", "succeeded")
+    monkeypatch.setattr(world.store, "time", lambda: began)
+    seen = settled.settled_in(world.store, month(1))
+    assert sorted((each.fields["refund_id"], each.kind, each.at) for each in seen) == [
+        ("a", "succeeded", began),
+        ("turned", "reversed", began),
+        ("turned", "succeeded", began),
+    ]
+    standing = settled.all_succeeded(world.store)
+    assert [(fields["refund_id"], at) for at, fields in standing] == [("a", to_ms(began))]
+
+
+def test_record_that_changed_or_expired_since_the_index_was_read_is_left_out(world: World) -> None:
+    for name in ("a", "changed", "expired"):
+        settle(world, name)
+    world.redis.hset("refunds:refund:changed", "status", "failed")
+    world.redis.delete("refunds:refund:expired")
+    seen = settled.settled_in(world.store, month(1))
+    assert [each.fields["refund_id"] for each in seen] == ["a"]
+    assert [fields["refund_id"] for _, fields in settled.all_succeeded(world.store)] == ["a"]
+    assert [*settled.read(world.store, ["changed", "expired"])] == ["changed"]
+
+
+def test_last_success_is_read_from_the_history(world: World) -> None:
+    for name in ("once", "again", "reversed"):
+        settle(world, name)
+    first = world.now
+    world.pass_time(DAY)
+    for name in ("again", "reversed"):
+        turn(world, name, "failed")
+    for _ in range(2):
+        world.pass_time(DAY)
+        turn(world, "again", "succeeded")
+        last = world.now
+        world.pass_time(DAY)
+        turn(world, "again", "failed")
+    world.accept("open")
+    assert settled.succeeded_at(world.store, ["once", "again", "reversed", "open", "gone"]) == {
+        "once": first,
+        "again": last,
+        "reversed": first,
+        "open": None,
+        "gone": None,
+    }
+
+
+def test_success_comes_before_its_reversal_and_is_confirmed_to_be_on_disk(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle(world, "a")
+    turn(world, "a", "failed")
+    confirmed: list[bool] = []
+    monkeypatch.setattr(world.store, "confirm", lambda: confirmed.append(True))
+    assert sums(world, 1) == [("succeeded", "usd", 1, 500), ("reversed", "usd", 1, -500)]
+    assert confirmed == [True]
+
+
 def test_sum_is_not_given_while_settled_refunds_keep_changing(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle(world, "a")
     turn(world, "a", "failed")
+    tries: list[Window] = []
+
+    def read(store: Store, window: Window) -> Iterator[settled.Settled]:
+        tries.append(window)
+        return settled.settled_in(store, window)
+
+    monkeypatch.setattr(totals, "settled_in", read)
     monkeypatch.setattr(world.store, "time", lambda: world.now - DAY)
     with pytest.raises(StoreUnavailable, match="run the command again"):
         sums(world, 1)
+    assert len(tries) == TRIES
 
 
 def test_counters_agree_with_the_records(world: World) -> None:
@@ -175,6 +254,61 @@ def test_counters_that_lost_or_found_a_refund_do_not_agree(world: World) -> None
         world.redis.hincrby("refunds:counters", "settled:succeeded", change)
         (wrong,) = [each for each in totals.check(world.store) if not each.agrees]
         assert wrong.name == "settled:succeeded"
+
+
+def test_counter_or_records_that_the_other_side_does_not_have_do_not_agree(world: World) -> None:
+    settle(world, "a")
+    world.redis.hdel("refunds:counters", "amount:succeeded:usd")
+    world.redis.hset("refunds:counters", "amount:succeeded:eur", 7)
+    compared = totals.check(world.store)
+    assert [(each.name, each.counter, each.walked, each.agrees) for each in compared] == [
+        ("amount:succeeded:eur", 7, 0, False),
+        ("amount:succeeded:usd", 0, 500, False),
+        ("settled:succeeded", 1, 1, True),
+    ]
+
+
+def test_currencies_that_are_not_known_are_counted_together(world: World) -> None:
+    settle(world, "a", currency="zzz")
+    settle(world, "b", 250, currency="zzy")
+    settle(world, "c", 75)
+    world.redis.hdel("refunds:refund:c", "currency")
+    compared = totals.check(world.store)
+    assert [(each.name, each.counter, each.walked) for each in compared] == [
+        ("amount:succeeded:other", 750, 750),
+        ("amount:succeeded:unknown", 0, 75),
+        ("amount:succeeded:usd", 75, 0),
+        ("settled:succeeded", 3, 3),
+    ]
+
+
+def test_counters_are_not_compared_while_refunds_keep_settling(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked: list[str] = []
+
+    def walk(_: Store) -> Iterator[tuple[int, settled.Fields]]:
+        walked.append(name := f"n{len(walked)}")
+        settle(world, name)
+        yield from settled.all_succeeded(world.store)
+
+    monkeypatch.setattr(totals, "all_succeeded", walk)
+    with pytest.raises(StoreUnavailable, match="refunds settled while they were counted"):
+        totals.check(world.store)
+    assert len(walked) == TRIES
+
+
+@pytest.mark.parametrize(("left", "agrees"), [(TICK, False), (0 * TICK, True)])
+def test_records_may_have_expired_once_the_oldest_is_as_old_as_they_are_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, left: timedelta, agrees: bool
+) -> None:
+    settle(world, "oldest")
+    expires = world.now + timedelta(milliseconds=world.store.retention_ms)
+    world.pass_time(DAY)
+    settle(world, "newer")
+    world.redis.hincrby("refunds:counters", "settled:succeeded", 1)
+    monkeypatch.setattr(world.store, "time", lambda: expires - left)
+    assert all(each.agrees for each in totals.check(world.store)) is agrees
 
 
 def test_counter_may_be_higher_once_records_have_expired(world: World) -> None:

@@ -32,7 +32,14 @@ def test_zone_may_be_an_offset(text: str) -> None:
     assert start_of("2026-01-01", zone_of("-00:30")) == datetime(2026, 1, 1, 0, 30, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("text", ["", "Berlin", "../etc/passwd", "+99:00", "+02:75", "\0", "/etc"])
+@pytest.mark.parametrize("text", ["UTC", "Z"])
+def test_utc_needs_no_database_of_zones(text: str) -> None:
+    assert zone_of(text) is UTC
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Berlin", "../etc/passwd", "+99:00", "+15:00", "+02:75", "+02:60", "\0", "/etc"]
+)
 def test_unknown_zone_is_refused(text: str) -> None:
     with pytest.raises(WindowError, match="must be a time zone such as"):
         zone_of(text)
@@ -44,6 +51,13 @@ def test_unknown_zone_is_refused(text: str) -> None:
 def test_what_is_not_a_date_or_time_is_refused(text: str) -> None:
     with pytest.raises(WindowError, match="must be a date such as"):
         end_of(text, UTC)
+
+
+def test_window_holds_its_start_and_not_its_end() -> None:
+    start, end = start_of("2026-01-01", UTC), end_of("2026-01-31", UTC)
+    window, tick = Window(start=start, end=end), timedelta(microseconds=1)
+    moments = [start - tick, start, end - tick, end]
+    assert [moment in window for moment in moments] == [False, True, True, False]
 
 
 def test_window_that_ends_before_it_begins_is_refused() -> None:
