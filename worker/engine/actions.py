@@ -48,7 +48,7 @@ class Snapshot:
     now: datetime
     seq: str
     refund: Refund
-    recheck: str = ""
+    recheck: str
     """When the refund is to be read again outside its own schedule, '' if it is not."""
 
 
@@ -207,7 +207,7 @@ class Actions:
         A retry's earlier refund is read before that: if it was done after all, that is why the
         payment's list and total disagree with the records.
         """
-        held_back = await self._checker.read_prior(refund, now, permits.take)
+        held_back = await self._checker.read_prior(refund, now, permits.take, may_have_left=False)
         if held_back is not None:
             return held_back
         read_back = await self._readbacks.run(refund, now, permits.take)
@@ -251,7 +251,7 @@ class Actions:
 
     async def _give_up(self, refund: Refund, now: datetime, permits: CallPermits) -> Ending:
         """Fail an unsent refund as a person decided, unless an earlier one was done after all."""
-        held_back = await self._checker.read_prior(refund, now, permits.take)
+        held_back = await self._checker.read_prior(refund, now, permits.take, may_have_left=False)
         if held_back is not None:
             return held_back
         step = readback.given_up(refund, "operator", "settled by a person")

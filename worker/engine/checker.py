@@ -30,7 +30,7 @@ class Held:
 
     ending: Ending
     continues: bool
-    stale: bool = False
+    stale: bool
     """Whether the record had changed, so that nothing was saved."""
 
 
@@ -81,7 +81,7 @@ class Checker:
         return (await self._keep_back(refund, step, code, {})).ending
 
     async def read_prior(
-        self, refund: Refund, now: datetime, permit: Permit, *, may_have_left: bool = False
+        self, refund: Refund, now: datetime, permit: Permit, *, may_have_left: bool
     ) -> Ending | None:
         """Read the provider's refunds of earlier generations before a retry is sent.
 
@@ -130,11 +130,12 @@ class Checker:
     ) -> Held:
         saved, ending = await self._recorder.save(refund, step, detail)
         if not step.quiet:
-            stale = saved.result == "stale"
-            return Held(ending=ending, continues=saved.result == "saved", stale=stale)
+            is_saved = saved.result == "saved"
+            return Held(ending=ending, continues=is_saved, stale=saved.result == "stale")
         reason = code if step.label == preflight.UNREADABLE else step.label
         log.info("refund_postponed", refund_id=refund.refund_id, reason=reason, code=code or None)
         return Held(
             ending=endings.postponed(refund, reason) if saved.result == "saved" else ending,
             continues=False,
+            stale=False,
         )

@@ -22,7 +22,7 @@ class Positions:
 
     def __init__(self, store: AsyncStore) -> None:
         self.latest = ""
-        self._rank = (-1, -1)
+        self._rank: tuple[int, ...] = ()
         self._store = store
         self._behind_since: datetime | None = None
 
@@ -35,8 +35,7 @@ class Positions:
             return
         run, counter, _ = position.split(":")
         rank = int(run.partition("-")[0]), int(counter)
-        if rank > self._rank:
-            self._rank, self.latest = rank, position
+        self._rank, self.latest = max((self._rank, self.latest), (rank, position))
 
     async def check(self) -> None:
         """Compare the server with what is remembered; one alarm is logged for each stop.

@@ -23,6 +23,7 @@ from worker.rules import rechecks
 from worker.rules.attempts import done
 from worker.rules.outcomes import classify
 from worker.rules.rechecks import Candidate, CandidateVerdict, RecheckResult
+from worker.store.saves import Saved
 
 log = structlog.get_logger(__name__)
 
@@ -153,7 +154,7 @@ class Rechecker:
                 identified = rechecks.identified(refund, found)
                 self._on_recheck("found" if identified is None else identified.label)
                 step = identified or done(refund, found, "lookup", now)
-                return await self._save(refund, step)
+                return (await self._save(refund, step))[1]
             case CandidateVerdict.EARLIER if found is not None and rechecks.was_never_sent(refund):
                 self._on_recheck("found")
                 return await self._take_prior(refund, found, now)
@@ -173,15 +174,14 @@ class Rechecker:
         If the retry has moved on meanwhile, that refund contradicts the record.
         """
         step = rechecks.prior_done(refund, found, now)
-        saved, ending = await self._recorder.save(refund, step, {"seen": "webhook"}, insist=True)
+        saved, ending = await self._save(refund, step)
         if saved.result != "stale":
             return ending
         await self._recorder.contradict(refund, done(refund, found, "lookup", now))
         return endings.CONTRADICTED
 
-    async def _save(self, refund: Refund, step: Step) -> Ending:
-        _, ending = await self._recorder.save(refund, step, {"seen": "webhook"}, insist=True)
-        return ending
+    async def _save(self, refund: Refund, step: Step) -> tuple[Saved, Ending]:
+        return await self._recorder.save(refund, step, {"seen": "webhook"}, insist=True)
 
     async def _in_conflict(self, refund: Refund, candidate: Candidate) -> Ending | None:
         """Send an unsettled refund to review; a settled one keeps its status, with an alarm."""
@@ -191,9 +191,7 @@ class Rechecker:
         self._on_recheck("contradicts")
         if refund.stage is Stage.REVIEW and refund.error_code == _CONFLICT:
             return None
-        saved, ending = await self._recorder.save(
-            refund, rechecks.in_conflict(candidate), {"seen": "webhook"}, insist=True
-        )
+        saved, ending = await self._save(refund, rechecks.in_conflict(candidate))
         if saved.result != "saved":
             self._alarm(refund, candidate.id)
         return ending

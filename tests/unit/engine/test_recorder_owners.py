@@ -7,10 +7,10 @@ from typing import Any
 
 import redis.asyncio
 
-from tests.factories import NOW, SECOND, VERIFY, found, refund_payload
+from tests.factories import HOUR, NOW, SECOND, VERIFY, found, refund_payload
 from tests.unit.engine.desk import Desk, named
 from tests.unit.engine.rereads import NAMED, hint, posts
-from tests.unit.engine.shop import ID, opened, says
+from tests.unit.engine.shop import ID, POST, error, opened, says
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Step
 from worker.rules import attempts, decisions
@@ -68,6 +68,22 @@ async def test_unsent_refund_whose_proof_belongs_to_another_record_is_not_sent(
         assert "refund b" in str(refund.error_message)
         assert await shop.handle() == "in review (owned_elsewhere)"
         assert posts(shop) == 0
+
+
+async def test_waiting_refund_whose_proof_belongs_to_another_record_is_not_sent_again(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, error(429))
+        await shop.handle()
+        assert (await shop.stored()).stage is Stage.WAITING
+        shop.pass_time(HOUR)
+        await hint(shop)
+        await shop.store.redis.set("refunds:owner:re_9", "b")
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        assert await shop.handle() == "in review (owned_elsewhere)"
+        assert posts(shop) == 1
 
 
 async def doubtful(desk: Desk) -> Refund:
