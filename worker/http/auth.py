@@ -154,7 +154,7 @@ class Tokens:
         if count == WRONG_IN_A_MINUTE:
             log.warning("wrong_tokens", address=address, count=count)
         if count >= WRONG_IN_A_MINUTE:
-            wait = max(1, math.ceil(begun + _MINUTE - now))
+            wait = math.ceil(_MINUTE - (now - begun))
             return Problem(
                 problems.TOO_MANY, "This address sent too many wrong tokens.", retry_after=wait
             )
@@ -187,11 +187,9 @@ class Rates:
         at, left = self._left.get(name, (now, burst))
         left = min(burst, left + (now - at) * self._rate)
         if left < 1:
-            self._left[name] = (now, left)
-            wait = math.ceil((1 - left) / self._rate)
             raise Problem(
                 problems.TOO_MANY,
                 f"This token may send {self._rate:g} requests a second (REFUNDS_HTTP_RATE).",
-                retry_after=max(1, wait),
+                retry_after=math.ceil((1 - left) / self._rate),
             )
         self._left[name] = (now, left - 1)

@@ -31,7 +31,6 @@ class Unreadable(Exception):
     """
 
     def __init__(self, status: HTTPStatus, *, gone: bool = False) -> None:
-        super().__init__(status)
         self.status, self.gone = status, gone
 
 

@@ -71,6 +71,25 @@ async def test_messages_are_large_while_many_wait(broker: Broker, nudges: Nudges
     assert [len(ids) for ids, _ in broker.sent] == [BULK_IDS] * 4
 
 
+@pytest.mark.parametrize(("count", "sizes"), [(199, [20] * 9 + [19]), (200, [BULK_IDS] * 2)])
+async def test_messages_are_large_from_200_that_wait(
+    broker: Broker, nudges: Nudges, count: int, sizes: list[int]
+) -> None:
+    nudges.add(due(f"s-{number}") for number in range(count))
+    await nudges.close()
+    assert [len(ids) for ids, _ in broker.sent] == sizes
+
+
+async def test_what_comes_a_moment_later_is_in_the_same_message(
+    broker: Broker, nudges: Nudges
+) -> None:
+    nudges.add([due("a")])
+    await asyncio.sleep(0)
+    nudges.add([due("b")])
+    await nudges.close()
+    assert broker.sent == [(["a", "b"], Lane.SINGLE)]
+
+
 async def test_one_that_comes_while_a_message_is_sent_is_sent_after_it(
     broker: Broker, nudges: Nudges
 ) -> None:
