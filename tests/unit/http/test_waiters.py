@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support.api_door import a_door
 from worker.errors import StoreUnavailable
 from worker.http.waiters import Waiters
@@ -16,29 +18,47 @@ if TYPE_CHECKING:
 
 @dataclass
 class Feed:
-    """Moves that a test makes, and how often they were read."""
+    """Moves that a test makes, and how they were read.
+
+    No position is said before `hold`, if there is one.
+    """
 
     moves: asyncio.Queue[tuple[str, str, str]] = field(default_factory=asyncio.Queue)
+    begun: int = 0
     reads: int = 0
+    position: str = ""
+    is_read: bool = False
     error: Exception | None = None
+    hold: asyncio.Event | None = None
 
     async def latest(self) -> str:
+        self.begun += 1
         if self.error is not None:
             raise self.error
+        if self.hold is not None:
+            await self.hold.wait()
         return "1-0"
 
-    async def follow(self, _position: str) -> list[tuple[str, str, str]]:
+    async def follow(self, position: str) -> list[tuple[str, str, str]]:
         self.reads += 1
+        self.position = position
         if self.error is not None:
             raise self.error
+        self.is_read = True
         try:
             return [await asyncio.wait_for(self.moves.get(), 0.05)]
         except TimeoutError:
             return []
+        finally:
+            self.is_read = False
 
 
-def the_waiters(feed: Feed, poll: float = 30, most: int = 2000) -> Waiters:
-    return Waiters(feed.latest, feed.follow, poll_seconds=poll, most=most)
+def the_waiters(
+    feed: Feed, poll: float = 30, most: int = 2000, *, position_seconds: float = 30
+) -> Waiters:
+    return Waiters(
+        feed.latest, feed.follow, poll_seconds=poll, position_seconds=position_seconds, most=most
+    )
 
 
 @dataclass
@@ -50,7 +70,14 @@ class Refund:
 
     async def is_over(self) -> bool:
         self.checked += 1
+        await asyncio.sleep(0)
         return self.over
+
+
+async def all_have_run() -> None:
+    """Let every task run that can run now."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 async def test_a_move_to_an_end_wakes_its_waiters_and_no_others() -> None:
@@ -72,6 +99,99 @@ async def test_a_move_to_an_end_wakes_its_waiters_and_no_others() -> None:
     await waiters.close()
     assert other.checked == 2
     assert waiters.count == 0
+
+
+async def test_another_move_wakes_the_waits_for_any_refund_only_and_once() -> None:
+    feed, one, every = Feed(), Refund(), Refund()
+    waiters = the_waiters(feed)
+    waits = [
+        asyncio.create_task(waiters.until(one.is_over, refund_id="one", seconds=10)),
+        asyncio.create_task(waiters.until(every.is_over, refund_id=None, seconds=10)),
+    ]
+    async with asyncio.timeout(5):
+        while not (one.checked and every.checked):  # noqa: ASYNC110 - both have registered then
+            await asyncio.sleep(0.001)
+        await feed.moves.put(("2-0", "one", "sending"))
+        while every.checked < 2:  # noqa: ASYNC110 - it is woken then
+            await asyncio.sleep(0.001)
+    await all_have_run()
+    assert (one.checked, every.checked) == (1, 2)
+    waiters.end()
+    await asyncio.gather(*waits)
+    await waiters.close()
+
+
+async def test_at_the_close_every_wait_and_the_reader_end_and_nothing_is_kept() -> None:
+    feed, refund = Feed(), Refund()
+    waiters = the_waiters(feed)
+    waits = [
+        asyncio.create_task(waiters.until(refund.is_over, refund_id=refund_id, seconds=10))
+        for refund_id in ("one", "one", "other", None)
+    ]
+    async with asyncio.timeout(5):
+        while refund.checked < 4:  # noqa: ASYNC110 - all have registered then
+            await asyncio.sleep(0.001)
+        await waiters.close()
+        assert not feed.is_read
+        await asyncio.gather(*waits)
+    assert refund.checked == 8
+    assert (waiters.count, waiters._by_id, waiters._for_any) == (0, {}, set())
+
+
+async def test_waits_share_a_reader_that_has_its_position_first_and_ends_after_them() -> None:
+    feed = Feed()
+    waiters = the_waiters(feed)
+    for begun in (1, 2):
+        feed.hold, refund = asyncio.Event(), Refund()
+        waits = [
+            asyncio.create_task(waiters.until(refund.is_over, refund_id="one", seconds=10))
+            for _ in range(2)
+        ]
+        await all_have_run()
+        assert (feed.begun, refund.checked) == (begun, 0)
+        async with asyncio.timeout(5):
+            feed.hold.set()
+            while refund.checked < 2:  # noqa: ASYNC110 - both have registered then
+                await asyncio.sleep(0.001)
+            refund.over = True
+            await feed.moves.put(("2-0", "one", "settled"))
+            await asyncio.gather(*waits)
+            while waiters._reader is not None:  # noqa: ASYNC110 - it ends by itself
+                await asyncio.sleep(0.001)
+        assert (feed.position, refund.checked) == ("2-0", 4)
+
+
+@pytest.mark.parametrize(("position_seconds", "seconds"), [(0.01, 10), (10, 0.01)])
+async def test_a_position_is_waited_for_shortly_and_no_longer_than_the_wait(
+    position_seconds: float, seconds: float
+) -> None:
+    feed, refund = Feed(hold=asyncio.Event()), Refund()
+    waiters = the_waiters(feed, position_seconds=position_seconds)
+    wait = asyncio.create_task(waiters.until(refund.is_over, refund_id="one", seconds=seconds))
+    async with asyncio.timeout(5):
+        while not refund.checked:  # noqa: ASYNC110 - it no longer waits for the position then
+            await asyncio.sleep(0.001)
+        waiters.end()
+        await wait
+        assert feed.hold is not None
+        feed.hold.set()
+        await waiters.close()
+
+
+async def test_a_reader_that_fails_holds_up_no_wait() -> None:
+    feed, refund = Feed(error=ValueError("unforeseen")), Refund(over=True)
+    waiters = the_waiters(feed)
+    async with asyncio.timeout(5):
+        await waiters.until(refund.is_over, refund_id="one", seconds=10)
+    assert refund.checked == 1
+
+
+async def test_a_wait_of_no_time_reads_no_moves() -> None:
+    feed, refund = Feed(), Refund()
+    waiters = the_waiters(feed)
+    await waiters.until(refund.is_over, refund_id="one", seconds=0)
+    await all_have_run()
+    assert (refund.checked, feed.begun) == (1, 0)
 
 
 async def test_a_poll_makes_up_for_a_lost_move() -> None:
