@@ -13,6 +13,8 @@ from worker.errors import StoreUnavailable
 from worker.http.waiters import Waiters
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.api_door import Door
 
 
@@ -74,6 +76,13 @@ class Refund:
         return self.over
 
 
+async def reached(is_so: Callable[[], object]) -> None:
+    """Return once something is so."""
+    async with asyncio.timeout(5):
+        while not is_so():  # noqa: ASYNC110 - the tests share no event with the waits
+            await asyncio.sleep(0.001)
+
+
 async def all_have_run() -> None:
     """Let every task run that can run now."""
     for _ in range(20):
@@ -87,8 +96,7 @@ async def test_a_move_to_an_end_wakes_its_waiters_and_no_others() -> None:
         asyncio.create_task(waiters.until(one.is_over, refund_id="one", seconds=10)),
         asyncio.create_task(waiters.until(other.is_over, refund_id="other", seconds=10)),
     ]
-    while not (one.checked and other.checked):  # noqa: ASYNC110 - both have registered then
-        await asyncio.sleep(0.001)
+    await reached(lambda: one.checked and other.checked)  # both have registered then
     await feed.moves.put(("2-0", "one", "sending"))
     one.over = True
     await feed.moves.put(("3-0", "one", "settled"))
@@ -108,12 +116,9 @@ async def test_another_move_wakes_the_waits_for_any_refund_only_and_once() -> No
         asyncio.create_task(waiters.until(one.is_over, refund_id="one", seconds=10)),
         asyncio.create_task(waiters.until(every.is_over, refund_id=None, seconds=10)),
     ]
-    async with asyncio.timeout(5):
-        while not (one.checked and every.checked):  # noqa: ASYNC110 - both have registered then
-            await asyncio.sleep(0.001)
-        await feed.moves.put(("2-0", "one", "sending"))
-        while every.checked < 2:  # noqa: ASYNC110 - it is woken then
-            await asyncio.sleep(0.001)
+    await reached(lambda: one.checked and every.checked)  # both have registered then
+    await feed.moves.put(("2-0", "one", "sending"))
+    await reached(lambda: every.checked == 2)  # it is woken then
     await all_have_run()
     assert (one.checked, every.checked) == (1, 2)
     waiters.end()
@@ -129,8 +134,7 @@ async def test_at_the_close_every_wait_and_the_reader_end_and_nothing_is_kept() 
         for refund_id in ("one", "one", "other", None)
     ]
     async with asyncio.timeout(5):
-        while refund.checked < 4:  # noqa: ASYNC110 - all have registered then
-            await asyncio.sleep(0.001)
+        await reached(lambda: refund.checked == 4)  # all have registered then
         await waiters.close()
         assert not feed.is_read
         await asyncio.gather(*waits)
@@ -139,10 +143,11 @@ async def test_at_the_close_every_wait_and_the_reader_end_and_nothing_is_kept() 
 
 
 async def test_waits_share_a_reader_that_has_its_position_first_and_ends_after_them() -> None:
-    feed = Feed()
+    feed, refund = Feed(), Refund()
     waiters = the_waiters(feed)
     for begun in (1, 2):
-        feed.hold, refund = asyncio.Event(), Refund()
+        feed.hold = asyncio.Event()
+        refund.over, refund.checked = False, 0
         waits = [
             asyncio.create_task(waiters.until(refund.is_over, refund_id="one", seconds=10))
             for _ in range(2)
@@ -151,13 +156,11 @@ async def test_waits_share_a_reader_that_has_its_position_first_and_ends_after_t
         assert (feed.begun, refund.checked) == (begun, 0)
         async with asyncio.timeout(5):
             feed.hold.set()
-            while refund.checked < 2:  # noqa: ASYNC110 - both have registered then
-                await asyncio.sleep(0.001)
+            await reached(lambda: refund.checked == 2)  # both have registered then
             refund.over = True
             await feed.moves.put(("2-0", "one", "settled"))
             await asyncio.gather(*waits)
-            while waiters._reader is not None:  # noqa: ASYNC110 - it ends by itself
-                await asyncio.sleep(0.001)
+            await reached(lambda: waiters._reader is None)  # it ends by itself
         assert (feed.position, refund.checked) == ("2-0", 4)
 
 
@@ -169,8 +172,7 @@ async def test_a_position_is_waited_for_shortly_and_no_longer_than_the_wait(
     waiters = the_waiters(feed, position_seconds=position_seconds)
     wait = asyncio.create_task(waiters.until(refund.is_over, refund_id="one", seconds=seconds))
     async with asyncio.timeout(5):
-        while not refund.checked:  # noqa: ASYNC110 - it no longer waits for the position then
-            await asyncio.sleep(0.001)
+        await reached(lambda: refund.checked)  # it no longer waits for the position then
         waiters.end()
         await wait
         assert feed.hold is not None
@@ -198,8 +200,7 @@ async def test_a_poll_makes_up_for_a_lost_move() -> None:
     feed, refund = Feed(), Refund()
     waiters = the_waiters(feed, poll=0.05)
     wait = asyncio.create_task(waiters.until(refund.is_over, refund_id="one", seconds=10))
-    while refund.checked < 3:  # noqa: ASYNC110 - its polls are counted
-        await asyncio.sleep(0.001)
+    await reached(lambda: refund.checked >= 3)  # its polls are counted
     refund.over = True
     await wait
     await waiters.close()
@@ -217,8 +218,7 @@ async def test_too_many_and_late_ones_are_answered_at_once() -> None:
     feed, first, second, late = Feed(), Refund(), Refund(), Refund()
     waiters = the_waiters(feed, most=1)
     wait = asyncio.create_task(waiters.until(first.is_over, refund_id="one", seconds=10))
-    while not first.checked:  # noqa: ASYNC110 - it has registered then
-        await asyncio.sleep(0.001)
+    await reached(lambda: first.checked)  # it has registered then
     async with asyncio.timeout(1):
         await waiters.until(second.is_over, refund_id="one", seconds=10)
         waiters.end()
