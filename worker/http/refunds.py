@@ -99,12 +99,10 @@ class RefundRoutes:
         query.check()
         refund_id = _id_of(request, caller)
         loaded = await self._context.store.load(refund_id)
-        if loaded.refund is None:
+        refund = loaded.refund
+        if refund is None:
             # Perhaps a message that named it was refused: then the answer says so.
             refund = await self._in_thread(refund_id, lambda client: client.get(refund_id))
-            loaded = Loaded(now=refund.updated_at, seq="", refund=refund)
-        else:
-            refund = loaded.refund
         loaded = await self._awaited(request, refund, loaded.now, seconds)
         refund = loaded.refund or refund
         if has(request, refund.version):
@@ -295,6 +293,14 @@ def _id_of(request: web.Request, caller: Caller) -> str:
     return refund_id
 
 
+def _retry_seconds(refund: Refund, now: datetime) -> int:
+    """Return the seconds after which to ask for a pending refund again."""
+    if refund.stage is Stage.QUEUED or refund.next_check_at is None:
+        return 1
+    left = math.ceil((refund.next_check_at - now).total_seconds())
+    return min(max(left, 1), _LONGEST_RETRY)
+
+
 def _answer(
     refund: Refund,
     now: datetime,
@@ -304,9 +310,7 @@ def _answer(
     """Return a record; a pending one with the time after which to ask again."""
     headers = {"ETag": etag(refund.version), **(more or {})}
     if not refund.settled:
-        left = 0.0 if refund.next_check_at is None else (refund.next_check_at - now).total_seconds()
-        wait = 1 if refund.stage is Stage.QUEUED else math.ceil(left)
-        headers["Retry-After"] = str(min(max(wait, 1), _LONGEST_RETRY))
+        headers["Retry-After"] = str(_retry_seconds(refund, now))
     return web.Response(
         status=status.value,
         body=json.dumps(refund.as_dict()).encode("ascii"),

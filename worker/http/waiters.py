@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import structlog
@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 MOST_WAITING: Final = 2000
 """Further requests do not wait: they are answered at once."""
 POLL_SECONDS: Final = 5.0
+POSITION_SECONDS: Final = 1.0
+"""How long a wait leaves Redis to say after which move it begins; then its polls remain."""
 _PAUSE_SECONDS: Final = 1.0
 """How long the reader pauses if Redis is away."""
 _RESTING: Final = frozenset({Stage.SETTLED.value, Stage.REVIEW.value})
@@ -41,10 +43,12 @@ class Waiters:
         follow: Callable[[str], Awaitable[Found]],
         *,
         poll_seconds: float = POLL_SECONDS,
+        position_seconds: float = POSITION_SECONDS,
         most: int = MOST_WAITING,
     ) -> None:
         self._latest, self._follow = latest, follow
-        self._poll_seconds, self._most = poll_seconds, most
+        self._poll_seconds, self._position_seconds = poll_seconds, position_seconds
+        self._most = most
         self._by_id: dict[str, set[asyncio.Event]] = {}
         self._for_any: set[asyncio.Event] = set()
         self.count = 0
@@ -68,11 +72,9 @@ class Waiters:
         with self._registered(refund_id) as moved:
             await self._reading(end)
             while not await is_over() and not self._ended and (left := end - loop.time()) > 0:
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout(min(left, self._poll_seconds)):
                         await moved.wait()
-                except TimeoutError:
-                    continue
                 moved.clear()
 
     def end(self) -> None:
@@ -98,7 +100,7 @@ class Waiters:
         finally:
             self.count -= 1
             waiting.discard(moved)
-            if refund_id is not None and not waiting and self._by_id.get(refund_id) is waiting:
+            if refund_id is not None and not waiting:
                 del self._by_id[refund_id]
 
     async def _reading(self, end: float) -> None:
@@ -106,12 +108,11 @@ class Waiters:
         if self._reader is None:
             self._ready.clear()
             self._reader = asyncio.create_task(self._read())
-        try:
-            async with asyncio.timeout_at(min(end, asyncio.get_running_loop().time() + 1)):
+        latest = asyncio.get_running_loop().time() + self._position_seconds
+        # Redis may be slow or away.
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(min(end, latest)):
                 await self._ready.wait()
-        except TimeoutError:
-            # Redis is slow or away; the polls remain.
-            return
 
     async def _read(self) -> None:
         position = ""

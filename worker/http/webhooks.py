@@ -78,7 +78,6 @@ class _Refused(Exception):
     """A delivery that is answered with an HTTP status, and counted if it has a result."""
 
     def __init__(self, status: HTTPStatus, result: Result | None = None) -> None:
-        super().__init__(status)
         self.status, self.result = status, result
 
 

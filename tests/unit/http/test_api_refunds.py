@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.factories import HOUR
 from tests.support.api_door import PAYMENT, Door
-from worker.model.refund import Lane
-from worker.store import audit, sweeps
+from worker.model.refund import Lane, Stage, Status
+from worker.model.steps import Step
+from worker.store import audit, saves, sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +120,7 @@ async def test_every_wrong_field_is_named(
 @pytest.mark.parametrize(
     ("data", "status", "wrong"),
     [
+        ('{"refund_id":"o"}', 422, [("payment_intent", "payment_intent")]),
         ('{"refund_id":"o","payment_intent":"pi","amount":NaN}', 422, [("amount", "amount")]),
         ('{"refund_id":"o","refund_id":"p"}', 422, [("refund_id", "given_twice")]),
         (
@@ -211,8 +214,9 @@ async def test_what_cannot_be_an_id_is_not_repeated_in_the_answer(api: Door) -> 
 
 async def test_a_member_where_none_is_allowed_is_named_with_that(api: Door) -> None:
     await api.create("order-1")
-    got = await api.post("/v1/refunds/order-1/cancel", {"why": "x"})
-    assert got.json["detail"] == "why: is not a field here; allowed are none"
+    for path in ("cancel", "recheck", "look"):
+        got = await api.post(f"/v1/refunds/order-1/{path}", {"why": "x"})
+        assert got.json["detail"] == "why: is not a field here; allowed are none"
 
 
 async def test_a_wait_ends_when_the_refund_is_settled(api: Door) -> None:
@@ -275,6 +279,8 @@ async def test_a_wait_whose_client_has_gone_ends(
         "/v1/refunds?limit=501",
         "/v1/refunds?reversed=1",
         "/v1/refunds?payment_intent=pi%201",
+        "/v1/refunds?batch=b%201",
+        "/v1/refunds/order-1/history?limit=1",
         "/v1/refunds?after=x",
         "/v1/refunds?after=dTEuw6k",
         "/v1/events?after=1",
@@ -286,6 +292,14 @@ async def test_a_wrong_parameter_is_named(api: Door, path: str) -> None:
     await api.create("order-1")
     got = await api.get(path)
     assert (got.status, got.code, len(got.json["errors"])) == (422, "invalid_request", 1)
+
+
+@pytest.mark.parametrize("query", ["wait=61", "wiat=1"])
+async def test_nothing_is_accepted_with_a_wrong_parameter(api: Door, query: str) -> None:
+    body = {"refund_id": "order-1", "payment_intent": PAYMENT}
+    got = await api.post(f"{CREATE}?{query}", body)
+    assert (got.status, got.code, len(got.json["errors"])) == (422, "invalid_request", 1)
+    assert (await api.get("/v1/refunds/order-1")).code == "not_found"
 
 
 async def listed(api: Door, query: str = "") -> list[list[str]]:
@@ -378,6 +392,48 @@ async def test_a_review_is_resolved_on_the_version_that_was_read(api: Door) -> N
     assert (got.status, got.code) == (409, "not_in_review")
 
 
+async def test_a_version_may_be_written_as_a_decimal_and_be_as_high_as_any(api: Door) -> None:
+    refund = api.records.in_review("order-1")
+    path = "/v1/refunds/order-1/resolve"
+    decision = {"decision": "resend", "note": "not there"}
+    for version, shown in ((refund.version + 1.0, refund.version + 1), (2**53, 2**53)):
+        got = await api.post(path, {**decision, "version": version})
+        assert (got.status, got.code) == (409, "changed")
+        assert f"since version {shown}," in got.json["detail"]
+    assert (await api.post(path, {**decision, "version": 2**53 + 1})).status == 422
+    got = await api.post(path, {**decision, "version": float(refund.version)})
+    assert (got.status, got.json["version"]) == (200, refund.version + 1)
+
+
+async def test_a_review_is_not_resolved_without_a_body(api: Door) -> None:
+    api.records.in_review("order-1")
+    assert (await api.post("/v1/refunds/order-1/resolve", data=b"")).code == "bad_request"
+
+
+@pytest.mark.parametrize(
+    ("decision", "given", "other", "value"),
+    [
+        ("succeeded", "provider_refund_id", "code", "gone"),
+        ("failed", "code", "provider_refund_id", "re_9"),
+    ],
+)
+async def test_every_rule_that_a_decision_breaks_is_named(
+    api: Door, decision: str, given: str, other: str, value: str
+) -> None:
+    opposite = "failed" if decision == "succeeded" else "succeeded"
+    errors = {
+        given: f"must be a text if the decision is {decision}",
+        other: f"may only be given if the decision is {opposite}",
+        "note": "must be a text that says how you know",
+        "version": "must be the whole number version of the record that you read",
+    }
+    for body in ({}, {given: 5}):
+        got = await api.post(
+            "/v1/refunds/order-1/resolve", {"decision": decision, other: value, **body}
+        )
+        assert {each["field"]: each["rule"] for each in got.json["errors"]} == errors
+
+
 @pytest.mark.parametrize(
     ("change", "wrong"),
     [
@@ -418,6 +474,14 @@ async def test_a_recheck_makes_a_settled_refund_due_to_be_read_and_changes_no_re
         assert (got.status, got.json) == (200, refund.as_dict())
     assert api.nudged == ["order-1"]
     assert api.refunds.store.run(sweeps.sweep(10, dry=frozenset(Lane)))[0].stage is None
+
+
+async def test_a_recheck_brings_the_next_read_of_a_refund_in_doubt_forward(api: Door) -> None:
+    refund = api.records.sending("order-1")
+    doubt = Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="no_reply", delay=HOUR)
+    api.refunds.store.run(saves.save(refund, doubt))
+    assert (await api.post("/v1/refunds/order-1/recheck")).status == 200
+    assert api.nudged == ["order-1"]
 
 
 async def test_pause_and_resume_are_by_the_token_and_say_what_changed(api: Door) -> None:
@@ -533,3 +597,4 @@ async def test_what_a_caller_does_is_noted_in_the_audit(api: Door) -> None:
         ("resolve as failed", "order-3", "refused"),
         ("recheck", "order-3", "done"),
     ]
+    assert [each.deed.note for each in reversed(found)] == [*[""] * 4, *["by post"] * 2, ""]

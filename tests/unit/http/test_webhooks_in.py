@@ -15,6 +15,7 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -385,21 +386,31 @@ async def test_a_client_that_hangs_up_leaves_nothing_behind_and_is_not_counted(
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("error", "told"),
     [
-        StoreUnavailable("Redis at 127.0.0.1:1 cannot be reached"),
-        NotDurable("this Redis could not confirm that a write is on disk"),
-        NotStorable("a key of the records holds a value of another type"),
-        RuntimeError(CANARY),
+        (StoreUnavailable("Redis cannot be reached"), {"event": "webhook_deferred"}),
+        (NotDurable("a write may not be on disk"), {"event": "webhook_deferred"}),
+        (NotStorable("a key holds another type"), {"event": "webhook_not_kept", "alarm": True}),
+        (
+            RuntimeError(CANARY),
+            {
+                "event": "webhook_failed",
+                "error": "RuntimeError",
+                "alarm": True,
+                "log_level": "error",
+            },
+        ),
     ],
-    ids=lambda error: type(error).__name__,
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 async def test_while_an_event_cannot_be_kept_the_provider_is_asked_to_repeat_it(
-    door: Door, error: Exception
+    door: Door, error: Exception, told: dict[str, Any]
 ) -> None:
     door.records.answer = error
-    status, body, headers = await door.post(an_event())
+    with capture_logs() as lines:
+        status, body, headers = await door.post(an_event())
     assert (status, body, headers["Retry-After"]) == (503, b"", "30")
+    assert lines == [{"error": str(error), "log_level": "warning", **told}]
     assert door.records.nudged == []
     assert not door.records.counted
     door.records.answer = Answer(result="hinted")
@@ -409,8 +420,16 @@ async def test_while_an_event_cannot_be_kept_the_provider_is_asked_to_repeat_it(
 async def test_while_redis_is_frozen_an_event_is_soon_answered_503() -> None:
     async with a_door(note_seconds=0.05) as door:
         door.records.hold = asyncio.Event()
-        status, body, headers = await asyncio.wait_for(door.post(an_event()), 10)
+        with capture_logs() as lines:
+            status, body, headers = await asyncio.wait_for(door.post(an_event()), 10)
         assert (status, body, headers["Retry-After"]) == (503, b"", "30")
+        assert lines == [
+            {
+                "event": "webhook_deferred",
+                "error": "Redis did not note an event within 0.05 seconds",
+                "log_level": "warning",
+            }
+        ]
         assert door.records.untouched()
         assert not door.records.counted
         door.records.hold.set()
@@ -418,6 +437,8 @@ async def test_while_redis_is_frozen_an_event_is_soon_answered_503() -> None:
 
 
 async def test_above_sixty_four_in_flight_the_next_is_repeated_later(door: Door) -> None:
+    # What has ended counts no more, and not for less either.
+    assert (await door.post(an_event()))[0] == 200
     door.records.hold = asyncio.Event()
     held = [asyncio.create_task(door.post(an_event())) for _ in range(MAX_IN_FLIGHT + 6)]
     done, _ = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
@@ -434,6 +455,25 @@ async def test_other_paths_and_methods_are_refused(door: Door) -> None:
         assert response.status == 405
     async with door.client.post(f"{door.url}/other") as response:
         assert response.status == 404
+
+
+async def test_a_refusal_is_logged_once_in_ten_seconds_for_each_reason(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The clock of a machine may begin at 0.
+    now = [0.0]
+    monkeypatch.setattr(webhooks, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    forged = signed(an_event(), secret="whsec_of_another_account")
+    told = []
+    for now[0] in (0.0, 9.9, 10.0, 19.9):
+        with capture_logs() as lines:
+            await door.post(an_event(), forged)
+        told.append(lines)
+    line = {"event": "webhook_refused", "result": "forged", "status": 400, "log_level": "warning"}
+    assert told == [[line], [], [line], []]
+    with capture_logs() as lines:
+        await door.post(b"x" * (MAX_BODY + 1))
+    assert lines == [{**line, "result": "malformed", "status": 413}]
 
 
 async def test_provider_refund_that_nobody_reads_is_in_the_log(door: Door) -> None:
