@@ -157,6 +157,16 @@ def test_settled_record_conflicts_with_other_contents(world: World, change: dict
     assert world.dump() == before
 
 
+@pytest.mark.parametrize("broken", ["{", "5"])
+def test_settled_record_whose_metadata_cannot_be_read_conflicts_with_any_others(
+    world: World, broken: str
+) -> None:
+    world.accept(**EVERY_FIELD)
+    world.attempt(done_as("succeeded"))
+    world.redis.hset(f"refunds:refund:{ID}", "metadata", broken)
+    assert world.accept(**EVERY_FIELD).result == "conflict"
+
+
 @pytest.mark.parametrize("amount", [500, None])
 def test_refund_of_all_that_was_left_is_the_same_whatever_it_came_to(
     world: World, amount: int | None
@@ -272,6 +282,18 @@ def test_row_with_a_value_that_no_record_may_have_is_refused_and_nothing_is_acce
     before = world.dump()
     with pytest.raises(NotStorable, match=why):
         world.store.run(replace(command, arguments=arguments))
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("name", ["open", "seq"])
+def test_payment_whose_count_cannot_be_read_is_refused_and_nothing_is_accepted(
+    world: World, name: str
+) -> None:
+    world.redis.hset("refunds:payment:pi_b", name, "odd")
+    before = world.dump()
+    requests = [a_request(each, payment_intent=f"pi_{each}") for each in "ab"]
+    with pytest.raises(NotStorable, match=f"{name} odd is not a whole number"):
+        world.store.run(creations.create_several(requests, Lane.SINGLE))
     assert world.dump() == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 import pytest
@@ -9,6 +10,7 @@ import redis
 
 from tests.factories import HOUR, SECOND
 from tests.support.store_world import World
+from worker.errors import NotStorable
 from worker.model.refund import Lane
 from worker.model.times import to_ms
 from worker.store import gate
@@ -41,6 +43,17 @@ def clocks(world: World) -> list[float]:
     """What the schedule keeps, as milliseconds from now: the next moment, and each lane's clock."""
     gate, now = world.hash("gate"), to_ms(world.now)
     return [round(float(gate[name]) - now, 3) for name in ("next_at", "single_at", "bulk_at")]
+
+
+@pytest.mark.parametrize(
+    ("rate", "share"), [(1e15, 0.7), (math.nan, 0.7), (100, 1.1), (100, math.nan)]
+)
+def test_rate_or_share_that_no_schedule_can_have_reserves_nothing(
+    world: World, rate: float, share: float
+) -> None:
+    with pytest.raises(NotStorable, match="the rate or the share is not a number"):
+        told(world, single=1, rate=rate, share=share)
+    assert world.hash("gate") == {}
 
 
 def test_moments_are_a_step_apart_and_a_lane_pays_for_its_own_by_its_share(world: World) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from tests.factories import HOUR, MAYBE, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as
-from tests.support.store_world import ID, World, at_stage
+from tests.support.store_world import ID, P, World, at_stage
 from worker.errors import NotCancelable
 from worker.model.hints import Hint
 from worker.model.refund import Lane, Stage, Status
@@ -121,6 +122,20 @@ def test_event_before_the_reply_is_over_with_the_reply_that_names_the_same_refun
     )
     assert world.keys("rechecks") == []
     world.check()
+
+
+@pytest.mark.parametrize("hinted", [None, "re_8"])
+def test_what_was_read_of_named_refunds_is_kept_until_each_is_read(
+    world: World, hinted: str | None
+) -> None:
+    world.accept()
+    claim = world.claim()
+    fields: dict[Any, Any] = (
+        {"hints_used": "re_9"} if hinted is None else {"hints_used": "re_9", "hinted": hinted}
+    )
+    world.redis.hset(f"{P}refund:{ID}", mapping=fields)
+    world.end(claim, done_as("succeeded"))
+    assert world.hash(f"refund:{ID}").get("hints_used") == (None if hinted is None else "re_9")
 
 
 def test_refund_named_before_the_reply_is_still_to_be_read_if_the_reply_shows_another(

@@ -252,7 +252,7 @@ def test_counter_that_cannot_be_increased_stops_nothing(world: World) -> None:
     assert world.hash(f"batch:{BATCH}")["stage:queued"] == "0"
 
 
-@pytest.mark.parametrize("rest", [[12, "b"], [12]])
+@pytest.mark.parametrize("rest", [[12, "b"], [12], [2, "b"]])
 def test_run_with_a_member_that_is_cut_short_changes_nothing(world: World, rest: list[Any]) -> None:
     world.accept("a")
     world.store.run(claim_of("none"))

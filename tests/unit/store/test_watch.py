@@ -15,6 +15,7 @@ from worker.rules.rechecks import changed_by_provider
 from worker.store import rechecks
 
 DAY = timedelta(days=1)
+MILLISECOND = timedelta(milliseconds=1)
 RUNGS = (DAY, 7 * DAY)
 
 
@@ -165,6 +166,27 @@ def test_more_than_a_page_of_refunds_is_walked_to_the_end(world: World) -> None:
         total += watch(world, rate=100_000, most=5000)
         world.pass_time(SECOND)
     assert total == 1900
+
+
+@pytest.mark.parametrize(("later", "listed"), [(MILLISECOND, ["b"]), (-MILLISECOND, ["a", "b"])])
+def test_reversals_are_listed_for_as_long_as_records_are_kept(
+    world: World, later: timedelta, listed: list[str]
+) -> None:
+    settle(world, "a")
+    reverse(world, "a")
+    world.pass_time(timedelta(milliseconds=world.store.retention_ms) + later)
+    settle(world, "b")
+    reverse(world, "b")
+    assert world.redis.zrange("refunds:reversed", 0, -1) == listed
+
+
+def reverse(world: World, refund_id: str) -> None:
+    refund = world.get(refund_id)
+    shown = {"refund_id": refund_id, "payment_intent": refund.payment_intent}
+    seen = found(status="failed", id=refund.provider_refund_id, **shown)
+    step = changed_by_provider(refund, seen, "lookup", world.now)
+    assert step is not None
+    world.save(refund, step)
 
 
 def test_reversal_and_its_opposite_are_listed_and_counted(world: World) -> None:
