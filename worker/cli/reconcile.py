@@ -276,7 +276,7 @@ def _load(asked: _Asked, sides: Books, window: Window | None) -> tuple[Export, W
         if window is None:
             window = _window_of_file(export, sides)
     if left_out := sides.set_window(*report.as_ms(window)):
-        note(f"{counted(left_out, 'row')} of the file were made outside this window")
+        note(f"made outside this window: {counted(left_out, 'row')} of the file")
     return export, window
 
 

@@ -47,6 +47,7 @@ AGREE: Final = frozenset({MATCHED, OTHER_WINDOW})
 """The classes in which nothing differs."""
 EDGE: Final = timedelta(days=1)
 """How far from the window's edge the file of the neighbouring window may have a refund."""
+_EDGE_MS: Final = EDGE // timedelta(milliseconds=1)
 _STANDING: Final = frozenset({"succeeded", "pending"})
 
 
@@ -249,7 +250,8 @@ def _classified(books: Books, window: Window) -> Iterator[Item]:
         if named is not None:
             reason = f"carries the id {named}, which these records do not have on its payment"
         yield Item("missing_here", reason, row, None)
-    start, end = to_ms(window.start + EDGE), to_ms(window.end - EDGE)
+    # In ms, since no calendar has a day before the year 1.
+    start, end = to_ms(window.start) + _EDGE_MS, to_ms(window.end) - _EDGE_MS
     for ours in books.rest_of_ours():
         if start <= ours.at < end:
             yield Item("missing_there", "not in the file", None, ours)

@@ -206,7 +206,7 @@ def test_pair_across_the_edge_belongs_to_another_window(cli: Cli, season: Season
     window = ("--from", season.ago(5), "--to", season.ago(1))
     ran = cli("reconcile", season.file(), *window, "--json")
     assert (ran.code, classes(ran)) == (0, {"matched": 1, "other_window": 1})
-    assert "2 rows of the file were made outside this window" in ran.err
+    assert "made outside this window: 2 rows of the file" in ran.err
 
 
 def test_window_is_taken_from_the_file_if_none_is_given(cli: Cli, season: Season) -> None:
@@ -227,6 +227,21 @@ def test_file_whose_days_no_calendar_has_needs_a_window(
     assert ran.code == 2
     assert "beyond the years 1 to 9999: give --from and --to" in ran.err
     assert cli("reconcile", season.file(), *ALL, "--tz", zone).code == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "code"),
+    [
+        ("9999-12-31T12:00:00Z", "9999-12-31T13:00:00Z", 9),
+        ("0001-01-01", "0001-01-01T05:00:00Z", 9),
+        ("0001-01-01", "9999-12-30", 0),
+    ],
+)
+def test_window_may_begin_and_end_with_the_calendar(
+    cli: Cli, season: Season, start: str, end: str, code: int
+) -> None:
+    season.both("a")
+    assert cli("reconcile", season.file(), "--from", start, "--to", end).code == code
 
 
 def test_unsettled_refund_that_the_provider_has_done_differs_in_status(
