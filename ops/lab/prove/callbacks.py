@@ -23,6 +23,7 @@ from ops.lab.prove.scenarios import DRAIN_SECONDS, LIST, Result, Scenario
 from ops.lab.prove.shops import Arrival, Shop, Shops
 from ops.lab.prove.subjects import Product
 from ops.lab.prove.violation import Violation
+from worker.callbacks.endpoints import EVENTS
 from worker.callbacks.payload import event_of
 from worker.callbacks.retries import WAITS
 from worker.store import callback_state
@@ -341,7 +342,8 @@ def unheld(
     for refund_id, stored in evidence.records.items():
         refund = decode(dict(stored))
         event = event_of(refund)
-        if event is None or not refund_id.startswith(prefix):
+        # A refund that is under way is not reported.
+        if event not in EVENTS or not refund_id.startswith(prefix):
             continue
         if refund_id in dead:
             if dead[refund_id] <= len(WAITS):
