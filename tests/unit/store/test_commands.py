@@ -28,8 +28,8 @@ DAY_MS = 86_400_000
 # Defaults
 
 
-def test_disk_is_waited_for_five_seconds_and_lists_are_read_by_five_hundred() -> None:
-    assert (commands.WAITAOF_MS, store.PAGE) == (5000, 500)
+def test_disk_is_waited_for_five_seconds_replicas_for_one_and_lists_are_read_by_500() -> None:
+    assert (commands.WAITAOF_MS, commands.WAIT_MS, store.PAGE) == (5000, 1000, 500)
 
 
 def test_the_records_time_goes_back_by_a_second_at_most() -> None:
