@@ -124,7 +124,7 @@ def after_first_readback(
 
 
 def after_prior(
-    refund: Refund, found: ProviderRefund, now: datetime, *, may_have_left: bool = False
+    refund: Refund, found: ProviderRefund, now: datetime, *, may_have_left: bool
 ) -> Step | None:
     """Return the step that holds a retry back after its earlier provider refund was read.
 

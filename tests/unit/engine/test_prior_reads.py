@@ -8,10 +8,12 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import HOUR, PAYMENT, VERIFY, refund_payload
+from tests.factories import HOUR, PAYMENT, TRUST, VERIFY, found, refund_payload
 from tests.unit.engine.rereads import OWN, failed_and_retried, posts
 from tests.unit.engine.shop import GONE, ID, LOST, PAID, POST, PROBE, error, opened, says, totals
-from worker.model.refund import Lane, Stage
+from worker.model.refund import Lane, Stage, Status
+from worker.rules.attempts import done
+from worker.store import saves
 
 FAILED = says(200, refund_payload(status="failed"))
 
@@ -85,3 +87,32 @@ async def test_history_names_the_earlier_refund_that_holds_a_retry_back(
         shop.provider.will(OWN, says(200, refund_payload(amount=7)))
         assert await shop.handle() == "in review (prior_contradicts)"
         assert (await shop.history())[-1]["prior"] == "re_1"
+
+
+async def test_earlier_refund_that_was_done_is_kept_beside_a_retry_that_was_found_meanwhile(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(OWN, FAILED)
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        await shop.handle()
+        assert (await shop.stored()).stage is Stage.IN_DOUBT
+        sent = posts(shop)
+
+        async def found_meanwhile(_: httpx.Request) -> httpx.Response:
+            refund = await shop.stored()
+            step = done(refund, found(id="re_2", generation="2"), "lookup", shop.now)
+            assert (await shop.store.run(saves.save(refund, step))).result == "saved"
+            return says(200, refund_payload())
+
+        shop.provider.will(OWN, found_meanwhile)
+        shop.pass_time(HOUR)
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id, refund.contradicted_by) == (
+            Status.SUCCEEDED,
+            "re_2",
+            "re_1",
+        )
+        assert posts(shop) == sent

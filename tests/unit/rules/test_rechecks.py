@@ -364,7 +364,7 @@ RETRIED = a_refund(Stage.QUEUED, generation=2, first_attempt_at=None, prior_refu
 
 @pytest.mark.parametrize("final", ["failed", "canceled"])
 def test_retry_may_be_sent_if_its_earlier_refund_moved_nothing(final: str) -> None:
-    assert preflight.after_prior(RETRIED, found(status=final), NOW) is None
+    assert preflight.after_prior(RETRIED, found(status=final), NOW, may_have_left=False) is None
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_retry_may_be_sent_if_its_earlier_refund_moved_nothing(final: str) -> No
 def test_retry_takes_its_earlier_refund_if_that_was_done_after_all(
     status: str, stage: Stage, end: Status
 ) -> None:
-    step = preflight.after_prior(RETRIED, found(status=status), NOW)
+    step = preflight.after_prior(RETRIED, found(status=status), NOW, may_have_left=False)
     assert step == prior_done(RETRIED, found(status=status), NOW)
     assert step is not None
     assert (step.to, step.status, step.label) == (stage, end, "prior_succeeded")
@@ -390,7 +390,7 @@ def test_retry_takes_its_earlier_refund_if_that_was_done_after_all(
 def test_retry_goes_to_a_person_if_its_earlier_refund_shows_other_contents(
     odd: dict[str, Any],
 ) -> None:
-    step = preflight.after_prior(RETRIED, found(**odd), NOW)
+    step = preflight.after_prior(RETRIED, found(**odd), NOW, may_have_left=False)
     assert step is not None
     assert (step.to, step.label) == (Stage.REVIEW, "prior_contradicts")
 
