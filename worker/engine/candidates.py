@@ -59,8 +59,8 @@ class CandidateReader:
         refund: Refund,
         candidates: Sequence[Candidate],
         *,
-        recheck: str = "",
-        answered: bool = True,
+        recheck: str,
+        answered: bool,
     ) -> Rechecked:
         """Note which candidates were read, and schedule another recheck if any was not.
 
@@ -99,7 +99,7 @@ class CandidateReader:
         if read_back is not None and read_back.verdict is not ReadbackVerdict.UNREADABLE:
             # The saved step removes the candidate that is ours. Before that it must not be lost.
             return read_back
-        ended = await self.end(refund, candidates)
+        ended = await self.end(refund, candidates, recheck="", answered=True)
         if read_back is None:
             return None
         if ended.result == "given_up" and not any(

@@ -82,7 +82,7 @@ class Rechecked:
     """What follows a recheck: `done`, `again` after `wait`, or `given_up`."""
 
     result: Literal["done", "again", "given_up"]
-    wait: timedelta = timedelta(0)
+    wait: timedelta
 
 
 def rechecked(

@@ -35,6 +35,12 @@ def waiting(world: World) -> set[str]:
     return set(members)
 
 
+def test_limits_of_rechecks_are_those_that_are_documented() -> None:
+    limits = (rechecks.MOST_CANDIDATES, rechecks.MOST_OF_PAYMENT, rechecks.MOST_QUEUED)
+    assert limits == (3, 200, 5000)
+    assert (rechecks.REST, rechecks.FAILED_RUNGS) == (30 * SECOND, 2)
+
+
 def test_settled_refund_is_read_again_once_on_each_rung(world: World) -> None:
     assert watch(world) == 0
     settle(world, "a")
