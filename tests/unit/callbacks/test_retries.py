@@ -6,13 +6,15 @@ from datetime import timedelta
 
 import pytest
 
-from tests.factories import HOUR, SECOND
+from tests.factories import HOUR, MINUTE, SECOND
 from worker.callbacks.retries import WAITS, retry_after, wait_after
 
 
 def test_waits_grow_for_three_days_and_end_after_the_last() -> None:
     waits = [wait_after(tries, chance=0.5) for tries in range(len(WAITS))]
-    assert waits == list(WAITS)
+    seconds = [5 * SECOND, 30 * SECOND]
+    minutes = [minutes * MINUTE for minutes in (2, 10, 30)]
+    assert waits == [*seconds, *minutes, *(hours * HOUR for hours in (2, 5, 10, 14, 20, 24))]
     assert sum(WAITS, timedelta()) > timedelta(days=3)
     assert wait_after(len(WAITS), chance=0.5) is None
     assert wait_after(len(WAITS), chance=0.5, asked=SECOND) is None
