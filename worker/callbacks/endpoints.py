@@ -157,7 +157,7 @@ class _Reader:
             keys=self._keys(name),
             events=self._events(table.get("events", [*EVENTS])),
             ids=self._ids(table.get("ids", "")),
-            timeout_seconds=self._number(table, "timeout_s", 15, LONGEST_TIMEOUT),
+            timeout_seconds=self._number(table, "timeout_s", 15, LONGEST_TIMEOUT, whole=False),
             in_flight=int(self._number(table, "in_flight", 8, MOST_IN_FLIGHT, whole=True)),
             metadata=self._flag(table, "metadata", usual=True),
             allow_private=private,
@@ -249,7 +249,7 @@ class _Reader:
         usual: float,
         most: float,
         *,
-        whole: bool = False,
+        whole: bool,
     ) -> float:
         value = table.get(field, usual)
         kinds = (int,) if whole else (int, float)

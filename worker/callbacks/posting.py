@@ -31,7 +31,7 @@ class Reply:
     error: str = ""
     reply: str = ""
     retry_after: timedelta | None = None
-    seconds: float = 0
+    seconds: float = 0.0
 
 
 class Poster:

@@ -269,3 +269,9 @@ def test_fifty_endpoints_are_allowed(folder: Path) -> None:
 def test_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         load(Settings.load(callbacks_file=tmp_path / "none.toml"))
+
+
+def test_endpoint_of_which_nothing_more_is_said_wants_all_and_no_private_address() -> None:
+    usual = Endpoint(name="shop", url="https://shop.example/", keys=())
+    assert (usual.events, usual.ids, usual.metadata) == (frozenset(EVENTS), "", True)
+    assert (usual.timeout_seconds, usual.in_flight, usual.allow_private) == (15, 8, False)

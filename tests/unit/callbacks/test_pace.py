@@ -71,3 +71,7 @@ async def test_busy_worker_begins_callbacks_at_a_low_rate(monkeypatch: pytest.Mo
     clocks.pass_time(10, 0)
     await pace.turn()
     assert slept[-1] == 1
+
+
+def test_limits_are_those_that_are_documented() -> None:
+    assert (BUSY_SHARE, BUSY_RATE, LEAST_SECONDS) == (0.4, 20, 0.5)

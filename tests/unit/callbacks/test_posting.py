@@ -177,3 +177,16 @@ async def test_inner_address_in_the_url_is_named_as_the_error() -> None:
         await poster.close()
     assert (reply.result, reply.error) == ("failed", "the address is not a public one")
     assert shop.connections == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "result"),
+    [(200, "delivered"), (299, "delivered"), (300, "failed"), (410, "refused")],
+)
+async def test_status_says_what_became_of_a_post(status: int, result: str) -> None:
+    async with receiving() as receiver:
+        receiver.answer = b"HTTP/1.1 %d Word\r\ncontent-length: 2\r\n\r\nok" % status
+        poster = Poster(receiver.endpoint())
+        reply = await poster.post("msg_1", 1, b"{}")
+        assert (reply.status, reply.result) == (status, result)
+        await poster.close()
