@@ -7,7 +7,6 @@ again there.
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 import time
 from collections import deque
@@ -57,7 +56,7 @@ class Sender:
         *,
         worker: str,
         pace: Pace | None = None,
-        chance: Callable[[], float] = random.random,
+        chance: Callable[[], float],
     ) -> None:
         self._store = store
         self._pace = pace or Pace()

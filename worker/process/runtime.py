@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import threading
@@ -169,6 +170,7 @@ class Runtime:
             self.store,
             worker=self.name,
             pace=Pace(lambda: any(held.values())),
+            chance=random.random,
         )
         for pause, work in (
             *([(CALLBACK_SECONDS, self._send_callbacks)] if self._endpoints else ()),

@@ -22,7 +22,17 @@ from tests.factories import BLIND, HOUR, MAYBE, REFUSED, SECOND, done_as, found
 from tests.support.store_world import ID, World, at_stage
 from tests.unit.callbacks import test_posting
 from worker.batches.opening import close_batch, open_batch
-from worker.callbacks.delivery import MOST_HELD, MOST_TAKEN_BUSY, SPARE, TAKEN_PER_SLOT, Sender
+from worker.callbacks.delivery import (
+    END_SECONDS,
+    MOST_HELD,
+    MOST_TAKEN,
+    MOST_TAKEN_BUSY,
+    PER_MESSAGE,
+    ROUNDS,
+    SPARE,
+    TAKEN_PER_SLOT,
+    Sender,
+)
 from worker.callbacks.endpoints import Endpoint
 from worker.callbacks.pace import Pace
 from worker.callbacks.signing import secret_bytes
@@ -779,3 +789,8 @@ async def test_record_that_cannot_be_read_alarms_and_stays_due() -> None:
         assert [entry["event"] for entry in logs] == ["callback_not_readable"]
         assert shop.bodies == []
         assert desk.world.score("callbacks:shop", ID) is not None
+
+
+def test_limits_of_a_sender_are_those_that_are_documented() -> None:
+    assert (TAKEN_PER_SLOT, MOST_TAKEN, MOST_TAKEN_BUSY, MOST_HELD) == (60, 500, 20, 10_000)
+    assert (SPARE, PER_MESSAGE, ROUNDS, END_SECONDS) == (15 * SECOND, 50, 20, 5)

@@ -187,3 +187,7 @@ def test_no_status_and_no_amount_of_an_event_changes_which_refund_is_read(
     hint = read(an_event(a_refund(status=status, amount=amount)))
     assert hint is not None
     assert replace(hint, status="succeeded") == OURS
+
+
+def test_ten_refunds_of_an_event_are_read() -> None:
+    assert MOST == 10

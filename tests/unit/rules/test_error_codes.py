@@ -63,3 +63,13 @@ def test_every_code_says_what_to_do_and_answers_each_question_with_yes_or_no() -
 def test_answer_counts_under_its_code_if_that_is_known_and_under_other_if_not() -> None:
     names = ["card_declined", DONE, "made_up", ""]
     assert [counted(name) for name in names] == ["card_declined", "done", OTHER, OTHER]
+
+
+def test_codes_that_settle_a_doubted_refund_are_these() -> None:
+    of_the_request = {"amount_too_small", "currency_mismatch", "parameter_invalid_integer"}
+    of_the_card = {"expired_or_canceled_card", "lost_or_stolen_card"}
+    known = CODES.values()
+    assert {code.name for code in known if code.is_of_the_request} == of_the_request
+    assert {code.name for code in known if code.never_an_echo} == of_the_request | of_the_card
+    assert {code.name for code in known if code.of_one_payment} == {"lock_timeout"}
+    assert all(code.is_of_the_request is False for code in known if code.name in of_the_card)

@@ -23,7 +23,7 @@ from tests.factories import (
 from tests.unit.rules.stepping import DAY
 from worker.model.refund import Retriable, Stage
 from worker.model.steps import Action
-from worker.rules import attempts, readback, rechecks
+from worker.rules import attempts, payloads, readback, rechecks
 from worker.rules.attempts import (
     Rules,
     after_attempt,
@@ -58,7 +58,7 @@ def test_limits_are_those_of_the_design() -> None:
         10 * SECOND,
     )
     assert rechecks.WAITS == (60 * SECOND, 600 * SECOND, HOUR)
-    assert rechecks.MAX_UNREAD == 3
+    assert (rechecks.MAX_UNREAD, payloads._MOST_HIDDEN) == (3, 60)
 
 
 def test_rules_unless_told_otherwise_are_the_careful_ones() -> None:

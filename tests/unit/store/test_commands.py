@@ -17,7 +17,7 @@ from tests.factories import NOW, a_refund
 from tests.support.store_calls import BROKEN, LOAD, accept, asked, settings_read, wish
 from worker.model.refund import Lane, Stage
 from worker.sandbox.redis_server import ThrowawayServer
-from worker.store import claims, commands, reads, record_time, store
+from worker.store import async_store, claims, commands, reads, record_time, store
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 from worker.store.store import Store
@@ -30,6 +30,10 @@ DAY_MS = 86_400_000
 
 def test_disk_is_waited_for_five_seconds_replicas_for_one_and_lists_are_read_by_500() -> None:
     assert (commands.WAITAOF_MS, commands.WAIT_MS, store.PAGE) == (5000, 1000, 500)
+
+
+def test_calls_are_gathered_by_256_and_others_are_sixteen_at_once() -> None:
+    assert (async_store._GATHERED, async_store.DIRECT) == (256, 16)
 
 
 def test_the_records_time_goes_back_by_a_second_at_most() -> None:
