@@ -84,7 +84,7 @@ class Taken:
 
     result: Literal["taken", "gone", "leased", "early", "paused", "open"]
     now: datetime
-    tries: int = 0
+    tries: int
     """Failed tries before this one."""
     status_before: str | None = None
     stored: Mapping[str, str] | None = None
@@ -100,7 +100,7 @@ def take(name: str, member: str, *, token: str, lease: timedelta) -> Command[Tak
     def read(reply: Any) -> Taken:
         now = from_ms(int(reply[1]))
         if reply[0] != "taken":
-            return Taken(result=reply[0], now=now)
+            return Taken(result=reply[0], now=now, tries=0)
         return Taken(
             result="taken",
             now=now,

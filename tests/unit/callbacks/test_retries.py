@@ -36,6 +36,7 @@ def test_receiver_may_ask_for_a_longer_wait_of_up_to_an_hour_and_for_no_shorter_
         (" 0 ", timedelta()),
         ("000120", 120 * SECOND),
         ("3600", HOUR),
+        ("0003600", None),
         ("3601", None),
         ("9999999", None),
         ("-1", None),

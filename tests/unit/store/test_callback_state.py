@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 import redis
 
+from tests.factories import SECOND
 from worker.errors import StoreUnavailable
 from worker.model.times import from_ms
-from worker.store import callback_state
+from worker.store import callback_state, callbacks
 from worker.store.store import Store
 
 
@@ -83,3 +84,10 @@ def test_a_refund_is_listed_with_each_endpoint_that_does_not_know_it(store: Stor
     assert [(each.name, each.tries) for each in found] == [(None, 0), ("shop", 2), ("till", 0)]
     assert [each.waiting_since for each in found] == [None, from_ms(1000), None]
     assert [each.died_at for each in found] == [None, None, from_ms(2000)]
+
+
+def test_limits_of_callbacks_are_those_that_are_documented() -> None:
+    assert (callbacks.SHARED_OUT, callbacks.OPEN_FROM) == (200, 5)
+    assert (callbacks.LOGGED, callbacks.REPLAYED) == (10_000, 500)
+    assert (callbacks.HOLD, callbacks.FIRST_PROBE) == (30 * SECOND, 30 * SECOND)
+    assert callbacks.MOST_PROBE == 300 * SECOND
