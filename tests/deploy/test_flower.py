@@ -133,7 +133,8 @@ def test_pages_show_the_results_too(installation: Installation, tasks: dict[str,
     assert "order-90-1: failed (card_declined)" in ask(f"{flower}/task/{declined}", user=USER)[1]
     table = "&".join(f"{name}={value}" for name, value in DATATABLE.items())
     rows = ask_json(f"{flower}/tasks/datatable?{table}", user=USER)["data"]
-    assert {row["result"] for row in rows} == {task["result"] or "" for task in tasks.values()}
+    # A task may have ended since.
+    assert {row["result"] for row in rows} >= {task["result"] or "" for task in tasks.values()}
     assert 'data-column="result"' in ask(f"{flower}/tasks", user=USER)[1]
 
 
