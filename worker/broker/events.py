@@ -21,7 +21,8 @@ class GatheringDispatcher(EventDispatcher):  # type: ignore[misc]  # celery carr
     running for good.
     """
 
-    def flush(self, errors: bool = True, groups: bool = True) -> None:  # noqa: FBT001, FBT002 - Celery's
+    # The signature is Celery's.
+    def flush(self, errors: bool = True, groups: bool = True) -> None:  # noqa: FBT001, FBT002
         """Send what waits: first what could not be sent before (`errors`), then the groups."""
         super().flush(errors=errors, groups=False)
         if not groups:

@@ -107,7 +107,7 @@ async def receiving() -> AsyncIterator[Receiver]:
 class Losing(AsyncStore):
     """A store that loses the next ends of tries, as a crash between POST and note does.
 
-    It counts the scripts that share out. Set `after` to be told of each end that was noted.
+    It counts the scripts that share out. `after` is called after each end that was noted.
     """
 
     lost = 0
@@ -367,7 +367,7 @@ async def test_refund_whose_record_has_expired_is_over() -> None:
 
 async def test_endpoint_without_work_hides_no_other_that_is_at_work() -> None:
     async with receiving() as shop:
-        idle_one = shop.endpoint("idle", ids="nobody-")
+        idle_one = shop.endpoint("idle", ids="other-")
         async with working(shop.endpoint(), idle_one) as desk:
             settle(desk)
             await desk.deliver()

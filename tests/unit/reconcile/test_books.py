@@ -69,6 +69,7 @@ def test_file_that_cannot_be_opened_does_not_stay_and_says_what_it_was_for(
 
 
 def test_disk_that_is_full_is_an_error_of_the_disk() -> None:
+    # The error is raised at the end of the block inside, so both belong here.
     with pytest.raises(OSError, match="the temporary file: database or disk is full") as caught:  # noqa: PT012, SIM117
         with books() as sides:
             sides._database.execute("PRAGMA max_page_count = 10")

@@ -123,8 +123,9 @@ def test_class_is_the_first_field_that_differs_and_the_reason_names_all(
     ],
 )
 def test_pair_across_the_edge_says_on_which_side_each_is(
-    mine: bool,  # noqa: FBT001
-    theirs: bool,  # noqa: FBT001
+    *,
+    mine: bool,
+    theirs: bool,
     kind: str,
     reason: str,
 ) -> None:
@@ -260,7 +261,8 @@ def test_row_that_alone_fits_is_ours(
 def test_several_that_fit_are_all_ambiguous_if_any_is_of_the_window(
     mine: list[bool],
     theirs: list[bool],
-    mentioned: bool,  # noqa: FBT001
+    *,
+    mentioned: bool,
 ) -> None:
     refunds = [without_id(f"a{i}", inside=inside) for i, inside in enumerate(mine)]
     rows = [row(f"re_{line}", line, inside=inside) for line, inside in enumerate(theirs, 1)]
