@@ -32,7 +32,7 @@ from worker.process import logs
 from worker.sandbox.redis_server import ThrowawayServer, find_server, running_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
 
 if (
     threading.current_thread() is threading.main_thread()
@@ -41,6 +41,8 @@ if (
     # A shell's background job ignores Ctrl-C, and so would every program that a test starts and
     # interrupts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LINES_SHOWN = 20
 
 # One commit, one verdict: the same examples each time. `--hypothesis-profile default` draws others.
 settings.register_profile("same", derandomize=True)
@@ -64,6 +66,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
     from tests.support.sharing import Sharing  # noqa: PLC0415 - only where pytest-xdist is in use
 
     return Sharing(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say of a failed test what its workers logged last."""
+    report = yield
+    for worker in getattr(getattr(item, "funcargs", {}).get("installation"), "workers", []):
+        if report.failed:
+            lines = worker.log.read_text("utf-8", "replace").splitlines()[-LINES_SHOWN:]
+            report.sections.append((worker.log.name, "\n".join(line[:500] for line in lines)))
+    return report
 
 
 def pytest_collection_finish() -> None:

@@ -17,7 +17,8 @@ from tests.support.rabbit import running_rabbitmq
 from worker import RefundRequest, Refunds
 from worker.broker import queues, wire
 from worker.model.refund import Lane
-from worker.monitoring import metrics
+from worker.monitoring import check_records, metrics
+from worker.monitoring.checks import State
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
 from worker.settings import Settings
@@ -103,6 +104,45 @@ def test_a_broker_that_hangs_holds_nobody_who_hands_in_a_refund(
     ids = ["before-0", "used-0", "fresh-0", "after-0"]
     assert {record.status for record in installation.settled(used, ids)} == {"succeeded"}
     assert Counter(e["refund_id"] for e in installation.sandbox.effects()) == dict.fromkeys(ids, 1)
+    assert worker.stop() == 0
+
+
+def test_a_broker_that_is_full_holds_nobody_and_what_waits_is_sent_once_it_has_room(
+    installation: Installation,
+    rabbitmq: RabbitMQ,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # Nobody waits for the broker's answer, which would come only once there is room.
+    monkeypatch.setattr(wire, "REPLY_SECONDS", 600)
+    settings = settings_with(installation, rabbitmq.url)
+    used, fresh = Refunds(settings=settings), Refunds(settings=settings)
+    used.submit(requests("before", 1)[0])
+    with rabbitmq.full():
+        assert used.submit(requests("used", 1)[0]).stage == "queued"
+        assert fresh.submit(requests("fresh", 1)[0]).stage == "queued"
+        for _ in range(2):
+            (said,) = [
+                check
+                for check in check_records.queues(used.celery, "here")
+                if check.name == "queues"
+            ]
+            assert said.text == f"the broker at here {wire.BLOCKED}"
+        assert "refunds_broker_up 0.0" in metrics.render(used.store, used.celery)
+        # What RabbitMQ holds already is read and sent.
+        worker = installation.start("worker", "worker")
+        installation.settled(used, ["before-0"])
+        until(lambda: wire.BLOCKED in worker.said, "it says so")
+        assert worker.stop() == 0
+        worker = installation.start("worker", "worker")
+    assert [record.message for record in caplog.records if record.name == "worker.client"] == [
+        "nudge_not_sent"
+    ] * 2
+    ids = ["before-0", "used-0", "fresh-0"]
+    assert {record.status for record in installation.settled(used, ids)} == {"succeeded"}
+    assert Counter(e["refund_id"] for e in installation.sandbox.effects()) == dict.fromkeys(ids, 1)
+    assert all(check.state is State.OK for check in check_records.queues(used.celery, "here"))
+    assert "refunds_broker_up 1.0" in metrics.render(used.store, used.celery)
     assert worker.stop() == 0
 
 

@@ -51,6 +51,26 @@ def calls(server: redis.Redis, command: str) -> int:
     return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started itself."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def stacks_of(pid: int) -> str:
+    """Return where the threads of a Python process and of its children stand."""
+    spy = Path(sys.executable).with_name("py-spy")
+    return "".join(
+        subprocess.run(
+            [spy, "dump", "--pid", str(each)],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=PATIENCE,
+        ).stdout
+        for each in [pid, *children_of(pid)]
+    )
+
+
 @dataclass
 class Worker:
     """One worker process and what it logged."""
@@ -59,10 +79,21 @@ class Worker:
     log: Path
 
     def stop(self) -> int:
-        """SIGTERM, and wait until it has finished what is in flight; return its exit code."""
+        """SIGTERM, and wait until it has finished what is in flight; return its exit code.
+
+        One that does not end fails the test with where it stands, and harms no later test.
+        """
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        try:
+            return self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            stands = stacks_of(self.process.pid)
+            for pid in [*children_of(self.process.pid), self.process.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait(PATIENCE)
+            pytest.fail(f"the worker did not end in {PATIENCE:.0f} s:\n{stands}")
 
     def kill(self) -> None:
         """SIGKILL, as the kernel would."""

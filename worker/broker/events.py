@@ -1,7 +1,14 @@
-"""Celery's task events, which Flower shows: gathered, and sent in few messages."""
+"""Celery's task events, which Flower shows: gathered, sent in few messages, and never waited for.
+
+Nothing depends on an event. While the broker takes none, the latest wait for it, and the worker
+goes on.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from time import monotonic
 from typing import Any, Final
 
 from celery.app.events import Events
@@ -11,6 +18,16 @@ EVENT_SECONDS: Final = 0.25
 """How long a task event waits for others, in seconds."""
 EVENTS_GATHERED: Final = 300
 """So many events are sent at once, however short their wait."""
+MESSAGES_KEPT: Final = 1000
+"""So many messages of events wait for a broker that takes none; the oldest are dropped."""
+REST_SECONDS: Final = 10.0
+"""How long none is sent after one that could not be: each may have to wait for a time limit."""
+_ONE_NEW_CONNECTION: Final = {
+    "max_retries": 1,
+    "interval_start": 0,
+    "interval_step": 0,
+    "interval_max": 0,
+}
 
 
 class GatheringDispatcher(EventDispatcher):  # type: ignore[misc]  # celery carries no types
@@ -18,20 +35,46 @@ class GatheringDispatcher(EventDispatcher):  # type: ignore[misc]  # celery carr
 
     Celery's own empties its buffer after a message is sent. Tasks that run in threads send their
     events from there, so one that came meanwhile would be lost, and Flower would show its task as
-    running for good.
+    running for good. It also would offer a heartbeat until the broker takes it, and read no message
+    meanwhile, and would forget what could not be sent twice.
     """
 
-    # The signature is Celery's.
-    def flush(self, errors: bool = True, groups: bool = True) -> None:  # noqa: FBT001, FBT002
-        """Send what waits: first what could not be sent before (`errors`), then the groups."""
-        super().flush(errors=errors, groups=False)
-        if not groups:
-            return
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._outbound_buffer: deque[tuple[Any, str, Any]] = deque(maxlen=MESSAGES_KEPT)
+        self._rests_until = -math.inf
+
+    def flush(self, *_: Any, **__: Any) -> None:
+        """Send what waits: first what could not be sent before, then the groups."""
+        kept = self._outbound_buffer
         with self.mutex:
             for group, waiting in self._group_buffer.items():
                 if taken := waiting.copy():
                     del waiting[: len(taken)]
-                    self._publish(taken, self.producer, f"{group}.multi")
+                    kept.append((taken, f"{group}.multi", None))
+            while kept and not self._rests():
+                event, routing_key, _ = kept.popleft()
+                self._publish(event, self.producer, routing_key)
+
+    def _rests(self) -> bool:
+        return monotonic() < self._rests_until
+
+    def _publish(self, event: Any, producer: Any, routing_key: str, **_: Any) -> None:
+        """Send a list of task events, or keep it for later; or an event of the worker, or drop it.
+
+        A worker sends heartbeats again anyway.
+        """
+        kept = self._outbound_buffer
+        if not self._rests():
+            super()._publish(
+                event, producer, routing_key, retry=True, retry_policy=_ONE_NEW_CONNECTION
+            )
+            if not kept or kept[-1][0] is not event:
+                return
+            # It is the last of what is kept, where it holds no other if it is to blame.
+            self._rests_until = monotonic() + REST_SECONDS
+            if not isinstance(event, list):
+                kept.pop()
 
 
 class GatheringEvents(Events):  # type: ignore[misc]  # as above

@@ -35,6 +35,7 @@ It exceeds a task's lifetime; a redelivery is harmless.
 PUBLISH_ERRORS: Final = (KombuError, redis.exceptions.RedisError, OSError)
 """The errors of a broker that is unavailable."""
 _IDS_SHOWN: Final = 5
+_NO_QUEUE: Final = "refunds.no-queue"
 
 CONFIGURATION: Final[dict[str, Any]] = {
     "task_serializer": "json",
@@ -190,6 +191,30 @@ def call_back(app: Celery, endpoint: str, members: Sequence[str]) -> None:
 def _shown(ids: Sequence[str]) -> str:
     shown = ", ".join(ids[:_IDS_SHOWN])
     return shown + (f", and {len(ids) - _IDS_SHOWN} more" if len(ids) > _IDS_SHOWN else "")
+
+
+def offer(app: Celery) -> None:
+    """Offer RabbitMQ a message to no queue, which it drops; Redis is not asked.
+
+    Raises kombu's errors if the broker is unavailable, or takes no messages.
+    """
+    with app.connection_for_write() as connection:
+        if connection.transport.driver_type == "amqp":
+            connection.Producer().publish(
+                b"",
+                routing_key=_NO_QUEUE,
+                content_type="application/octet-stream",
+                content_encoding="binary",
+                retry=True,
+                retry_policy=CONFIGURATION["task_publish_retry_policy"],
+            )
+
+
+def trouble(error: BaseException) -> tuple[str, str]:
+    """Return what is wrong with the broker that raised one of `PUBLISH_ERRORS`, and what to do."""
+    if wire.BLOCKED in str(error):
+        return wire.BLOCKED, "free some there"
+    return f"cannot be reached ({type(error).__name__})", "start it or set REFUNDS_BROKER_URL"
 
 
 def submit_again(app: Celery, refund_id: str, fields: Mapping[str, Any], lane: Lane) -> None:

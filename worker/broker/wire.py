@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import celery.app.amqp
+from amqp.exceptions import RecoverableConnectionError
 from amqp.method_framing import frame_handler
 from amqp.serialization import decode_properties_basic
 from kombu.connection import Connection as KombuConnection
@@ -22,6 +23,8 @@ from worker.broker import forks
 REPLY_SECONDS: Final = 5.0
 """Read and write timeout for RabbitMQ: for a confirm, the reply to a declaration, or room to write.
 """
+BLOCKED: Final = "takes no messages now, since its memory or disk is nearly full"
+"""What RabbitMQ announces to a connection that sends; it reads nothing more from it then."""
 
 _HEADER_FRAME: Final = 2
 _BEFORE_PROPERTIES: Final = 12
@@ -51,7 +54,14 @@ def _readable(buffer: Any) -> bool:
 
 class _AmqpConnection(pyamqp.Connection):
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, frame_handler=forgiving_frames, **named)
+        super().__init__(
+            *arguments, frame_handler=forgiving_frames, on_blocked=self._give_up, **named
+        )
+
+    def _give_up(self, _: str) -> None:
+        # Without the handshake of a close, since nothing is answered either.
+        self.collect()
+        raise RecoverableConnectionError(f"the broker {BLOCKED}")
 
     def connect(self, callback: Any = None) -> Any:
         connected = super().connect(callback)

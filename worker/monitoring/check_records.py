@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import kombu.exceptions
-import redis.exceptions
 from celery import Celery
 
 from worker.broker import queues as broker
@@ -33,7 +31,6 @@ SAMPLE: Final = 25
 """Refunds read from each end of an index to find its oldest."""
 _TO_BE_SENT: Final = ("queued", "queued.bulk", "sending", "waiting")
 _REST: Final = frozenset({"succeeded", "failed", "canceled", "review"})
-_BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
 
 
 def under_way(settings: Settings, store: Store) -> Iterator[Check]:
@@ -292,9 +289,10 @@ def queues(app: Celery, address: str) -> Iterator[Check]:
     try:
         # It also reports at once that a broker is away.
         depths = {lane: broker.queue_depth(app, lane) for lane in Lane}
-    except _BROKER_ERRORS as error:
-        text = f"the broker at {address} cannot be reached ({type(error).__name__})"
-        yield fail("queues", text, "start the broker, or set REFUNDS_BROKER_URL", Trouble.AWAY)
+        broker.offer(app)
+    except broker.PUBLISH_ERRORS as error:
+        wrong, remedy = broker.trouble(error)
+        yield fail("queues", f"the broker at {address} {wrong}", remedy, Trouble.AWAY)
         return
     for lane, depth in depths.items():
         yield ok(f"queue {lane.value}", f"messages waiting: {depth}" if depth else "empty")

@@ -14,8 +14,6 @@ from datetime import timedelta
 from itertools import accumulate
 from typing import Any, Final
 
-import kombu.exceptions
-import redis.exceptions
 from celery import Celery
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -48,7 +46,6 @@ from worker.store.watch_state import read_watch
 
 _MICROS: Final = 1_000_000
 _ALL_LANES: Final = "all"
-_BROKER_ERRORS: Final = (kombu.exceptions.KombuError, redis.exceptions.RedisError, OSError)
 
 
 class RefundsCollector(Collector):
@@ -351,10 +348,11 @@ def _server(info: Mapping[str, Any], wanted: int) -> Iterator[Metric]:
 
 
 def _queues(app: Celery) -> Iterator[Metric]:
-    up = GaugeMetricFamily("refunds_broker_up", "Whether the broker answers.")
+    up = GaugeMetricFamily("refunds_broker_up", "Whether the broker answers, and takes messages.")
     try:
         depths = {lane: queues.queue_depth(app, lane) for lane in Lane}
-    except _BROKER_ERRORS:
+        queues.offer(app)
+    except queues.PUBLISH_ERRORS:
         up.add_metric([], 0)
         yield up
         return

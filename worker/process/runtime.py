@@ -273,10 +273,8 @@ class Runtime:
             yield
         except queues.PUBLISH_ERRORS as error:
             where = address_of(self.settings.broker)
-            raise StoreUnavailable(
-                f"the broker at {where} cannot be reached ({type(error).__name__}): start it or set"
-                " REFUNDS_BROKER_URL"
-            ) from error
+            wrong, remedy = queues.trouble(error)
+            raise StoreUnavailable(f"the broker at {where} {wrong}: {remedy}") from error
 
     async def _beat(self) -> None:
         supervisor = os.environ.get(SUPERVISOR_VARIABLE)

@@ -119,6 +119,24 @@ class RabbitMQ:
         finally:
             os.kill(int(machine), signal.SIGCONT)
 
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """Let it take no messages, as it does by itself when its disk is nearly full."""
+        self._demand_free_disk("1000000GB")
+        try:
+            yield
+        finally:
+            self._demand_free_disk("1MB")
+
+    def _demand_free_disk(self, least: str) -> None:
+        subprocess.run(  # noqa: S603 - literal arguments
+            [self.server.with_name("rabbitmqctl"), "set_disk_free_limit", least],
+            env=self.environment,
+            check=True,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+
     def stop(self) -> None:
         """End it in good order."""
         if self.running is not None:
