@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import signal
 import subprocess
-import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,7 @@ import structlog
 from hypothesis import settings
 
 from ops.lab.prove.rabbit import RabbitMQ
+from tests.support.memory import folder_in_memory
 from tests.support.rabbit import running_rabbitmq
 from worker.model import redaction
 from worker.model.refund import Lane
@@ -148,14 +147,9 @@ def logging_of_one_test_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def redis_server() -> Iterator[ThrowawayServer]:
     """The session's real server, each write on disk before its reply.
 
-    A test that kills one starts its own. Its files are in memory where there is such a folder: the
-    tests of this server do not pull the plug, and a wait for the disk is half of a call's time.
+    A test that kills one starts its own.
     """
-    memory = Path("/dev/shm")  # noqa: S108 - a folder of a name of its own is made there
-    with (
-        tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder,
-        running_server(dir=folder) as server,
-    ):
+    with folder_in_memory() as folder, running_server(dir=str(folder)) as server:
         yield server
 
 
@@ -184,9 +178,9 @@ def waitaof(redis_server: ThrowawayServer) -> None:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+def rabbitmq_server() -> Iterator[RabbitMQ]:
     """The session's RabbitMQ; a test that stops one starts its own."""
-    with running_rabbitmq(tmp_path_factory.mktemp("broker") / "rabbitmq") as broker:
+    with running_rabbitmq() as broker:
         yield broker
 
 

@@ -25,8 +25,8 @@ from worker.settings import Settings
 
 
 @pytest.fixture
-def rabbitmq(tmp_path: Path) -> Iterator[RabbitMQ]:
-    with running_rabbitmq(tmp_path / "rabbitmq") as broker:
+def rabbitmq() -> Iterator[RabbitMQ]:
+    with running_rabbitmq() as broker:
         yield broker
 
 
