@@ -78,6 +78,9 @@ class Export:
     """The file's own name of each field."""
     _refused: set[str] = field(default_factory=set, init=False)
     """The fields of the row that is read whose cells are not blank, and not texts either."""
+    _untimed: list[int] = field(default_factory=list, init=False)
+    _more_untimed: int = field(default=0, init=False)
+    """The first lines that have no key for the time, and the number of all others."""
 
     def rows(self) -> Iterator[Theirs]:
         """Yield the rows that can be read. Raises `InputError` if the columns cannot be used."""
@@ -85,6 +88,12 @@ class Export:
         for row in read_rows(self.source, layout):
             if (read := self._read(row)) is not None:
                 yield read
+        if "created" in self.columns:
+            # A line of JSON lines may lack the key; no window would hold or leave out its refund.
+            self._refused.clear()
+            for line in self._untimed:
+                self._missing(line, "created")
+            self.broken += self._more_untimed
 
     def refuse(self, line: int, column: str, code: str, value: object, rule: str) -> None:
         """Note why a row cannot be read."""
@@ -203,6 +212,9 @@ class Export:
         """Return the text of a cell that is not blank, None if it is refused."""
         if name == "created" and isinstance(value, date):
             return value.isoformat()
+        if name == "created" and isinstance(value, float):
+            # No time is written so, and the rule of times says how one is.
+            return str(value)
         if name == "amount" and type(value) is float and (text := decimal_text(value)) is not None:
             return text
         if (problem := cell_problem(value)) is not None:
@@ -226,21 +238,20 @@ class Export:
     def _text(self, row: Row, texts: Mapping[str, str], name: str) -> str:
         text = texts.get(name, "")
         if not text:
-            self._missing(row, name)
+            self._missing(row.line, name)
         elif len(text) > _LONGEST:
             rule = f"must have at most {_LONGEST} characters"
             self.refuse(row.line, self._column(name), "too_long", text, rule)
         return text
 
-    def _missing(self, row: Row, name: str) -> None:
-        if name in self._refused:
-            return
-        self.refuse(row.line, self._column(name), "missing", "", "must not be blank")
+    def _missing(self, line: int, name: str) -> None:
+        if name not in self._refused:
+            self.refuse(line, self._column(name), "missing", "", "must not be blank")
 
     def _currency(self, row: Row, texts: Mapping[str, str]) -> str:
         text = texts.get("currency") or self.reading.currency or ""
         if not text:
-            self._missing(row, "currency")
+            self._missing(row.line, "currency")
         elif not (len(text) == len("usd") and text.isascii() and text.isalpha()):
             rule = "must be a three-letter ISO code such as usd"
             self.refuse(row.line, self._column("currency"), "currency", text, rule)
@@ -249,19 +260,20 @@ class Export:
     def _amount(self, row: Row, texts: Mapping[str, str], currency: str) -> int | None:
         text = texts.get("amount", "")
         if not text:
-            self._missing(row, "amount")
+            self._missing(row.line, "amount")
             return None
         reading = self.reading
-        if reading.negative:
-            if not text.startswith(_MINUSES):
-                rule = "must be negative, because --sign negative says that all refunds are"
-                self.refuse(row.line, self._column("amount"), "amount_sign", text, rule)
-                return None
-            text = text[1:]
-        elif text.startswith(_MINUSES):
-            rule = "must not be negative: if refunds are negative in this file, use --sign negative"
+        positive = _without_sign(text)
+        if reading.negative != (positive is not None):
+            rule = (
+                "must be negative, because --sign negative says that all refunds are"
+                if reading.negative
+                else "must not be negative: if refunds are negative in this file, use"
+                " --sign negative"
+            )
             self.refuse(row.line, self._column("amount"), "amount_sign", text, rule)
             return None
+        text = text if positive is None else positive
         is_float = type(row.values[self._indexes(row)["amount"]]) is float
         mark: DecimalMark = "point" if is_float else reading.decimal
         parsed = parse_amount(text, reading.unit, currency or None, mark)
@@ -276,7 +288,7 @@ class Export:
         word = mapped.get(text) or text.lower()
         word = _SPELLINGS.get(word, word)
         if not text:
-            self._missing(row, "status")
+            self._missing(row.line, "status")
         elif word not in STATUSES:
             rule = (
                 f"is not one of {', '.join(STATUSES)}: state which one it means with --map-status"
@@ -287,10 +299,14 @@ class Export:
 
     def _created(self, row: Row, texts: Mapping[str, str]) -> int | None:
         if "created" not in self._indexes(row):
+            if len(self._untimed) < MOST_ERRORS:
+                self._untimed.append(row.line)
+            else:
+                self._more_untimed += 1
             return None
         text = texts.get("created", "")
         if not text:
-            self._missing(row, "created")
+            self._missing(row.line, "created")
             return None
         at = moment_of(text, self.reading.zone)
         if at is None:
@@ -300,6 +316,15 @@ class Export:
             )
             self.refuse(row.line, self._column("created"), "created", text, rule)
         return at
+
+
+def _without_sign(text: str) -> str | None:
+    """Return a negative amount without its sign: -5, 5- or (5). None if it is not negative."""
+    if text.startswith(_MINUSES):
+        return text[1:]
+    if text.endswith(_MINUSES):
+        return text[:-1]
+    return text[1:-1] if text.startswith("(") and text.endswith(")") else None
 
 
 def moment_of(text: str, zone: tzinfo) -> int | None:
