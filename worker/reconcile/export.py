@@ -7,7 +7,7 @@ refused with its line and column, and so is a refund that is in the file twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, tzinfo
 from itertools import islice
@@ -88,6 +88,9 @@ class Export:
         for row in read_rows(self.source, layout):
             if (read := self._read(row)) is not None:
                 yield read
+        if self.source.format == "jsonl" and self._plan is not None:
+            # Each line names its own fields, so only now is it known what none has.
+            self._check_all(self.columns, [*self.columns.values(), *self.unused], None)
         if "created" in self.columns:
             # A line of JSON lines may lack the key; no window would hold or leave out its refund.
             self._refused.clear()
@@ -103,28 +106,32 @@ class Export:
 
     # Columns
 
-    def _header(self, source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
+    def _header(self, _source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
         cells = [*names]
         while cells and is_blank(cells[-1]):
             cells.pop()
         fields = self._fields(tuple(cells))
+        self._check_all(fields.values(), cells, line)
+        self._check_once(fields, line)
+        self._note(tuple(cells), fields)
+        return tuple(cells)
+
+    def _check_all(self, fields: Collection[str], names: Sequence[str], line: int | None) -> None:
+        """Raise `InputError` if a field has no column although it is mapped or needed."""
         for field_, header in self.reading.mapping.columns.items():
-            if field_ not in fields.values():
-                raise source.problem(
+            if field_ not in fields:
+                raise self.source.problem(
                     f"has no column {header!r}, which is mapped to {field_}: its columns are"
-                    f" {_listed(cells)}",
+                    f" {_listed(names)}",
                     line=line,
                 )
-        self._check_once(fields, line)
-        missing = [name for name in self._needed() if name not in fields.values()]
+        missing = [name for name in self._needed() if name not in fields]
         if missing:
-            raise source.problem(
-                f"has no column {' and '.join(missing)}: its columns are {_listed(cells)}; name"
+            raise self.source.problem(
+                f"has no column {' and '.join(missing)}: its columns are {_listed(names)}; name"
                 f' the right one with --map {missing[0]}="Column"',
                 line=line,
             )
-        self._note(tuple(cells), fields)
-        return tuple(cells)
 
     def _check_once(self, fields: Mapping[int, str], line: int) -> None:
         if (twice := _twice(fields.values())) is not None:

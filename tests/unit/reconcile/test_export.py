@@ -266,6 +266,43 @@ def test_amount_with_two_signs_or_half_of_one_is_refused(tmp_path: Path, amount:
     assert (rows, export.broken) == ([], 1)
 
 
+def test_mapped_key_that_no_line_has_is_refused(tmp_path: Path) -> None:
+    mapping = ExportMapping(columns={"id": "id", "created": "Made"})
+    says = (
+        r"a\.jsonl: has no column 'Made', which is mapped to created: its columns are 'id',"
+        r" 'amount', 'currency', 'status', 'fee'$"
+    )
+    lines = [LINE, LINE | {"id": "re_2", "fee": 1}]
+    with pytest.raises(InputError, match=says):
+        rows_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)), mapping=mapping)
+    assert rows_of(tmp_path / "a.jsonl", " \n" * 70_000, mapping=mapping)[0] == []
+
+
+def test_needed_key_that_no_line_has_is_refused_once(tmp_path: Path) -> None:
+    says = (
+        "has no column amount and status: its columns are 'id', 'currency', 'Net'; name the right"
+    )
+    lines = [{"id": f"re_{number}", "currency": "usd", "Net": 5} for number in range(2)]
+    with pytest.raises(InputError, match=says):
+        rows_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
+
+
+def test_mapped_key_that_one_line_has_is_enough(tmp_path: Path) -> None:
+    mapping = ExportMapping(columns={"payment_intent": "Payment"})
+    lines = [LINE, LINE | {"id": "re_2", "Payment": "pi_2"}]
+    text = "\n".join(map(json.dumps, lines))
+    rows, export = rows_of(tmp_path / "a.jsonl", text, mapping=mapping)
+    assert ([row.payment for row in rows], export.broken) == ([None, "pi_2"], 0)
+
+
+@pytest.mark.parametrize("columns", [{"amount": "AMOUNT"}, {"metadata.refund_id": "metadata"}])
+def test_mapped_key_may_be_spelled_as_in_a_header(tmp_path: Path, columns: dict[str, str]) -> None:
+    mapping = ExportMapping(columns=columns)
+    line = json.dumps(LINE | {"metadata": "order-1"})
+    rows, _ = rows_of(tmp_path / "a.jsonl", line, mapping=mapping)
+    assert [row.amount for row in rows] == [5]
+
+
 @pytest.mark.parametrize("without", [0, 1])
 def test_line_without_a_time_beside_lines_with_one_is_refused(tmp_path: Path, without: int) -> None:
     lines = [LINE | {"id": f"re_{number}", "Created": AT} for number in range(3)]
