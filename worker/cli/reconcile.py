@@ -325,10 +325,12 @@ def _window_of_file(export: Export, sides: Books) -> Window:
 
 def _look(store: Store, sides: Books) -> int:
     """Have what differs read again; return how many refunds were named. Raises `GuardRefused`."""
-    hints, blind = [], 0
+    hints, without_id, without_payment = [], 0, 0
     for item in sides.items():
         hint = comparing.hint_of(item)
-        blind += hint is None and item.kind == "missing_there"
+        without_id += hint is None and item.kind == "missing_there"
+        if item.kind == "missing_here" and item.row is not None:
+            without_payment += item.row.theirs.payment is None
         if hint is not None:
             hints.append(hint)
         if len(hints) > MOST_LOOKED_AT:
@@ -338,7 +340,13 @@ def _look(store: Store, sides: Books) -> int:
             )
     for start in range(0, len(hints), _AT_ONCE):
         store.run_many([rechecks.hint(hint) for hint in hints[start : start + _AT_ONCE]])
-    note(f"{counted(len(hints), 'refund')} will be read again: run the same command afterwards")
-    if blind:
-        note(f"{counted(blind, 'refund')} missing there have no provider id to be read by")
+    if hints:
+        note(f"{counted(len(hints), 'refund')} will be read again: run the same command afterwards")
+    else:
+        note("nothing is read again: no difference names a refund that can be read")
+    if without_id:
+        note(f"missing there, without a provider id to be read by: {counted(without_id, 'refund')}")
+    if without_payment:
+        rows = counted(without_payment, "refund")
+        note(f"missing here, without a payment to be read by: {rows}")
     return len(hints)

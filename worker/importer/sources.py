@@ -220,8 +220,9 @@ def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | Non
     except IsADirectoryError:
         raise InputError(f"{path} is a folder: name a file in it") from None
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}"
+            f"{path} cannot be opened ({reason}): check its name, and that you may read it"
         ) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         # A pipe, such as <(…) in a shell, can be read only once.

@@ -325,6 +325,22 @@ def test_look_makes_the_doubts_of_a_foreign_refunds_payment_due(
     assert season.records.get("a").candidates == ("re_new",)
 
 
+def test_look_that_can_read_nothing_says_what_is_missing_for_it(cli: Cli, season: Season) -> None:
+    for name in "ab":
+        season.theirs(name, payment_intent="", **{"metadata.refund_id": ""})
+    ran = cli("reconcile", season.file(), *ALL, "--look")
+    assert ran.code == 4
+    assert "missing here, without a payment to be read by: 2 refunds" in ran.err
+    assert "nothing is read again" in ran.err
+    assert "run the same command afterwards" not in ran.err
+
+
+def test_look_where_all_agrees_reads_nothing(cli: Cli, season: Season) -> None:
+    season.both("a")
+    ran = cli("reconcile", season.file(), *ALL, "--look")
+    assert (ran.code, "nothing is read again" in ran.err, "missing" in ran.err) == (0, True, False)
+
+
 def test_look_refuses_what_a_wrong_file_would_set_off(
     cli: Cli, season: Season, sync_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
