@@ -13,6 +13,7 @@ import click
 
 from worker.cli import reconcile_report as report
 from worker.cli.exits import DONE, INTERNAL, NOTHING_TO_DO, SOME_FAILED
+from worker.cli.import_messages import say_hidden
 from worker.cli.options import (
     CURRENCY,
     FORM,
@@ -254,6 +255,11 @@ def _run(asked: _Asked, target: Path | None, *, look: bool, as_json: bool) -> in
             f"alarm: money may have moved twice, by {counted(twice, 'refund')} of the provider: see"
             " them first in the differences, and check them in its dashboard"
         )
+    if outcome.counts().get(comparing.OTHER_WINDOW) and not comparing.can_miss(window):
+        note(
+            "the window is so short that no refund of ours can be missing there: name a longer one,"
+            " of three days or more, to find those that the file does not have"
+        )
     if outcome.differs and looked is None:
         note("let the workers read at the provider what differs: run it again with --look")
     return SOME_FAILED if outcome.differs else DONE
@@ -273,6 +279,7 @@ def _load(asked: _Asked, sides: Books, window: Window | None) -> tuple[Export, W
             note(f"columns that are not used: {names}")
         if export.broken:
             raise _unreadable(export)
+        say_hidden(source)
         if window is None:
             window = _window_of_file(export, sides)
     if left_out := sides.set_window(*report.as_ms(window)):
@@ -301,9 +308,8 @@ def _unreadable(export: Export) -> InputError:
 def _window_of_file(export: Export, sides: Books) -> Window:
     span = sides.span()
     if span is None:
-        raise click.UsageError(
-            f"{export.source.name} does not say when its refunds were made: give --from and --to"
-        )
+        what = "does not say when its refunds were made" if sides.has_rows() else "has no rows"
+        raise click.UsageError(f"{export.source.name} {what}: give --from and --to")
     try:
         window = comparing.day_window(*span, export.reading.zone)
     except OverflowError:
@@ -319,10 +325,12 @@ def _window_of_file(export: Export, sides: Books) -> Window:
 
 def _look(store: Store, sides: Books) -> int:
     """Have what differs read again; return how many refunds were named. Raises `GuardRefused`."""
-    hints, blind = [], 0
+    hints, without_id, without_payment = [], 0, 0
     for item in sides.items():
         hint = comparing.hint_of(item)
-        blind += hint is None and item.kind == "missing_there"
+        without_id += hint is None and item.kind == "missing_there"
+        if item.kind == "missing_here" and item.row is not None:
+            without_payment += item.row.theirs.payment is None
         if hint is not None:
             hints.append(hint)
         if len(hints) > MOST_LOOKED_AT:
@@ -332,7 +340,13 @@ def _look(store: Store, sides: Books) -> int:
             )
     for start in range(0, len(hints), _AT_ONCE):
         store.run_many([rechecks.hint(hint) for hint in hints[start : start + _AT_ONCE]])
-    note(f"{counted(len(hints), 'refund')} will be read again: run the same command afterwards")
-    if blind:
-        note(f"{counted(blind, 'refund')} missing there have no provider id to be read by")
+    if hints:
+        note(f"{counted(len(hints), 'refund')} will be read again: run the same command afterwards")
+    else:
+        note("nothing is read again: no difference names a refund that can be read")
+    if without_id:
+        note(f"missing there, without a provider id to be read by: {counted(without_id, 'refund')}")
+    if without_payment:
+        rows = counted(without_payment, "refund")
+        note(f"missing here, without a payment to be read by: {rows}")
     return len(hints)

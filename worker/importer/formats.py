@@ -177,6 +177,7 @@ def _csv_rows(source: Source, layout: Layout) -> Iterator[Row]:
                 if (not values or not values[0].strip(BLANKS)) and all(map(is_blank, values)):
                     continue
                 if names is None:
+                    _check_delimiter(source, values, line)
                     names = layout.header(source, values, line)
                     width, least = len(names), layout.least(source, names)
                     continue
@@ -189,6 +190,15 @@ def _csv_rows(source: Source, layout: Layout) -> Iterator[Row]:
             raise source.problem(f"is not valid CSV: {_csv_reason(error)}", line=start) from None
         if names is None:
             raise source.problem("is empty")
+
+
+def _check_delimiter(source: Source, cells: list[str], line: int) -> None:
+    """Raise `InputError` if the whole header is one cell because of an unknown delimiter."""
+    filled = [cell for cell in cells if not is_blank(cell)]
+    if len(filled) == 1 and "|" in filled[0]:
+        raise source.problem(
+            "the columns are separated by '|': use commas, semicolons or tabs", line=line
+        )
 
 
 def _named(cells: list[str]) -> list[str]:
@@ -257,7 +267,12 @@ def _fitted(
 
 def _csv_reason(error: csv.Error) -> str:
     text = str(error)
-    if "field limit" in text or "unexpected end of data" in text:
+    if "field limit" in text:
+        return (
+            f"a cell is longer than {csv.field_size_limit():,} characters: shorten it, or look for"
+            " a quotation mark that is not closed"
+        )
+    if "unexpected end of data" in text:
         return "a quotation mark that opens a cell in this row is never closed"
     if "expected after" in text:
         return "a quotation mark inside a cell must be doubled, and its cell quoted"
@@ -276,19 +291,9 @@ def _json_rows(source: Source) -> Iterator[Row]:
         for line, entry in enumerate(text, 1):
             if len(entry) > limit:
                 raise source.problem(f"the line is longer than {limit:,} bytes", line=line)
-            stripped = entry.strip(BLANKS)
-            if not stripped:
+            if not entry.strip(BLANKS):
                 continue
-            try:
-                found = decoder.decode(stripped)
-            except json.JSONDecodeError as error:
-                column = error.pos + 1 + len(entry) - len(entry.lstrip(BLANKS))
-                raise source.problem(
-                    f"is not valid JSON: {error.msg}", line=line, column=column
-                ) from None
-            except (ValueError, RecursionError) as error:
-                reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
-                raise source.problem(reason, line=line) from None
+            found = _decoded(source, decoder, entry, line)
             if not isinstance(found, dict):
                 raise source.problem("each line must be one JSON object", line=line)
             if tuple(found) != names:
@@ -297,24 +302,51 @@ def _json_rows(source: Source) -> Iterator[Row]:
             ordinal += 1
 
 
+def _decoded(source: Source, decoder: json.JSONDecoder, entry: str, line: int) -> Any:
+    """Return the JSON of a line; raises `InputError` if it cannot be read."""
+    stripped = entry.strip(BLANKS)
+    try:
+        return decoder.decode(stripped)
+    except json.JSONDecodeError as error:
+        if error.pos >= len(stripped) or error.msg.startswith("Unterminated string"):
+            raise source.problem(
+                "the JSON does not end on this line: write one object per line, or look whether the"
+                " file was cut off",
+                line=line,
+            ) from None
+        column = error.pos + 1 + len(entry) - len(entry.lstrip(BLANKS))
+        raise source.problem(f"is not valid JSON: {error.msg}", line=line, column=column) from None
+    except _WrongJson as error:
+        raise source.problem(str(error), line=line) from None
+    except RecursionError:
+        raise source.problem("is nested too deeply", line=line) from None
+    except ValueError:
+        # Python's own words name its functions.
+        raise source.problem("a number has too many digits", line=line) from None
+
+
+class _WrongJson(ValueError):
+    """JSON that is not read; its text is the reason."""
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} occurs twice in one object: keep one of them")
+        raise _WrongJson(f"the key {twice!r} occurs twice in one object: keep one of them")
     return found
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"the number {text[:40]} is too large")
+        raise _WrongJson(f"the number {text[:40]} is too large")
     return number
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not valid JSON")
+    raise _WrongJson(f"{text} is not valid JSON")
 
 
 def _xlsx_rows(source: Source, layout: Layout) -> Iterator[Row]:

@@ -55,6 +55,15 @@ _BINARY: Final = {
     b"\xfe\xff": "UTF-16 text: save it as UTF-8 (CSV UTF-8)",
     _GZIP: "compressed with gzip twice: unpack it once",
 }
+_LONGEST_MARK: Final = 20
+_PAGE: Final = "a web page: save it as .xlsx or CSV, or download the file again"
+# The same for text, in small letters.
+_MARKUP: Final = {
+    b"<!doctype html": _PAGE,
+    b"<html": _PAGE,
+    b"<table": _PAGE,
+    b"<?xml": "XML: save it as .xlsx or CSV",
+}
 
 
 class Source:
@@ -162,9 +171,11 @@ class Source:
         return head
 
     def _found_format(self) -> Format:
-        for magic, what in _BINARY.items():
-            if self.head.startswith(magic):
-                raise self.problem(f"cannot be imported: it is {what}")
+        text = self.head.removeprefix(codecs.BOM_UTF8).lstrip()[:_LONGEST_MARK].lower()
+        for start, known in ((self.head, _BINARY), (text, _MARKUP)):
+            for magic, what in known.items():
+                if start.startswith(magic):
+                    raise self.problem(f"cannot be read: it is {what}")
         if self.head.startswith(_ZIP):
             if self.options.format not in {None, "xlsx"}:
                 raise self.problem(
@@ -209,8 +220,9 @@ def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | Non
     except IsADirectoryError:
         raise InputError(f"{path} is a folder: name a file in it") from None
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}"
+            f"{path} cannot be opened ({reason}): check its name, and that you may read it"
         ) from error
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         # A pipe, such as <(…) in a shell, can be read only once.

@@ -229,7 +229,7 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[obj
                 raise source.problem("is empty: no sheet has cells")
             if len(filled) > 1:
                 raise source.problem(
-                    f"has several sheets with rows ({', '.join(filled)}): name the one to import"
+                    f"has several sheets with rows ({', '.join(filled)}): name the right one"
                     " with --sheet"
                 )
             return filled[0], _iterated(workbook, filled[0])

@@ -117,6 +117,10 @@ class Books:
         ).fetchone()
         return None if first is None else (first, last)
 
+    def has_rows(self) -> bool:
+        """Return whether the file has a refund."""
+        return bool(self._one("SELECT EXISTS (SELECT 1 FROM theirs)"))
+
     def set_window(self, start: int, end: int) -> int:
         """Note which rows are inside; return how many are not. Rows without a time are inside."""
         self._database.execute(

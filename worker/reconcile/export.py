@@ -7,7 +7,7 @@ refused with its line and column, and so is a refund that is in the file twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, tzinfo
 from itertools import islice
@@ -78,6 +78,9 @@ class Export:
     """The file's own name of each field."""
     _refused: set[str] = field(default_factory=set, init=False)
     """The fields of the row that is read whose cells are not blank, and not texts either."""
+    _untimed: list[int] = field(default_factory=list, init=False)
+    _more_untimed: int = field(default=0, init=False)
+    """The first lines that have no key for the time, and the number of all others."""
 
     def rows(self) -> Iterator[Theirs]:
         """Yield the rows that can be read. Raises `InputError` if the columns cannot be used."""
@@ -85,6 +88,15 @@ class Export:
         for row in read_rows(self.source, layout):
             if (read := self._read(row)) is not None:
                 yield read
+        if self.source.format == "jsonl" and self._plan is not None:
+            # Each line names its own fields, so only now is it known what none has.
+            self._check_all(self.columns, [*self.columns.values(), *self.unused], None)
+        if "created" in self.columns:
+            # A line of JSON lines may lack the key; no window would hold or leave out its refund.
+            self._refused.clear()
+            for line in self._untimed:
+                self._missing(line, "created")
+            self.broken += self._more_untimed
 
     def refuse(self, line: int, column: str, code: str, value: object, rule: str) -> None:
         """Note why a row cannot be read."""
@@ -94,28 +106,32 @@ class Export:
 
     # Columns
 
-    def _header(self, source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
+    def _header(self, _source: Source, names: Sequence[str], line: int) -> tuple[str, ...]:
         cells = [*names]
         while cells and is_blank(cells[-1]):
             cells.pop()
         fields = self._fields(tuple(cells))
+        self._check_all(fields.values(), cells, line)
+        self._check_once(fields, line)
+        self._note(tuple(cells), fields)
+        return tuple(cells)
+
+    def _check_all(self, fields: Collection[str], names: Sequence[str], line: int | None) -> None:
+        """Raise `InputError` if a field has no column although it is mapped or needed."""
         for field_, header in self.reading.mapping.columns.items():
-            if field_ not in fields.values():
-                raise source.problem(
+            if field_ not in fields:
+                raise self.source.problem(
                     f"has no column {header!r}, which is mapped to {field_}: its columns are"
-                    f" {_listed(cells)}",
+                    f" {_listed(names)}",
                     line=line,
                 )
-        self._check_once(fields, line)
-        missing = [name for name in self._needed() if name not in fields.values()]
+        missing = [name for name in self._needed() if name not in fields]
         if missing:
-            raise source.problem(
-                f"has no column {' and '.join(missing)}: its columns are {_listed(cells)}; name"
+            raise self.source.problem(
+                f"has no column {' and '.join(missing)}: its columns are {_listed(names)}; name"
                 f' the right one with --map {missing[0]}="Column"',
                 line=line,
             )
-        self._note(tuple(cells), fields)
-        return tuple(cells)
 
     def _check_once(self, fields: Mapping[int, str], line: int) -> None:
         if (twice := _twice(fields.values())) is not None:
@@ -203,6 +219,9 @@ class Export:
         """Return the text of a cell that is not blank, None if it is refused."""
         if name == "created" and isinstance(value, date):
             return value.isoformat()
+        if name == "created" and isinstance(value, float):
+            # No time is written so, and the rule of times says how one is.
+            return str(value)
         if name == "amount" and type(value) is float and (text := decimal_text(value)) is not None:
             return text
         if (problem := cell_problem(value)) is not None:
@@ -226,21 +245,20 @@ class Export:
     def _text(self, row: Row, texts: Mapping[str, str], name: str) -> str:
         text = texts.get(name, "")
         if not text:
-            self._missing(row, name)
+            self._missing(row.line, name)
         elif len(text) > _LONGEST:
             rule = f"must have at most {_LONGEST} characters"
             self.refuse(row.line, self._column(name), "too_long", text, rule)
         return text
 
-    def _missing(self, row: Row, name: str) -> None:
-        if name in self._refused:
-            return
-        self.refuse(row.line, self._column(name), "missing", "", "must not be blank")
+    def _missing(self, line: int, name: str) -> None:
+        if name not in self._refused:
+            self.refuse(line, self._column(name), "missing", "", "must not be blank")
 
     def _currency(self, row: Row, texts: Mapping[str, str]) -> str:
         text = texts.get("currency") or self.reading.currency or ""
         if not text:
-            self._missing(row, "currency")
+            self._missing(row.line, "currency")
         elif not (len(text) == len("usd") and text.isascii() and text.isalpha()):
             rule = "must be a three-letter ISO code such as usd"
             self.refuse(row.line, self._column("currency"), "currency", text, rule)
@@ -249,19 +267,20 @@ class Export:
     def _amount(self, row: Row, texts: Mapping[str, str], currency: str) -> int | None:
         text = texts.get("amount", "")
         if not text:
-            self._missing(row, "amount")
+            self._missing(row.line, "amount")
             return None
         reading = self.reading
-        if reading.negative:
-            if not text.startswith(_MINUSES):
-                rule = "must be negative, because --sign negative says that all refunds are"
-                self.refuse(row.line, self._column("amount"), "amount_sign", text, rule)
-                return None
-            text = text[1:]
-        elif text.startswith(_MINUSES):
-            rule = "must not be negative: if refunds are negative in this file, use --sign negative"
+        positive = _without_sign(text)
+        if reading.negative != (positive is not None):
+            rule = (
+                "must be negative, because --sign negative says that all refunds are"
+                if reading.negative
+                else "must not be negative: if refunds are negative in this file, use"
+                " --sign negative"
+            )
             self.refuse(row.line, self._column("amount"), "amount_sign", text, rule)
             return None
+        text = text if positive is None else positive
         is_float = type(row.values[self._indexes(row)["amount"]]) is float
         mark: DecimalMark = "point" if is_float else reading.decimal
         parsed = parse_amount(text, reading.unit, currency or None, mark)
@@ -276,7 +295,7 @@ class Export:
         word = mapped.get(text) or text.lower()
         word = _SPELLINGS.get(word, word)
         if not text:
-            self._missing(row, "status")
+            self._missing(row.line, "status")
         elif word not in STATUSES:
             rule = (
                 f"is not one of {', '.join(STATUSES)}: state which one it means with --map-status"
@@ -287,10 +306,14 @@ class Export:
 
     def _created(self, row: Row, texts: Mapping[str, str]) -> int | None:
         if "created" not in self._indexes(row):
+            if len(self._untimed) < MOST_ERRORS:
+                self._untimed.append(row.line)
+            else:
+                self._more_untimed += 1
             return None
         text = texts.get("created", "")
         if not text:
-            self._missing(row, "created")
+            self._missing(row.line, "created")
             return None
         at = moment_of(text, self.reading.zone)
         if at is None:
@@ -300,6 +323,15 @@ class Export:
             )
             self.refuse(row.line, self._column("created"), "created", text, rule)
         return at
+
+
+def _without_sign(text: str) -> str | None:
+    """Return a negative amount without its sign: -5, 5- or (5). None if it is not negative."""
+    if text.startswith(_MINUSES):
+        return text[1:]
+    if text.endswith(_MINUSES):
+        return text[:-1]
+    return text[1:-1] if text.startswith("(") and text.endswith(")") else None
 
 
 def moment_of(text: str, zone: tzinfo) -> int | None:

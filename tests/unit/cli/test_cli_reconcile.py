@@ -13,6 +13,7 @@ import redis
 
 from tests.support.cli_runner import Cli, Ran, Records
 from tests.support.files import workbook
+from tests.unit.importer.test_import_workbooks import changed
 from worker.model.times import from_ms, rfc3339, to_ms
 
 HEADER = ("id", "payment_intent", "amount", "currency", "status", "created", "metadata.refund_id")
@@ -209,6 +210,43 @@ def test_pair_across_the_edge_belongs_to_another_window(cli: Cli, season: Season
     assert "made outside this window: 2 rows of the file" in ran.err
 
 
+@pytest.mark.parametrize(("days", "warns"), [(2, True), (3, False)])
+def test_window_too_short_for_a_missing_refund_is_said(
+    cli: Cli, season: Season, *, days: int, warns: bool
+) -> None:
+    season.ours("a")
+    season.settled("a", days_ago=0.5)
+    ran = cli("reconcile", season.file(), "--from", season.ago(days), "--to", season.ago(0))
+    assert (ran.code, "other_window" in ran.out) == (0, True)
+    assert ("no refund of ours can be missing there" in ran.err) is warns
+
+
+def test_short_window_in_which_nothing_is_left_over_needs_no_warning(
+    cli: Cli, season: Season
+) -> None:
+    season.both("a")
+    ran = cli("reconcile", season.file())
+    assert (ran.code, "missing there" in ran.err) == (0, False)
+
+
+def test_rows_behind_a_filter_are_read_with_a_warning(
+    cli: Cli, season: Season, tmp_path: Path
+) -> None:
+    season.both("a")
+    sheet = [HEADER, [season.rows["a"][name] for name in HEADER]]
+    file = tmp_path / "export.xlsx"
+    file.write_bytes(changed(workbook(sheet), b'<row r="2">', b'<row r="2" hidden="1">'))
+    ran = cli("reconcile", str(file), *ALL)
+    assert ran.code == 0
+    assert "warning: 1 row of the sheet is hidden" in ran.err
+
+
+def test_file_with_no_rows_needs_a_window(cli: Cli, season: Season) -> None:
+    ran = cli("reconcile", season.file())
+    assert ran.code == 2
+    assert "export.csv has no rows: give --from and --to" in ran.err
+
+
 def test_window_is_taken_from_the_file_if_none_is_given(cli: Cli, season: Season) -> None:
     season.both("a")
     ran = cli("reconcile", season.file(), "--json")
@@ -285,6 +323,22 @@ def test_look_makes_the_doubts_of_a_foreign_refunds_payment_due(
     assert cli("reconcile", season.file(), *ALL, "--look").code == 4
     assert sync_redis.zscore("refunds:rechecks", "a") is not None
     assert season.records.get("a").candidates == ("re_new",)
+
+
+def test_look_that_can_read_nothing_says_what_is_missing_for_it(cli: Cli, season: Season) -> None:
+    for name in "ab":
+        season.theirs(name, payment_intent="", **{"metadata.refund_id": ""})
+    ran = cli("reconcile", season.file(), *ALL, "--look")
+    assert ran.code == 4
+    assert "missing here, without a payment to be read by: 2 refunds" in ran.err
+    assert "nothing is read again" in ran.err
+    assert "run the same command afterwards" not in ran.err
+
+
+def test_look_where_all_agrees_reads_nothing(cli: Cli, season: Season) -> None:
+    season.both("a")
+    ran = cli("reconcile", season.file(), *ALL, "--look")
+    assert (ran.code, "nothing is read again" in ran.err, "missing" in ran.err) == (0, True, False)
 
 
 def test_look_refuses_what_a_wrong_file_would_set_off(

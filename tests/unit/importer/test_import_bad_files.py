@@ -33,6 +33,11 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
         ),
         pytest.param(workbook([]), "f.xlsx", "no sheet has cells", id="empty workbook"),
         pytest.param(b"%PDF-1.7 \x00", "f.csv", "a PDF", id="pdf"),
+        pytest.param(
+            "\n<HTML><table><tr><td>id</td>", "f.xls", "it is a web page: save", id="web page"
+        ),
+        pytest.param("<!doctype html>", "f.csv", "it is a web page", id="page instead of a file"),
+        pytest.param('\ufeff<?xml version="1.0"?>', "f.xml", "it is XML", id="xml"),
         pytest.param(b"\xd0\xcf\x11\xe0\xa1\xb1", "f.xls", "old Excel workbook", id="old workbook"),
         pytest.param(HEADER.encode("utf-16"), "f.csv", "UTF-16", id="utf-16"),
         pytest.param(packed(packed(HEADER)), "f.csv.gz", "twice", id="packed twice"),
@@ -71,6 +76,12 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
         ),
         pytest.param(
             f'{HEADER}a,pi_1,1,,,"x"y\n', "f.csv", r"line 2: .* must be doubled", id="loose quote"
+        ),
+        pytest.param(
+            f"{HEADER}a,pi_1,1,,,{'x' * 131_073}\n",
+            "f.csv",
+            r"line 2: is not valid CSV: a cell is longer than 131,072 characters: shorten it, or",
+            id="long cell",
         ),
         pytest.param(
             f"{HEADER}a,pi_1,1,,,{'x' * 10_000_000}\n",
@@ -124,6 +135,12 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
             "pi,amount\n1,2\n", "f.csv", r"line 1: column 'refund_id' is missing", id="no id"
         ),
         pytest.param(
+            "id|pi|amount\n1|2|3\n",
+            "f.csv",
+            r"line 1: the columns are separated by '\|': use commas, semicolons or tabs$",
+            id="other delimiter",
+        ),
+        pytest.param(
             "id,amount\n1,2\n",
             "f.csv",
             r"line 1: column 'payment_intent' is missing",
@@ -154,9 +171,26 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
         pytest.param(
             '{"id":1e999}\n', "f.jsonl", "line 1: the number 1e999 is too large", id="infinite"
         ),
-        pytest.param('{"id":' + "9" * 5000 + "}\n", "f.jsonl", "line 1: ", id="endless number"),
+        pytest.param(
+            '{"id":' + "9" * 5000 + "}\n",
+            "f.jsonl",
+            r"line 1: a number has too many digits$",
+            id="endless number",
+        ),
         pytest.param(
             '{"id":' + "[" * 200_000 + "\n", "f.jsonl", "line 1: is nested too deeply", id="deep"
+        ),
+        pytest.param(
+            '{\n "id": "a"\n}\n',
+            "f.jsonl",
+            r"line 1: the JSON does not end on this line: write one object per line, or",
+            id="object on several lines",
+        ),
+        pytest.param(
+            '{"id":"a",\n',
+            "f.jsonl",
+            r"line 1: the JSON does not end on this line",
+            id="cut object",
         ),
         pytest.param('[{"id":"a"}]', "f.json", r"line 1: is a JSON array", id="array"),
         pytest.param(
@@ -218,7 +252,8 @@ def test_a_file_that_cannot_be_opened_is_refused_in_a_sentence(tmp_path: Path) -
     says_of = {
         tmp_path / "none.csv": "does not exist",
         tmp_path: "is a folder",
-        Path("a\0b"): "cannot be opened",
+        Path("a\0b"): r"cannot be opened \(embedded null byte\): check its name, and that you may",
+        tmp_path / ("n" * 300): r"cannot be opened \(File name too long\): check its name",
     }
     for path, says in says_of.items():
         with pytest.raises(InputError, match=says):

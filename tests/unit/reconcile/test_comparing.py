@@ -167,6 +167,7 @@ def test_two_that_stand_are_twice_and_ours_counts_once(
 
 
 ATTEMPT = "an attempt that moved no money"
+ELSEWHERE = "ours settled inside the window, theirs was not made inside it"
 
 
 @pytest.mark.parametrize(
@@ -208,6 +209,14 @@ def test_other_attempts_are_matched_beside_the_one_that_ours_is(
     assert said(comparing.classify(mine, rows)) == [
         ("matched", "", main, "a"),
         *(("matched", ATTEMPT, line, None) for line in rest),
+    ]
+
+
+def test_attempt_of_another_window_is_not_mentioned() -> None:
+    rows = [row("re_b", status="failed", inside=False), row(line=2, inside=False)]
+    assert said(comparing.classify(ours(inside=False), rows)) == []
+    assert said(comparing.classify(ours(), rows)) == [
+        ("other_window", ELSEWHERE, 2, "a"),
     ]
 
 

@@ -22,6 +22,7 @@ from worker.reconcile.window import zone_of
 AT = 1_769_850_000_000  # 2026-01-31T09:00:00Z
 HEADER = "id,amount,currency,status"
 ROW = "re_1,5,usd,failed"
+MISSING = "must not be blank"
 LINE: dict[str, Any] = {"id": "re_1", "amount": 5, "currency": "usd", "status": "failed"}
 
 
@@ -238,13 +239,109 @@ def test_mapped_column_is_used_before_one_of_the_fields_own_name(tmp_path: Path)
     assert (rows[0].amount, rows[0].status, export.unused) == (5, "succeeded", ("amount",))
 
 
-@pytest.mark.parametrize("minus", ["-", "\u2212"])
-def test_negative_amounts_are_read_if_that_is_stated(tmp_path: Path, minus: str) -> None:
-    text = f"id,amount,currency,status\nre_1,{minus}5,usd,failed\nre_2,5,usd,failed\n"
+@pytest.mark.parametrize("amount", ["-5", "\u22125", "5-", "5\u2212", "(5)"])
+def test_negative_amounts_are_read_if_that_is_stated(tmp_path: Path, amount: str) -> None:
+    text = f"id,amount,currency,status\nre_1,{amount},usd,failed\nre_2,5,usd,failed\n"
     rows, export = rows_of(tmp_path / "a.csv", text, negative=True)
     assert [row.amount for row in rows] == [5]
     (error,) = export.errors
     assert (error.line, error.code) == (3, "amount_sign")
+
+
+@pytest.mark.parametrize("amount", ["-5", "\u22125", "5-", "5\u2212", "(5)"])
+def test_negative_amount_is_refused_with_the_option_that_reads_it(
+    tmp_path: Path, amount: str
+) -> None:
+    rows, export = rows_of(tmp_path / "a.csv", f"{HEADER}\nre_1,{amount},usd,failed\n")
+    assert (rows, export.broken) == ([], 1)
+    (error,) = export.errors
+    assert (error.code, "use --sign negative" in error.rule) == ("amount_sign", True)
+
+
+@pytest.mark.parametrize("amount", ["-(5)", "(-5)", "-5-", "((5))", "(5", "5)", "-", "()"])
+def test_amount_with_two_signs_or_half_of_one_is_refused(tmp_path: Path, amount: str) -> None:
+    rows, export = rows_of(
+        tmp_path / "a.csv", f"{HEADER}\nre_1,{amount},usd,failed\n", negative=True
+    )
+    assert (rows, export.broken) == ([], 1)
+
+
+def test_mapped_key_that_no_line_has_is_refused(tmp_path: Path) -> None:
+    mapping = ExportMapping(columns={"id": "id", "created": "Made"})
+    says = (
+        r"a\.jsonl: has no column 'Made', which is mapped to created: its columns are 'id',"
+        r" 'amount', 'currency', 'status', 'fee'$"
+    )
+    lines = [LINE, LINE | {"id": "re_2", "fee": 1}]
+    with pytest.raises(InputError, match=says):
+        rows_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)), mapping=mapping)
+    assert rows_of(tmp_path / "a.jsonl", " \n" * 70_000, mapping=mapping)[0] == []
+
+
+def test_needed_key_that_no_line_has_is_refused_once(tmp_path: Path) -> None:
+    says = (
+        "has no column amount and status: its columns are 'id', 'currency', 'Net'; name the right"
+    )
+    lines = [{"id": f"re_{number}", "currency": "usd", "Net": 5} for number in range(2)]
+    with pytest.raises(InputError, match=says):
+        rows_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
+
+
+def test_mapped_key_that_one_line_has_is_enough(tmp_path: Path) -> None:
+    mapping = ExportMapping(columns={"payment_intent": "Payment"})
+    lines = [LINE, LINE | {"id": "re_2", "Payment": "pi_2"}]
+    text = "\n".join(map(json.dumps, lines))
+    rows, export = rows_of(tmp_path / "a.jsonl", text, mapping=mapping)
+    assert ([row.payment for row in rows], export.broken) == ([None, "pi_2"], 0)
+
+
+@pytest.mark.parametrize("columns", [{"amount": "AMOUNT"}, {"metadata.refund_id": "metadata"}])
+def test_mapped_key_may_be_spelled_as_in_a_header(tmp_path: Path, columns: dict[str, str]) -> None:
+    mapping = ExportMapping(columns=columns)
+    line = json.dumps(LINE | {"metadata": "order-1"})
+    rows, _ = rows_of(tmp_path / "a.jsonl", line, mapping=mapping)
+    assert [row.amount for row in rows] == [5]
+
+
+@pytest.mark.parametrize("without", [0, 1])
+def test_line_without_a_time_beside_lines_with_one_is_refused(tmp_path: Path, without: int) -> None:
+    lines = [LINE | {"id": f"re_{number}", "Created": AT} for number in range(3)]
+    del lines[without]["Created"]
+    rows, export = rows_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
+    assert len(rows) == 3
+    assert export.errors == [RowError(without + 1, "Created", "missing", "''", MISSING)]
+
+
+def test_lines_without_a_time_are_all_counted_and_the_first_are_named(tmp_path: Path) -> None:
+    lines = [LINE | {"id": f"re_{number}"} for number in range(25)]
+    lines[-1]["created"] = AT
+    _, export = rows_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
+    assert (export.broken, [error.line for error in export.errors]) == (24, list(range(1, 21)))
+
+
+def test_line_without_a_time_is_refused_beside_one_whose_time_cannot_be_read(
+    tmp_path: Path,
+) -> None:
+    lines = [LINE, LINE | {"created": True}]
+    _, export = rows_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
+    assert [(error.line, error.code) for error in export.errors] == [
+        (2, "cell_type"),
+        (1, "missing"),
+    ]
+
+
+def test_file_of_which_no_line_has_a_time_is_read(tmp_path: Path) -> None:
+    rows, export = rows_of(tmp_path / "a.jsonl", json.dumps(LINE))
+    assert ([row.created for row in rows], export.broken) == ([None], 0)
+
+
+def test_time_with_a_fraction_is_refused_with_the_rule_of_times(tmp_path: Path) -> None:
+    line = LINE | {"created": 46356.4634}
+    rows, export = rows_of(tmp_path / "a.jsonl", json.dumps(line))
+    assert (rows, export.broken) == ([], 1)
+    (error,) = export.errors
+    assert (error.code, error.value) == ("created", "'46356.4634'")
+    assert error.rule.startswith("must be a time such as 2026-01-31T09:00:00Z")
 
 
 def test_columns_of_the_metadata_have_the_names_that_dashboards_give_them(tmp_path: Path) -> None:
