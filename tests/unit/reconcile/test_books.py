@@ -97,3 +97,10 @@ def test_payments_without_owner_come_in_pages_each_once() -> None:
         sides.add_theirs(theirs(8))
         sides.pair([("a", 8)])
         assert list(sides.payments_without_owner(2)) == [["pi_1", "pi_2"], ["pi_3"]]
+
+
+def test_books_know_whether_the_file_had_a_row() -> None:
+    with books() as sides:
+        assert not sides.has_rows()
+        sides.add_theirs(theirs(1))
+        assert sides.has_rows()

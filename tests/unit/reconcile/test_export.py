@@ -239,26 +239,28 @@ def test_mapped_column_is_used_before_one_of_the_fields_own_name(tmp_path: Path)
     assert (rows[0].amount, rows[0].status, export.unused) == (5, "succeeded", ("amount",))
 
 
-@pytest.mark.parametrize("amount", ["-5", "\u22125", "5-", "5\u2212", "(5)"])
+@pytest.mark.parametrize("amount", ["-50", "\u221250", "50-", "50\u2212", "(50)"])
 def test_negative_amounts_are_read_if_that_is_stated(tmp_path: Path, amount: str) -> None:
     text = f"id,amount,currency,status\nre_1,{amount},usd,failed\nre_2,5,usd,failed\n"
     rows, export = rows_of(tmp_path / "a.csv", text, negative=True)
-    assert [row.amount for row in rows] == [5]
+    assert [row.amount for row in rows] == [50]
     (error,) = export.errors
     assert (error.line, error.code) == (3, "amount_sign")
+    assert error.rule.startswith("must be negative, ")
 
 
-@pytest.mark.parametrize("amount", ["-5", "\u22125", "5-", "5\u2212", "(5)"])
+@pytest.mark.parametrize("amount", ["-50", "\u221250", "50-", "50\u2212", "(50)"])
 def test_negative_amount_is_refused_with_the_option_that_reads_it(
     tmp_path: Path, amount: str
 ) -> None:
     rows, export = rows_of(tmp_path / "a.csv", f"{HEADER}\nre_1,{amount},usd,failed\n")
     assert (rows, export.broken) == ([], 1)
     (error,) = export.errors
-    assert (error.code, "use --sign negative" in error.rule) == ("amount_sign", True)
+    assert error.code == "amount_sign"
+    assert error.rule.startswith("must not be negative: ")
 
 
-@pytest.mark.parametrize("amount", ["-(5)", "(-5)", "-5-", "((5))", "(5", "5)", "-", "()"])
+@pytest.mark.parametrize("amount", ["-(5)", "(-5)", "-5-", "((5))", "(50", "50)", "-", "()"])
 def test_amount_with_two_signs_or_half_of_one_is_refused(tmp_path: Path, amount: str) -> None:
     rows, export = rows_of(
         tmp_path / "a.csv", f"{HEADER}\nre_1,{amount},usd,failed\n", negative=True
@@ -317,6 +319,8 @@ def test_lines_without_a_time_are_all_counted_and_the_first_are_named(tmp_path: 
     lines[-1]["created"] = AT
     _, export = rows_of(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
     assert (export.broken, [error.line for error in export.errors]) == (24, list(range(1, 21)))
+    # Memory does not grow with the file.
+    assert len(export._untimed) == 20
 
 
 def test_line_without_a_time_is_refused_beside_one_whose_time_cannot_be_read(
