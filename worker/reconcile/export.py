@@ -176,7 +176,7 @@ class Export:
 
     # Rows
 
-    _plan: tuple[tuple[str, ...], dict[str, int]] | None = None
+    _plan: tuple[tuple[str, ...], dict[str, int]] | None = field(default=None, init=False)
 
     def _indexes(self, row: Row) -> dict[str, int]:
         """Return the index of each field in a row; JSON lines name their fields in each row."""

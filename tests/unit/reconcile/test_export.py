@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -385,3 +386,7 @@ def test_text_with_half_a_character_is_refused_with_its_line(tmp_path: Path, col
     rule = "must not hold broken Unicode"
     assert (rows, export.broken) == ([], 1)
     assert export.errors == [RowError(1, name, "broken_text", r"'a\ud800'", rule)]
+
+
+def test_what_an_export_notes_while_it_reads_is_not_given_to_it() -> None:
+    assert [each.name for each in fields(Export) if each.init and each.name.startswith("_")] == []
