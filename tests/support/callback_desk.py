@@ -150,6 +150,7 @@ class Desk:
 @asynccontextmanager
 async def working(*endpoints: Endpoint, pace: Pace | None = None) -> AsyncIterator[Desk]:
     desk = Desk()
+    pace = pace or Pace(lambda: False)
     desk.sender = Sender(endpoints, desk.store, worker="w1", pace=pace, chance=lambda: 0.5)
     try:
         yield desk

@@ -55,11 +55,11 @@ class Sender:
         store: AsyncStore,
         *,
         worker: str,
-        pace: Pace | None = None,
+        pace: Pace,
         chance: Callable[[], float],
     ) -> None:
         self._store = store
-        self._pace = pace or Pace()
+        self._pace = pace
         self._lines = {
             endpoint.name: _Line(
                 store,

@@ -23,7 +23,7 @@ class Pace:
 
     def __init__(
         self,
-        working: Callable[[], bool] = lambda: False,
+        working: Callable[[], bool],
         *,
         used: Callable[[], float] = time.process_time,
         clock: Callable[[], float] = time.monotonic,

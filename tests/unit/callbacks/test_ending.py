@@ -85,7 +85,8 @@ async def test_end_leaves_nothing_that_still_runs(monkeypatch: pytest.MonkeyPatc
             waits.set()
             await asyncio.Event().wait()
 
-    async with receiving() as shop, working(shop.endpoint(), pace=Never()) as desk:
+    pace = Never(lambda: False)
+    async with receiving() as shop, working(shop.endpoint(), pace=pace) as desk:
         desk.sender.accept("shop", [ID])
         await waits.wait()
         await desk.sender.close()

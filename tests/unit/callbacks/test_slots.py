@@ -121,7 +121,8 @@ async def test_each_callback_waits_for_its_turn() -> None:
             await asyncio.sleep(0)
             events.append("turn")
 
-    async with receiving() as shop, working(shop.endpoint(in_flight=1), pace=Turns()) as desk:
+    pace = Turns(lambda: False)
+    async with receiving() as shop, working(shop.endpoint(in_flight=1), pace=pace) as desk:
 
         async def note(_request: web.Request) -> web.Response:
             events.append("arrived")
@@ -139,7 +140,8 @@ async def test_turn_that_comes_when_nothing_waits_any_more_ends_in_peace() -> No
         async def turn(self) -> None:
             await asyncio.sleep(0)
 
-    async with receiving() as shop, working(shop.endpoint(in_flight=3), pace=Turns()) as desk:
+    pace = Turns(lambda: False)
+    async with receiving() as shop, working(shop.endpoint(in_flight=3), pace=pace) as desk:
         settle(desk)
         before = asyncio.all_tasks()
         await desk.sweep()
