@@ -87,7 +87,7 @@ class JsonReader:
     def __init__(self, *, most: int, seconds: float = BODY_SECONDS) -> None:
         self._reader = Reader(limit=MAX_JSON, most=most, seconds=seconds)
 
-    async def read(self, request: web.Request, *, optional: bool = False) -> dict[str, Any]:
+    async def read(self, request: web.Request, *, optional: bool) -> dict[str, Any]:
         """Return the object in the body; with `optional`, an empty body is an empty object.
 
         Raises `Problem`, and `InvalidRequest` for a name given twice.

@@ -75,7 +75,7 @@ class RefundRoutes:
         query = Query(request, ("wait",))
         seconds = query.seconds()
         query.check()
-        wanted = request_in(request, await self._context.bodies.read(request))
+        wanted = request_in(request, await self._context.bodies.read(request, optional=False))
         if not caller.sees(wanted.refund_id):
             raise not_its_own(caller)
         created = await self._creations.create(wanted, by=caller.name)

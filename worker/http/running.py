@@ -21,12 +21,13 @@ from worker.errors import NotDurable, RefundError, SettingsError, StoreUnavailab
 from worker.http.api import Api
 from worker.http.app import GRACE_SECONDS, Part, Readiness, serve
 from worker.http.auth import Auth, NoTokens, Rates, Tokens
+from worker.http.bodies import BODY_SECONDS
 from worker.http.context import Context
 from worker.http.nudges import Nudges
 from worker.http.spool import Spool
 from worker.http.uploads import Uploads
-from worker.http.waiters import Waiters
-from worker.http.webhooks import Webhooks
+from worker.http.waiters import MOST_WAITING, POLL_SECONDS, POSITION_SECONDS, Waiters
+from worker.http.webhooks import NOTE_SECONDS, Webhooks
 from worker.model.hints import Hint
 from worker.settings import Settings
 from worker.store import moves, rechecks, scripts, sweeps, tokens
@@ -132,6 +133,8 @@ def _webhooks(settings: Settings, store: AsyncStore, counters: Counters, nudges:
         nudge=nudges.add,
         count=counters.webhook,
         wall=lambda: datetime.now(UTC),
+        body_seconds=BODY_SECONDS,
+        note_seconds=NOTE_SECONDS,
     )
 
 
@@ -154,7 +157,11 @@ def api_part(
             auth=auth,
             rates=Rates(settings.http_rate),
             waiters=Waiters(
-                partial(moves.latest, store), partial(moves.follow, store, block_ms=BLOCK_MS)
+                partial(moves.latest, store),
+                partial(moves.follow, store, block_ms=BLOCK_MS),
+                poll_seconds=POLL_SECONDS,
+                position_seconds=POSITION_SECONDS,
+                most=MOST_WAITING,
             ),
         ),
         uploads,

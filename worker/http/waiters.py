@@ -42,9 +42,9 @@ class Waiters:
         latest: Callable[[], Awaitable[str]],
         follow: Callable[[str], Awaitable[Found]],
         *,
-        poll_seconds: float = POLL_SECONDS,
-        position_seconds: float = POSITION_SECONDS,
-        most: int = MOST_WAITING,
+        poll_seconds: float,
+        position_seconds: float,
+        most: int,
     ) -> None:
         self._latest, self._follow = latest, follow
         self._poll_seconds, self._position_seconds = poll_seconds, position_seconds

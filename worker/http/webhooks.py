@@ -19,7 +19,7 @@ import structlog
 from aiohttp import web
 
 from worker.errors import NotDurable, RefundError, StoreUnavailable
-from worker.http.bodies import BODY_SECONDS, Reader, Unreadable
+from worker.http.bodies import Reader, Unreadable
 from worker.model import hints, signatures
 from worker.model.hints import Hint
 from worker.store.sweeps import Due
@@ -97,8 +97,8 @@ class Webhooks:
         nudge: Callable[[Iterable[Due]], None],
         count: Callable[[str], None],
         wall: Callable[[], datetime],
-        body_seconds: float = BODY_SECONDS,
-        note_seconds: float = NOTE_SECONDS,
+        body_seconds: float,
+        note_seconds: float,
     ) -> None:
         self._secrets = tuple(secrets)
         self._max_age = max_age

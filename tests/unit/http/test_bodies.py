@@ -58,7 +58,7 @@ async def status_of(reader: Reader, request: web.Request) -> HTTPStatus:
 
 async def problem_of(reader: JsonReader, request: web.Request) -> Problem:
     with pytest.raises(Problem) as refused:
-        await asyncio.wait_for(reader.read(request), 5)
+        await asyncio.wait_for(reader.read(request, optional=False), 5)
     return refused.value
 
 
@@ -150,6 +150,11 @@ async def test_a_body_may_take_ten_seconds_or_what_is_set(timeouts: list[float |
     assert timeouts == [10, 3, 10, 3]
 
 
+async def test_json_that_is_one_too_many_at_once_can_be_sent_again() -> None:
+    refused = await problem_of(JsonReader(most=0), a_request(sent(b"{}"), Content_Type=TYPE))
+    assert (refused.kind, refused.ends) == (problems.UNAVAILABLE, True)
+
+
 async def test_a_broken_body_is_not_complete_and_ends_its_connection() -> None:
     refused = await problem_of(JsonReader(most=1), a_request(broken(), Content_Type=TYPE))
     assert (refused.kind, refused.ends) == (problems.BAD_REQUEST, True)
@@ -159,7 +164,7 @@ async def test_a_broken_body_is_not_complete_and_ends_its_connection() -> None:
 @pytest.mark.parametrize("charset", ["", "; charset=utf-8", "; charset=UTF8"])
 async def test_json_is_read_in_utf8_under_both_of_its_names(charset: str) -> None:
     request = a_request(sent('{"é":1}'.encode()), Content_Type=TYPE + charset)
-    assert await JsonReader(most=1).read(request) == {"é": 1}
+    assert await JsonReader(most=1).read(request, optional=False) == {"é": 1}
 
 
 async def test_an_empty_body_is_an_empty_object_only_where_it_is_optional() -> None:

@@ -26,7 +26,14 @@ from tests.factories import NOW
 from worker.errors import NotDurable, NotStorable, StoreUnavailable
 from worker.http import app, webhooks
 from worker.http.app import Readiness
-from worker.http.webhooks import MAX_BODY, MAX_IN_FLIGHT, PATH, Webhooks
+from worker.http.webhooks import (
+    MAX_BODY,
+    MAX_IN_FLIGHT,
+    MAX_READING,
+    NOTE_SECONDS,
+    PATH,
+    Webhooks,
+)
 from worker.model.hints import Hint
 from worker.model.refund import Lane, Stage
 from worker.model.signatures import HEADER, header
@@ -141,6 +148,7 @@ async def a_door(now: Callable[[], datetime] = lambda: NOW, **changes: Any) -> A
             "count": records.count,
             "wall": now,
             "body_seconds": BODY_SECONDS,
+            "note_seconds": NOTE_SECONDS,
             **changes,
         }
     )
@@ -448,6 +456,11 @@ async def test_above_sixty_four_in_flight_the_next_is_repeated_later(door: Door)
     answers = Counter(status for status, _, _ in await asyncio.gather(*held))
     assert answers == {200: MAX_IN_FLIGHT, 503: 6}
     assert (await door.post(an_event()))[0] == 200
+
+
+def test_limits_of_webhooks_are_those_that_are_documented() -> None:
+    assert (MAX_BODY, NOTE_SECONDS, MAX_IN_FLIGHT) == (256 * 1024, 5, 64)
+    assert MAX_READING * MAX_BODY == 64 * 1024 * 1024
 
 
 async def test_other_paths_and_methods_are_refused(door: Door) -> None:
