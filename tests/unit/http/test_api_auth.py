@@ -300,6 +300,10 @@ async def test_tokens_and_addresses_are_kept_in_limited_number(
     assert [*checked._wrong] == ["192.0.2.2", "192.0.2.3"]
 
 
+def test_so_many_tokens_and_addresses_are_kept() -> None:
+    assert (auth._MOST_CACHED, auth._MOST_ADDRESSES) == (1000, 10_000)
+
+
 async def test_the_hour_of_the_latest_use_is_kept(api: Door) -> None:
     await api.get("/v1/refunds")
     (token,) = tokens.listed(api.refunds.store)

@@ -313,6 +313,12 @@ async def listed(api: Door, query: str = "") -> list[list[str]]:
         after = f"&after={got['next']}"
 
 
+async def test_a_page_holds_a_hundred_refunds_unless_told_otherwise(api: Door) -> None:
+    for number in range(101):
+        api.records.queued(f"q-{number}")
+    assert [len(page) for page in await listed(api)] == [100, 1]
+
+
 async def test_pages_show_every_refund_once_and_end(api: Door) -> None:
     for number in range(5):
         api.records.queued(f"q-{number}")

@@ -90,6 +90,20 @@ async def test_what_comes_a_moment_later_is_in_the_same_message(
     assert broker.sent == [(["a", "b"], Lane.SINGLE)]
 
 
+async def test_ids_are_gathered_for_five_milliseconds(
+    broker: Broker, nudges: Nudges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        gathered.append(seconds)
+
+    monkeypatch.setattr("worker.http.nudges.asyncio.sleep", sleep)
+    nudges.add([due("a")])
+    await nudges.close()
+    assert (gathered, broker.sent) == ([0.005], [(["a"], Lane.SINGLE)])
+
+
 async def test_one_that_comes_while_a_message_is_sent_is_sent_after_it(
     broker: Broker, nudges: Nudges
 ) -> None:

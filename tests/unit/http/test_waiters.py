@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.api_door import a_door
 from worker.errors import StoreUnavailable
-from worker.http.waiters import Waiters
+from worker.http.waiters import MOST_WAITING, POLL_SECONDS, POSITION_SECONDS, Waiters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,7 +89,12 @@ async def all_have_run() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_move_to_an_end_wakes_its_waiters_and_no_others() -> None:
+def test_limits_of_waits_are_those_of_the_design() -> None:
+    assert (MOST_WAITING, POLL_SECONDS, POSITION_SECONDS) == (2000, 5, 1)
+
+
+@pytest.mark.parametrize("stage", ["settled", "review"])
+async def test_a_move_to_an_end_wakes_its_waiters_and_no_others(stage: str) -> None:
     feed, one, other = Feed(), Refund(), Refund()
     waiters = the_waiters(feed)
     waits = [
@@ -99,7 +104,7 @@ async def test_a_move_to_an_end_wakes_its_waiters_and_no_others() -> None:
     await reached(lambda: one.checked and other.checked)  # both have registered then
     await feed.moves.put(("2-0", "one", "sending"))
     one.over = True
-    await feed.moves.put(("3-0", "one", "settled"))
+    await feed.moves.put(("3-0", "one", stage))
     await waits[0]
     assert (one.checked, other.checked) == (2, 1)
     waiters.end()
@@ -212,6 +217,26 @@ async def test_redis_away_only_slows_a_wait() -> None:
     await waiters.until(refund.is_over, refund_id="one", seconds=0.2)
     assert refund.checked >= 1
     await waiters.close()
+
+
+async def test_while_redis_is_away_moves_are_asked_for_once_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feed, pauses = Feed(error=StoreUnavailable("away")), []
+    waiters = the_waiters(feed)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            waiters.end()
+
+    async def is_over() -> bool:
+        return False
+
+    monkeypatch.setattr("worker.http.waiters.asyncio.sleep", sleep)
+    await waiters.until(is_over, refund_id="one", seconds=10)
+    await waiters.close()
+    assert (pauses, feed.begun) == ([1, 1, 1], 3)
 
 
 async def test_too_many_and_late_ones_are_answered_at_once() -> None:
