@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
@@ -33,7 +32,7 @@ class LeastTime:
     what it knows. `monotonic` is in seconds.
     """
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._seen: tuple[float, int] | None = None
         """A time of this process's clock, and the least time in epoch ms that it was then."""

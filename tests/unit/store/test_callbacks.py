@@ -5,6 +5,7 @@ A member is due for an endpoint until the endpoint holds its present version.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -242,6 +243,20 @@ def test_try_that_a_crash_ended_begins_again_after_its_lease_and_not_before(worl
     assert end(world, "failed", holder="t1") == "late"
     assert end(world, "delivered", holder="t1") == "done"
     assert take(world, "t3").result == "gone"
+
+
+@pytest.mark.parametrize("given", [1, 2])
+def test_endpoint_that_is_told_in_part_shares_out_nothing(world: World, given: int) -> None:
+    settle(world)
+    asked = callbacks.outbox([BOOKS, SHOP])
+    before = world.dump()
+    with pytest.raises(NotStorable, match="the most is not a whole number"):
+        world.store.run(replace(asked, arguments=asked.arguments[: 6 + given]))
+    assert world.dump() == before
+
+
+def test_try_that_does_not_begin_tells_why_and_nothing_of_the_member(world: World) -> None:
+    assert take(world) == Taken(result="gone", now=world.now, tries=0)
 
 
 def test_member_under_way_is_not_taken_before_its_lease_ends(world: World) -> None:

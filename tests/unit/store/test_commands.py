@@ -48,7 +48,7 @@ def test_stores_unless_told_otherwise_are_durable_and_keep_for_four_hundred_days
     client: Any = redis.asyncio.Redis()
     for made in (Store(sync_redis), AsyncStore(client)):
         assert (made.prefix, made.retention_ms, made.address) == ("refunds:", 400 * DAY_MS, "redis")
-        assert (made.wants_disk, made.wait_for_disk) == (True, None)
+        assert (made.wants_disk, made.wait_for_disk, made.replicas) == (True, None, 0)
         assert made.now is None
     for made in (Store(sync_redis, durable=False), AsyncStore(client, durable=False)):
         assert (made.wants_disk, made.wait_for_disk) == (False, False)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.factories import MAYBE, REFUSED, SECOND, a_request, done_as, found
 from tests.support.store_world import ID, World, at_stage
 from tests.unit.store.test_accepting import EVERY_FIELD
-from worker.errors import NotRetriable
+from worker.errors import NotRetriable, NotStorable
 from worker.model.answers import Outcome
 from worker.model.refund import Retriable, Stage, Status
 from worker.model.steps import Step
@@ -192,6 +192,14 @@ def test_erasure_decided_before_a_retry_changes_nothing(world: World) -> None:
     assert world.store.run(erasure.erase(before, world.now)).result == "stale"
     assert world.dump() == kept
     assert world.get().metadata == METADATA
+
+
+@pytest.mark.parametrize("status", ["pending", "queued", "review", ""])
+def test_only_lists_of_settled_refunds_are_erased(world: World, status: str) -> None:
+    listed = erasure.erasable(Status.FAILED, AGE, most=9, done=1)
+    with pytest.raises(NotStorable, match=r"is none of succeeded failed canceled$"):
+        world.store.run(replace(listed, arguments=[status, *listed.arguments[1:]]))
+    assert world.keys("watch") == []
 
 
 def test_refunds_that_settled_in_one_millisecond_are_erased_together(world: World) -> None:

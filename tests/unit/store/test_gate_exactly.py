@@ -102,6 +102,17 @@ def test_slow_rate_is_asked_again_for_the_very_next_moment(world: World) -> None
     assert (away(permits), permits.wait) == ([0, 50], 50 * MS)
 
 
+def test_who_asks_again_when_told_gets_a_moment_and_none_a_millisecond_before(
+    world: World,
+) -> None:
+    permits = told(world, bulk=100, rate=30)
+    assert (away(permits), permits.wait) == ([0, 33.333], 17 * MS)
+    world.pass_time(permits.wait - MS)
+    assert told(world, bulk=100, rate=30) == Permits(moments=[], wait=MS)
+    world.pass_time(MS)
+    assert len(told(world, bulk=100, rate=30).moments) == 1
+
+
 def test_the_only_one_that_is_left_over_is_told_when_to_ask_again(world: World) -> None:
     permits = told(world, bulk=3, rate=20)
     assert (away(permits), permits.wait) == ([0, 50], 50 * MS)

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from tests.factories import HOUR, MAYBE, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as
+from tests.factories import BLIND, HOUR, MAYBE, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as
 from tests.support.store_world import ID, P, World, at_stage
-from worker.errors import NotCancelable
+from worker.errors import NotCancelable, NotStorable
 from worker.model.hints import Hint
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions
+from worker.rules.attempts import Rules
 from worker.rules.rechecks import identified
 from worker.store import claims, reads, rechecks, sweeps
-from worker.store.rechecks import Hinted
+from worker.store.rechecks import Hinted, Rechecked
 from worker.store.sweeps import Due
 
 NAMED = Hint(provider_refund_id="re_9", refund_id=ID, payment_intent=PAYMENT)
@@ -308,6 +309,28 @@ def test_recheck_of_an_unsent_refund_without_an_answer_holds_it_back(world: Worl
     world.check()
 
 
+def test_recheck_of_a_refund_whose_record_has_expired_is_over(world: World) -> None:
+    world.redis.zadd("refunds:rechecks", {ID: 1})
+    world.redis.hset("refunds:recheck-tries", ID, 2)
+    ended = world.store.run(rechecks.rechecked(ID, answered=False, recheck="1"))
+    assert ended == Rechecked(result="done", wait=timedelta(0))
+    assert world.keys("recheck*") == []
+
+
+def test_recheck_changes_nothing_if_the_index_of_the_refund_is_of_another_type(
+    world: World,
+) -> None:
+    world.accept()
+    hint(world)
+    recheck = world.store.run(reads.load(ID)).recheck
+    world.redis.delete(f"{P}index:queued")
+    world.redis.set(f"{P}index:queued", "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
+        world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck))
+    assert world.dump() == before
+
+
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.IN_DOUBT])
 def test_candidate_that_a_worker_missed_is_read_half_a_minute_later(
     world: World, stage: Stage
@@ -336,6 +359,24 @@ def test_candidate_of_a_refund_that_is_being_sent_waits_for_the_end_of_the_attem
     world.pass_time(rechecks.REST)
     assert world.swept() == []
     assert world.score("rechecks", ID) == world.now + sweeps.SWEEP_HOLD
+
+
+@pytest.mark.parametrize(
+    ("rules", "stage", "wait"),
+    [(BLIND, Stage.REVIEW, timedelta(0)), (VERIFY, Stage.IN_DOUBT, rechecks.REST)],
+    ids=["review", "in doubt"],
+)
+def test_candidate_of_an_attempt_that_ends_in_review_is_read_at_once(
+    world: World, rules: Rules, stage: Stage, wait: timedelta
+) -> None:
+    world.accept()
+    claim = world.claim()
+    hint(world)
+    world.end(claim, MAYBE, rules)
+    assert (world.get().stage, world.get().candidates) == (stage, ("re_9",))
+    # One in doubt is read by its own schedule.
+    assert world.score("rechecks", ID) == world.now + wait
+    world.check()
 
 
 @pytest.mark.parametrize(("status", "is_read"), [("succeeded", False), ("failed", True)])
@@ -376,11 +417,12 @@ def test_sweep_forgets_rechecks_of_refunds_that_are_gone_or_may_be_sent(world: W
     world.attempt(REFUSED)
     world.redis.hset(f"refunds:refund:{ID}", "retriable", "unknown")
     world.redis.zadd("refunds:rechecks", {ID: 1, "gone": 1})
+    world.redis.hset("refunds:recheck-tries", mapping={ID: 2, "gone": 2})
     step = decisions.retry_failed(world.get())
     assert step is not None
     world.save(world.get(), step)
     assert world.swept() == []
-    assert world.keys("rechecks") == []
+    assert world.keys("recheck*") == []
 
 
 def test_sweep_takes_rechecks_last_and_at_most_a_hundred(world: World) -> None:

@@ -22,6 +22,7 @@ from tests.unit.store.lua_calls import call
 from tests.unit.store.moving import held
 from worker.errors import NotStorable
 from worker.model.refund import Lane, Refund, Stage
+from worker.model.steps import Step
 from worker.rules import attempts, decisions
 from worker.store import claims, reads, saves, scripts, sweeps
 from worker.store.async_store import AsyncStore
@@ -123,6 +124,30 @@ def test_saved_refund_wakes_the_one_that_waits_and_its_own_save_follows(world: W
     # The first made it due, and the second, which came later, settled it.
     assert world.indexes_of("b") == ["index:canceled"]
     assert world.expires(f"payment:{waiting.payment_intent}")
+    world.check()
+
+
+def test_lock_goes_to_a_doubt_that_began_in_the_same_run(world: World) -> None:
+    world.accept("a")
+    world.accept("b")
+    claimed(world, "a")
+    beside = world.get("b")
+    doubt = Step(
+        to=Stage.IN_DOUBT,
+        status=beside.status,
+        label="recovered",
+        changes={"doubt_since": world.now},
+    )
+    assert [
+        saved.result
+        for saved in world.store.run_many(
+            [
+                saves.save(beside, doubt),
+                save_of(world.get("a"), done_as("succeeded", id="re_a"), world),
+            ]
+        )
+    ] == ["saved"] * 2
+    assert world.hash(f"payment:{beside.payment_intent}")["lock"] == "b"
     world.check()
 
 

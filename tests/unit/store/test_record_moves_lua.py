@@ -94,6 +94,11 @@ def test_payment_with_a_broken_counter_is_refused(sync_redis: redis.Redis, field
             "{payment_intent = 'p', created_at = '1', stage = 'waiting', status = 'pending'}",
             "queued",
         ),
+        (
+            "index:failed",
+            "{payment_intent = 'p', created_at = '1', stage = 'settled', status = 'failed'}",
+            "queued",
+        ),
         ("doubts:p", GOOD, "sending"),
         (
             "doubts:p",

@@ -32,6 +32,17 @@ def test_lock_that_another_holds_is_waited_for(sync_redis: redis.Redis) -> None:
     assert scored(sync_redis, "doubts:p") == {"c": 6}
 
 
+def test_what_was_written_of_a_payment_is_not_written_again(sync_redis: redis.Redis) -> None:
+    call(
+        sync_redis,
+        "take_lock('p', 'a', '5') payment_of('p').expires = true write_payment('p')"
+        " redis.call('HSET', P .. 'payment:p', 'lock', 'b') redis.call('PERSIST', P .. 'payment:p')"
+        " write_payment('p') return 1",
+    )
+    assert held(sync_redis, "payment:p") == {"lock": "b"}
+    assert sync_redis.pttl("refunds:payment:p") == -1
+
+
 def test_one_that_does_not_hold_the_lock_only_leaves_the_queue(sync_redis: redis.Redis) -> None:
     sync_redis.hset("refunds:payment:p", "lock", "b")
     sync_redis.zadd("refunds:doubts:p", {"a": 1, "c": 2})

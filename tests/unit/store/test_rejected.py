@@ -6,6 +6,7 @@ Newest first, bounded, found by the refund's id.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -186,6 +187,14 @@ def test_a_key_of_another_type_ends_the_script_before_it_writes(store: Store) ->
     with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
         store.run(rejected.keep(kept("e1", "r-1")))
     assert store.redis.exists("refunds:rejected", "refunds:counters") == 0
+
+
+def test_message_without_all_that_is_kept_of_it_is_refused(store: Store) -> None:
+    command = rejected.keep(kept("e1"))
+    cut = replace(command, arguments=command.arguments[:3])
+    with pytest.raises(NotStorable, match=r"too few arguments: 6 of 7$"):
+        store.run(cut)
+    assert lying(store) == []
 
 
 def test_secrets_that_an_earlier_version_kept_are_not_shown(store: Store) -> None:

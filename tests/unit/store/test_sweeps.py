@@ -10,6 +10,7 @@ import pytest
 
 from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, NOW, REFUSED, SECOND, TRUST
 from tests.support.store_world import ID, LEASE, World, at_stage, only_time_moved
+from worker.errors import NotStorable
 from worker.model.refund import Lane, Stage
 from worker.model.steps import Action
 from worker.model.times import to_ms
@@ -238,6 +239,20 @@ def test_id_without_a_record_is_cleared_away(world: World) -> None:
     world.pass_time(HOUR)
     assert world.swept() == []
     assert world.indexes_of(ID) == []
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["sending", "in_doubt", "waiting", "processing", "review", "queued", "queued.bulk"],
+)
+def test_sweep_takes_nothing_while_an_index_is_of_another_type(world: World, index: str) -> None:
+    all_stages(world)
+    world.redis.delete(f"refunds:index:{index}")
+    world.redis.set(f"refunds:index:{index}", "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
+        world.sweep()
+    assert world.dump() == before
 
 
 # Giving back

@@ -7,7 +7,6 @@
 takes(6)
 at_any_memory()
 local most, hold, open_from = whole('the most', ARGV[4]), whole('the hold', ARGV[5]), whole('the failures', ARGV[6])
-if (#ARGV - 6) % 3 ~= 0 then refuse_to('the endpoints are not threes') end
 must_be_sorted(P .. 'callbacks')
 local endpoints = {}
 for i = 7, #ARGV, 3 do
