@@ -226,13 +226,16 @@ class Actions:
     async def _replay(
         self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits
     ) -> Ending | Snapshot:
+        began = self._clock()
         checks = preflight.wants_currency(refund)
         if checks and isinstance(
             held := await self._checker.read_payment(refund, now, permits.take), Ending
         ):
             return held
-        began = self._clock()
-        held_back = await self._checker.read_prior(refund, now, permits.take, may_have_left=True)
+        prior_read_at = self._records_time(now, began)
+        held_back = await self._checker.read_prior(
+            refund, prior_read_at, permits.take, may_have_left=True
+        )
         if held_back is not None:
             return held_back
         await permits.ready()
@@ -240,7 +243,7 @@ class Actions:
             refund.refund_id,
             "replay",
             currency_checked=checks,
-            prior_read_at=self._records_time(now, began) if refund.prior_ids else None,
+            prior_read_at=prior_read_at if refund.prior_ids else None,
         )
         # `window`: the provider may have forgotten the key by now, so another action is due.
         return (

@@ -260,3 +260,21 @@ async def test_retry_proven_absent_waits_if_its_earlier_refund_cannot_be_read(
         assert await shop.handle() == "in doubt (payment unreadable)"
         assert shop.provider.asked == [LIST, PAID, OWN]
         assert (await shop.history())[-1]["label"] == "absent"
+
+
+async def test_earlier_refund_is_read_again_if_the_rate_held_a_replay_back_for_long(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        await retry_in_doubt(shop)
+        go_on = shop.gate.go_on
+
+        async def for_long(_: Lane) -> None:
+            shop.gate.go_on = go_on  # type: ignore[method-assign]
+            shop.pass_time(VERDICT_LIFE + SECOND)
+            # Meanwhile the provider has done the earlier refund after all.
+            shop.provider.will(OWN, says())
+
+        shop.gate.go_on = for_long  # type: ignore[method-assign]
+        assert await shop.handle() == "in review (conflict)"
+        assert shop.provider.asked == [OWN, OWN]
