@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, MINUTE, PAYMENT, SECOND, TRUST, VERIFY, found, refund_payload
-from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts, retry
+from tests.unit.engine.rereads import NAMED, OWN, RETRIED, failed_and_retried, hint, posts, retry
 from tests.unit.engine.shop import (
     GONE,
     ID,
@@ -28,7 +28,7 @@ from tests.unit.engine.shop import (
     totals,
 )
 from worker.model.refund import Lane, Stage, Status
-from worker.rules.attempts import VERDICT_LIFE, done
+from worker.rules.attempts import VERDICT_LIFE, after_lapse, done
 from worker.store import claims, saves, scripts
 
 FAILED = says(200, refund_payload(status="failed"))
@@ -195,11 +195,13 @@ async def test_replay_whose_earlier_refund_cannot_be_read_is_not_claimed(
         assert shop.provider.asked == [OWN]
 
 
-async def test_refund_that_a_webhook_names_before_a_replay_is_read_at_once_instead(
-    async_redis: redis.asyncio.Redis,
+@pytest.mark.parametrize("in_doubt", [False, True], ids=["retry", "replay of a retry"])
+async def test_refund_that_a_webhook_names_before_it_is_sent_is_read_at_once_instead(
+    async_redis: redis.asyncio.Redis, *, in_doubt: bool
 ) -> None:
     async with opened(async_redis, TRUST) as shop:
-        await retry_in_doubt(shop)
+        await (retry_in_doubt(shop) if in_doubt else failed_and_retried(shop))
+        shop.provider.asked.clear()
 
         async def named_meanwhile(_: httpx.Request) -> httpx.Response:
             await hint(shop)
@@ -208,8 +210,9 @@ async def test_refund_that_a_webhook_names_before_a_replay_is_read_at_once_inste
         mine = {"refund_id": ID, "refund_generation": "2"}
         shop.provider.will(OWN, named_meanwhile)
         shop.provider.will(NAMED, says(200, refund_payload(id="re_9", metadata=mine)))
-        assert await shop.handle() == "succeeded"
-        assert shop.provider.asked == [OWN, NAMED]
+        await shop.handle()
+        assert shop.provider.asked[:2] == [OWN, NAMED]
+        assert posts(shop) == 0
 
 
 async def test_replay_of_a_refund_that_was_retried_meanwhile_reads_its_earlier_refund(
@@ -269,8 +272,9 @@ async def test_earlier_refund_is_read_again_if_the_rate_held_a_replay_back_for_l
         await retry_in_doubt(shop)
         go_on = shop.gate.go_on
 
-        async def for_long(_: Lane) -> None:
+        async def for_long(lane: Lane) -> None:
             shop.gate.go_on = go_on  # type: ignore[method-assign]
+            await go_on(lane)
             shop.pass_time(VERDICT_LIFE + SECOND)
             # Meanwhile the provider has done the earlier refund after all.
             shop.provider.will(OWN, says())
@@ -278,3 +282,72 @@ async def test_earlier_refund_is_read_again_if_the_rate_held_a_replay_back_for_l
         shop.gate.go_on = for_long  # type: ignore[method-assign]
         assert await shop.handle() == "in review (conflict)"
         assert shop.provider.asked == [OWN, OWN]
+
+
+async def test_earlier_refund_that_failed_during_the_first_look_is_read_before_the_next_retry(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, replace(VERIFY, first_look=True)) as shop:
+        shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, totals(0))
+        await failed_and_retried(shop)
+        shop.provider.will(OWN, FAILED)
+
+        async def failed_and_retried_once_more(_: httpx.Request) -> httpx.Response:
+            call = claims.claim(
+                ID,
+                "send",
+                token="another",
+                lease=MINUTE,
+                replay_window=HOUR,
+                prior_read_at=shop.now,
+            )
+            refund = (await shop.store.run(call)).refund
+            step = done(refund, found(id="re_2", status="failed"), "reply", shop.now)
+            assert (await shop.store.run(saves.save(refund, step))).result == "saved"
+            await retry(shop)
+            # Later the provider has done it after all.
+            shop.pass_time(VERDICT_LIFE + SECOND)
+            shop.provider.will(RETRIED, SENT)
+            return listing()
+
+        shop.provider.will(LIST, failed_and_retried_once_more, listing())
+        shop.provider.will(POST, says())
+        shop.provider.asked.clear()
+        await shop.handle()
+        assert (RETRIED in shop.provider.asked, posts(shop)) == (True, 0)
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_2")
+
+
+async def test_earlier_refund_that_failed_before_a_replay_is_read_before_the_next_one(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        await retry_in_doubt(shop)
+
+        async def failed_and_retried_once_more(_: httpx.Request) -> httpx.Response:
+            refund = await shop.stored()
+            step = done(refund, found(id="re_2", status="failed"), "lookup", shop.now)
+            assert (await shop.store.run(saves.save(refund, step))).result == "saved"
+            await retry(shop)
+            call = claims.claim(
+                ID,
+                "send",
+                token="another",
+                lease=MINUTE,
+                replay_window=HOUR,
+                prior_read_at=shop.now,
+            )
+            refund = (await shop.store.run(call)).refund
+            lapsed = after_lapse(refund, TRUST, shop.now, 0.5)
+            assert (await shop.store.run(saves.save(refund, lapsed))).result == "saved"
+            # Later the provider has done it after all.
+            shop.provider.will(OWN, FAILED)
+            shop.provider.will(RETRIED, SENT)
+            return FAILED
+
+        shop.provider.will(OWN, failed_and_retried_once_more)
+        shop.provider.will(POST, says())
+        assert await shop.handle() == "in review (conflict)"
+        assert shop.provider.asked == [OWN, OWN, RETRIED]
