@@ -185,17 +185,19 @@ class Actions:
         claim = await self._claimer.claim(
             refund.refund_id,
             "send",
+            version=refund.version,
             seq=seq,
             baseline=baseline,
             currency_checked=checks,
             payment_shown=shown,
-            prior_read_at=prior_read_at if refund.prior_ids else None,
+            prior_read_at=prior_read_at,
         )
         # `moved`: another refund of the payment was sent since the totals were read, so read them
-        # again. `unchecked`: a webhook named a refund of the provider meanwhile.
+        # again. `unchecked`: a webhook named a refund of the provider meanwhile. `stale`: it was
+        # sent and retried meanwhile, so it has an earlier refund that was not read.
         return (
             await self._load(refund.refund_id)
-            if claim.result in {"moved", "unchecked"}
+            if claim.result in {"moved", "unchecked", "stale"}
             else await self._runner.run(claim, lane)
         )
 
@@ -226,26 +228,30 @@ class Actions:
     async def _replay(
         self, refund: Refund, now: datetime, lane: Lane, permits: CallPermits
     ) -> Ending | Snapshot:
+        began = self._clock()
         checks = preflight.wants_currency(refund)
         if checks and isinstance(
             held := await self._checker.read_payment(refund, now, permits.take), Ending
         ):
             return held
-        began = self._clock()
-        held_back = await self._checker.read_prior(refund, now, permits.take, may_have_left=True)
+        prior_read_at = self._records_time(now, began)
+        held_back = await self._checker.read_prior(
+            refund, prior_read_at, permits.take, may_have_left=True
+        )
         if held_back is not None:
             return held_back
         await permits.ready()
         claim = await self._claimer.claim(
             refund.refund_id,
             "replay",
+            version=refund.version,
             currency_checked=checks,
-            prior_read_at=self._records_time(now, began) if refund.prior_ids else None,
+            prior_read_at=prior_read_at,
         )
         # `window`: the provider may have forgotten the key by now, so another action is due.
         return (
             await self._load(refund.refund_id)
-            if claim.result in {"window", "unchecked"}
+            if claim.result in {"window", "unchecked", "stale"}
             else await self._runner.run(claim, lane)
         )
 

@@ -129,13 +129,16 @@ class Checker:
         self, refund: Refund, step: Step, code: str, detail: dict[str, Any]
     ) -> Held:
         saved, ending = await self._recorder.save(refund, step, detail)
-        if not step.quiet:
-            is_saved = saved.result == "saved"
-            return Held(ending=ending, continues=is_saved, stale=saved.result == "stale")
-        reason = code if step.label == preflight.UNREADABLE else step.label
-        log.info("refund_postponed", refund_id=refund.refund_id, reason=reason, code=code or None)
+        is_saved = saved.result == "saved"
+        if step.quiet:
+            reason = code if step.label == preflight.UNREADABLE else step.label
+            log.info(
+                "refund_postponed", refund_id=refund.refund_id, reason=reason, code=code or None
+            )
+            if is_saved:
+                ending = endings.postponed(refund, reason)
         return Held(
-            ending=endings.postponed(refund, reason) if saved.result == "saved" else ending,
-            continues=False,
-            stale=False,
+            ending=ending,
+            continues=is_saved and not step.quiet,
+            stale=saved.result == "stale",
         )

@@ -184,3 +184,12 @@ async def test_last_wait_of_a_doubt_is_what_the_provider_asks_for(rereads: Rerea
     assert read_back is not None
     assert (read_back.verdict, read_back.retry_after) == (ReadbackVerdict.UNREADABLE, 5 * SECOND)
     assert await hinted(rereads) == "re_9"
+
+
+async def test_doubt_whose_candidates_were_all_read_counts_no_recheck_in_vain(
+    rereads: Rereads,
+) -> None:
+    await in_doubt(rereads.shop)
+    await rereads.named(says(200, refund_payload(id="re_9", metadata={"refund_id": "other"})))
+    assert await rereads.read_back() is None
+    assert (await hinted(rereads), await tries(rereads)) == (None, None)

@@ -104,6 +104,8 @@ def test_a_refund_that_needs_nothing_is_said_as_it_stands(
     [
         ("paused", "paused"),
         ("parked", "key refused"),
+        ("account", "account not confirmed"),
+        ("behind", "Redis has forgotten claims"),
         ("blocked", "rate limited"),
         ("batch", "batch on hold"),
         ("narrow", "the file starts with a few rows at a time"),

@@ -13,6 +13,7 @@ import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, MINUTE, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
+from tests.unit.engine.rereads import OWN, failed_and_retried
 from tests.unit.engine.shop import (
     GONE,
     ID,
@@ -317,3 +318,24 @@ async def test_look_that_was_overtaken_sends_nothing(async_redis: redis.asyncio.
         shop.provider.will(LIST, overtaken)
         assert await shop.handle() == "changed meanwhile"
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.SENDING, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (says(), "succeeded"),
+        (error(503, kind="api_error"), "queued (payment unreadable)"),
+    ],
+    ids=["done after all", "unreadable"],
+)
+async def test_retry_that_its_earlier_refund_holds_back_is_not_looked_for(
+    async_redis: redis.asyncio.Redis, answer: httpx.Response, words: str
+) -> None:
+    async with opened(async_redis, FIRST) as shop:
+        shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, totals(0))
+        await failed_and_retried(shop)
+        shop.provider.asked.clear()
+        shop.provider.will(OWN, answer)
+        assert await shop.handle() == words
+        assert shop.provider.asked == [OWN]

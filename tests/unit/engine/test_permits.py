@@ -7,7 +7,8 @@ import asyncio
 import httpx
 import redis.asyncio
 
-from tests.factories import HOUR, PAYMENT, refund_payload
+from tests.factories import HOUR, PAYMENT, SECOND, TRUST, refund_payload
+from tests.unit.engine.rereads import OWN, failed_and_retried
 from tests.unit.engine.shop import (
     ID,
     LIST,
@@ -187,3 +188,19 @@ async def test_refund_goes_through_the_gate_in_its_own_lane(
         shop.provider.will(POST, says())
         await shop.handle(lane=Lane.BULK)
         assert shop.gate.passed == ["waited as refunds.bulk"]
+
+
+async def test_replay_after_a_read_takes_a_permit_of_its_own(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.provider.will(POST, shop.later(30 * SECOND, httpx.ReadError("reset")))
+        await shop.handle()
+        assert (await shop.stored()).stage is Stage.IN_DOUBT
+        shop.pass_time(HOUR)
+        anew(shop)
+        await handled(shop)
+        assert shop.provider.asked == [OWN, POST]
+        one_each(shop)

@@ -67,3 +67,13 @@ async def test_nothing_is_remembered_of_a_server_that_may_forget(
     following = Positions(AsyncStore(async_redis, durable=False, replicas=1))
     following.confirmed("0-a:9:x")
     assert following.latest == "0-a:9:x"
+
+
+async def test_check_of_a_server_that_forgot_nothing_says_nothing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    positions = Positions(AsyncStore(async_redis))
+    with structlog.testing.capture_logs() as log:
+        for _ in range(2):
+            await positions.check()
+    assert log == []

@@ -363,3 +363,17 @@ async def test_trial_that_met_the_outage_is_over_and_offered_to_nobody(
         breaker.is_open = breaker._trial = True
         assert await shop.handle() == "in doubt"
         assert (breaker.is_open, breaker._trial) == (True, False)
+
+
+async def test_refund_that_the_rate_holds_back_for_a_moment_is_handled_again_after_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        # Another worker has met a 429.
+        await shop.store.run(gate.block_gate(MILLISECOND))
+        woken: list[tuple[str, Lane]] = []
+        shop.service._wake = lambda *facts: woken.append(facts)  # type: ignore[method-assign]
+        assert await shop.handle() == "queued (rate limited)"
+        await until(lambda: bool(woken))
+        assert woken == [(ID, Lane.SINGLE)]

@@ -406,3 +406,16 @@ async def test_service_goes_by_the_clock_of_its_process_and_draws_what_nobody_ca
         assert {len(token) for token in tokens} == {16}
         assert len(tokens) == 100
         actions._runner._on_attempt(MAYBE)
+
+
+async def test_reply_is_saved_though_redis_was_away_when_it_came(
+    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine.recorder._PAUSE", 0.0)
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says())
+        shop.store.failing = ["save", "save"]
+        assert await shop.handle() == "succeeded"
+        assert (await shop.stored()).status is Status.SUCCEEDED
+        assert shop.store.asked.count("save") == 3
