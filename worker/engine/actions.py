@@ -185,16 +185,16 @@ class Actions:
         claim = await self._claimer.claim(
             refund.refund_id,
             "send",
-            version=refund.version,
+            version=refund.version if refund.prior_ids else None,
             seq=seq,
             baseline=baseline,
             currency_checked=checks,
             payment_shown=shown,
-            prior_read_at=prior_read_at,
+            prior_read_at=prior_read_at if refund.prior_ids else None,
         )
         # `moved`: another refund of the payment was sent since the totals were read, so read them
-        # again. `unchecked`: a webhook named a refund of the provider meanwhile. `stale`: it was
-        # sent and retried meanwhile, so it has an earlier refund that was not read.
+        # again. `unchecked`: a webhook named a refund of the provider meanwhile, or the refund was
+        # sent and retried, and its earlier one was not read. `stale`: a retry was retried.
         return (
             await self._load(refund.refund_id)
             if claim.result in {"moved", "unchecked", "stale"}
@@ -244,9 +244,9 @@ class Actions:
         claim = await self._claimer.claim(
             refund.refund_id,
             "replay",
-            version=refund.version,
+            version=refund.version if refund.prior_ids else None,
             currency_checked=checks,
-            prior_read_at=prior_read_at,
+            prior_read_at=prior_read_at if refund.prior_ids else None,
         )
         # `window`: the provider may have forgotten the key by now, so another action is due.
         return (
