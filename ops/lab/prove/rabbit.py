@@ -129,7 +129,7 @@ class RabbitMQ:
             self._demand_free_disk("1MB")
 
     def _demand_free_disk(self, least: str) -> None:
-        subprocess.run(  # noqa: S603 - literal arguments
+        subprocess.run(  # noqa: S603 - RabbitMQ's own command
             [self.server.with_name("rabbitmqctl"), "set_disk_free_limit", least],
             env=self.environment,
             check=True,

@@ -27,7 +27,7 @@ async def test_more_than_fits_in_waits_in_the_records() -> None:
     async with receiving() as shop, working(shop.endpoint(in_flight=1)) as desk:
         members = [f"r{number}" for number in range(MOST_HELD + 5)]
         assert desk.sender.accept("shop", members) == MOST_HELD
-        assert desk.sender.accept("nobody", members) == 0
+        assert desk.sender.accept("unknown", members) == 0
         assert shop.bodies == []
 
 

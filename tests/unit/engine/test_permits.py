@@ -37,7 +37,7 @@ def one_each(shop: Shop) -> None:
     assert shop.gate.passed == [WAITED] + [WENT_ON] * (len(shop.provider.asked) - 1)
 
 
-def anew(shop: Shop) -> None:
+def forget_calls(shop: Shop) -> None:
     shop.gate.passed.clear()
     shop.provider.asked.clear()
 
@@ -58,7 +58,7 @@ async def test_resend_takes_a_permit_of_its_own(async_redis: redis.asyncio.Redis
         shop.provider.will(PAID, totals(0))
         await shop.handle()
         shop.pass_time(HOUR)
-        anew(shop)
+        forget_calls(shop)
         await handled(shop)
         assert shop.provider.asked == [LIST, PAID, POST]
         one_each(shop)
@@ -124,7 +124,7 @@ async def test_each_page_of_a_list_takes_a_permit_of_its_own(
 ) -> None:
     async with opened(async_redis) as shop:
         await long_in_doubt(shop)
-        anew(shop)
+        forget_calls(shop)
         pages = [refund_payload(id=f"re_{number}", metadata={}) for number in range(3)]
         shop.provider.will(
             LIST,
@@ -149,7 +149,7 @@ async def test_each_other_refund_that_is_read_again_takes_a_permit_of_its_own(
             )
             await shop.handle(f"r{number}")
         await long_in_doubt(shop)
-        anew(shop)
+        forget_calls(shop)
         await handled(shop)
         assert sorted(shop.provider.asked) == [
             "GET /v1/payment_intents/" + PAYMENT,
@@ -200,7 +200,7 @@ async def test_replay_after_a_read_takes_a_permit_of_its_own(
         await shop.handle()
         assert (await shop.stored()).stage is Stage.IN_DOUBT
         shop.pass_time(HOUR)
-        anew(shop)
+        forget_calls(shop)
         await handled(shop)
         assert shop.provider.asked == [OWN, POST]
         one_each(shop)

@@ -27,7 +27,7 @@ from tests.unit.engine.shop import (
     says,
     totals,
 )
-from worker.model.refund import Lane, Stage, Status
+from worker.model.refund import Lane, Refund, Stage, Status
 from worker.rules.attempts import VERDICT_LIFE, after_lapse, done
 from worker.store import claims, saves, scripts
 
@@ -229,7 +229,7 @@ async def test_replay_of_a_refund_that_was_retried_meanwhile_reads_its_earlier_r
 
         async def overtaken(call: Any) -> Any:
             if call.script is scripts.CLAIM and call.arguments[1] == "replay":
-                shop.store.run = run  # type: ignore[method-assign]
+                shop.store.run = run  # type: ignore[method-assign]  # for one call
                 # It was found failed, and sent once more by another worker, whose reply was lost.
                 refund = await other.stored()
                 step = done(refund, found(id="re_1", status="failed"), "lookup", other.now)
@@ -244,7 +244,7 @@ async def test_replay_of_a_refund_that_was_retried_meanwhile_reads_its_earlier_r
             return await run(call)
 
         shop.provider.asked.clear()
-        shop.store.run = overtaken  # type: ignore[method-assign]
+        shop.store.run = overtaken  # type: ignore[method-assign]  # for one call
         assert await shop.handle() == "succeeded"
         assert shop.provider.asked == [OWN, POST]
 
@@ -273,15 +273,24 @@ async def test_earlier_refund_is_read_again_if_the_rate_held_a_replay_back_for_l
         go_on = shop.gate.go_on
 
         async def for_long(lane: Lane) -> None:
-            shop.gate.go_on = go_on  # type: ignore[method-assign]
+            shop.gate.go_on = go_on  # type: ignore[method-assign]  # for one call
             await go_on(lane)
             shop.pass_time(VERDICT_LIFE + SECOND)
             # Meanwhile the provider has done the earlier refund after all.
             shop.provider.will(OWN, says())
 
-        shop.gate.go_on = for_long  # type: ignore[method-assign]
+        shop.gate.go_on = for_long  # type: ignore[method-assign]  # for one call
         assert await shop.handle() == "in review (conflict)"
         assert shop.provider.asked == [OWN, OWN]
+
+
+async def claimed_by_another(shop: Shop) -> Refund:
+    """Claim the retry for another worker, which has just read its earlier refund."""
+    call = claims.claim(
+        ID, "send", token="another", lease=MINUTE, replay_window=HOUR, prior_read_at=shop.now
+    )
+    refund: Refund = (await shop.store.run(call)).refund
+    return refund
 
 
 async def test_earlier_refund_that_failed_during_the_first_look_is_read_before_the_next_retry(
@@ -294,15 +303,7 @@ async def test_earlier_refund_that_failed_during_the_first_look_is_read_before_t
         shop.provider.will(OWN, FAILED)
 
         async def failed_and_retried_once_more(_: httpx.Request) -> httpx.Response:
-            call = claims.claim(
-                ID,
-                "send",
-                token="another",
-                lease=MINUTE,
-                replay_window=HOUR,
-                prior_read_at=shop.now,
-            )
-            refund = (await shop.store.run(call)).refund
+            refund = await claimed_by_another(shop)
             step = done(refund, found(id="re_2", status="failed"), "reply", shop.now)
             assert (await shop.store.run(saves.save(refund, step))).result == "saved"
             await retry(shop)
@@ -331,15 +332,7 @@ async def test_earlier_refund_that_failed_before_a_replay_is_read_before_the_nex
             step = done(refund, found(id="re_2", status="failed"), "lookup", shop.now)
             assert (await shop.store.run(saves.save(refund, step))).result == "saved"
             await retry(shop)
-            call = claims.claim(
-                ID,
-                "send",
-                token="another",
-                lease=MINUTE,
-                replay_window=HOUR,
-                prior_read_at=shop.now,
-            )
-            refund = (await shop.store.run(call)).refund
+            refund = await claimed_by_another(shop)
             lapsed = after_lapse(refund, TRUST, shop.now, 0.5)
             assert (await shop.store.run(saves.save(refund, lapsed))).result == "saved"
             # Later the provider has done it after all.

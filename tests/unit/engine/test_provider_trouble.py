@@ -373,6 +373,7 @@ async def test_refund_that_the_rate_holds_back_for_a_moment_is_handled_again_aft
         # Another worker has met a 429.
         await shop.store.run(gate.block_gate(MILLISECOND))
         woken: list[tuple[str, Lane]] = []
+        # The service's own would begin the refund beside the test.
         shop.service._wake = lambda *facts: woken.append(facts)  # type: ignore[method-assign]
         assert await shop.handle() == "queued (rate limited)"
         await until(lambda: bool(woken))
