@@ -70,6 +70,12 @@ EXPLANATION: Final = (
     default=math.inf,
     help="Of tests for each mutant: what survives may yet be noticed.",
 )
+@click.option(
+    "--first",
+    multiple=True,
+    metavar="TEST",
+    help="Try tests whose name holds this before all others.",
+)
 @click.option("--list", "show_list", is_flag=True, help="Show the mutants and do nothing.")
 def main(
     *,
@@ -81,6 +87,7 @@ def main(
     keep: Path | None,
     worlds: int,
     seconds: float,
+    first: tuple[str, ...],
     show_list: bool,
 ) -> None:
     """Judge the tests of the rules, the store with its scripts, and the service by what they let
@@ -107,7 +114,7 @@ def main(
     began = time.monotonic()
     # Ended by a signal, it still ends what it has started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    verdicts = _judged(plan, mutants, explained, keep, jobs=jobs, seconds=seconds)
+    verdicts = _judged(plan, mutants, explained, keep, jobs=jobs, seconds=seconds, first=first)
     alive = survivors(verdicts, explained)
     hung = sum(one.fate == "timeout" for one in verdicts)
     told = [
@@ -138,6 +145,7 @@ def _judged(
     *,
     jobs: int,
     seconds: float,
+    first: Sequence[str],
 ) -> list[Verdict]:
     """Return a verdict for each mutant; those that are explained are not tried."""
     kept = _Kept(plan, keep)
@@ -162,7 +170,12 @@ def _judged(
 
     measured = None if keep is None else keep.with_name(f"{keep.name}.tests")
     with crew_for(
-        plan, jobs=jobs, tell=partial(click.echo, err=True), measured=measured, seconds=seconds
+        plan,
+        jobs=jobs,
+        tell=partial(click.echo, err=True),
+        measured=measured,
+        seconds=seconds,
+        first=first,
     ) as crew:
         click.echo(f"the tests were measured in {time.monotonic() - began:.0f} s", err=True)
         # Those that need a session of their own come last: they are few and slow.

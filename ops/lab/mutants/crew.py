@@ -45,17 +45,26 @@ class Choice:
     """Which tests judge a mutant, from what each was seen to run; learns which ones notice."""
 
     def __init__(
-        self, measured: dict[str, Any], rest: Sequence[str], seconds: float = math.inf
+        self,
+        measured: dict[str, Any],
+        rest: Sequence[str],
+        seconds: float = math.inf,
+        first: Sequence[str] = (),
     ) -> None:
         self._measured = measured
         self._seconds = seconds
+        self._first = first
+        """Parts of the names of tests that somebody expects to notice."""
         self._rest = rest if math.isinf(seconds) else []
         """Worlds that are played only for what has survived all else."""
         self._kills: Counter[tuple[str, str, str]] = Counter()
         self._guard = threading.Lock()
 
     def tests(self, mutant: Mutant, *, at_import: bool) -> list[tuple[str, float]]:
-        """Return the tests that run what a mutant changes, the cheapest for its promise first."""
+        """Return the tests that run what a mutant changes.
+
+        Those that somebody expects to notice come first, then the cheapest for its promise.
+        """
         reaching = [
             name
             for name, seen in self._measured.items()
@@ -74,12 +83,15 @@ class Choice:
                 )
                 for name in reaching
             }
-        reaching.sort(key=cost.__getitem__)
+        reaching.sort(key=lambda name: (not self._is_first(name), cost[name]))
         tests = [(name, self._measured[name]["seconds"]) for name in reaching]
         spent = accumulate(seconds for _, seconds in tests)
         return [
             one for one, so_far in zip(tests, spent, strict=True) if so_far <= self._seconds
         ] or tests[:1]
+
+    def _is_first(self, name: str) -> bool:
+        return any(part in name for part in self._first)
 
     def more(self) -> list[tuple[str, float]]:
         """Return the worlds that are played for a mutant which nothing else has noticed."""
@@ -111,12 +123,13 @@ class Crew:
         self._tell = tell
         self.choice = Choice({}, [])
 
-    def measure(self, kept: Kept, seconds: float) -> None:
+    def measure(self, kept: Kept, seconds: float, first: Sequence[str] = ()) -> None:
         """Run every test once without any mutant.
 
         Those that fail so can judge nothing and are left out.
 
-        Each mutant is later tried for `seconds` of tests at most.
+        Each mutant is later tried for `seconds` of tests at most, and with the tests in whose names
+        is a part of `first` before all others.
         """
         every = self._jobs[0].tests
         worlds = [name for name in every if name.startswith(SEEDS)]
@@ -134,7 +147,7 @@ class Crew:
         for name in [name for name, seen in measured.items() if seen["failed"]]:
             self._tell(f"fails without any mutant and is left out: {name}")
             del measured[name]
-        self.choice = Choice(measured, rest, seconds)
+        self.choice = Choice(measured, rest, seconds, first)
 
     def judge(self, mutants: Iterable[Mutant], told: Callable[[Verdict], None]) -> None:
         """Judge all mutants; `told` hears each verdict, in whatever order they come."""
@@ -190,13 +203,13 @@ def crew_for(
     tell: Callable[[str], None],
     measured: Path | None = None,
     seconds: float = math.inf,
+    first: Sequence[str] = (),
 ) -> Iterator[Crew]:
     """Start copies of the checkout with servers in them and measure the tests.
 
     All are ended with the block.
 
-    Measurements are kept in the file `measured`; each mutant is tried for `seconds` of tests at
-    most.
+    Measurements are kept in the file `measured`; `seconds` and `first` are as in `Crew.measure`.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="mutants-")))
@@ -206,5 +219,5 @@ def crew_for(
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(Job.start, made))
         crew = Crew(plan, made, tell)
-        crew.measure(Kept(plan, measured), seconds)
+        crew.measure(Kept(plan, measured), seconds, first)
         yield crew

@@ -12,10 +12,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ops.lab.mutants.crew import Verdict, crew_for
+from ops.lab.mutants.crew import Choice, Verdict, crew_for
 from ops.lab.mutants.explained import read_explained
 from ops.lab.mutants.measured import Kept
 from ops.lab.mutants.table import rendered, rows
@@ -173,6 +174,26 @@ def test_each_mutant_gets_the_fate_that_the_tests_give_it(plan: Plan) -> None:
         everything.survived,
     )
     assert row.killed == sum(fate in {"killed", "timeout"} for fate in fates.values())
+
+
+def test_a_test_that_is_expected_to_notice_is_tried_before_cheaper_ones(plan: Plan) -> None:
+    mutant = next(
+        one for one in plan.mutants("worker/rules/attempts.py") if one.function == "allowed"
+    )
+    seen = {"lines": {mutant.file: [mutant.touched[0]]}}
+    measured = {
+        "tests/test_cheap.py::test_it": {**seen, "seconds": 0.1},
+        "tests/test_dear.py::test_it": {**seen, "seconds": 3.0},
+    }
+
+    def names(**limits: Any) -> list[str]:
+        return [name for name, _ in Choice(measured, [], **limits).tests(mutant, at_import=False)]
+
+    cheap, dear = measured
+    assert names() == [cheap, dear]
+    assert names(first=["test_dear"]) == [dear, cheap]
+    # Whoever expects it has it tried, however little time there is.
+    assert names(first=["test_dear"], seconds=1.0) == [dear]
 
 
 def test_a_test_that_fails_without_any_mutant_judges_nothing(plan: Plan, tiny: Path) -> None:

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from structlog.testing import capture_logs
 
 from worker.http import problems
-from worker.http.auth import Rates, Tokens, host_name
+from worker.http.auth import ANYONE, NoTokens, Rates, Tokens, host_name
 from worker.http.problems import Problem
 from worker.model.callers import Caller, Scope, digest, new_token, token_id
 
@@ -201,6 +201,36 @@ async def test_of_many_addresses_the_10000_that_were_wrong_latest_are_counted(
 )
 def test_a_host_has_a_name_or_none(host: str, name: str) -> None:
     assert host_name(host) == name
+
+
+def asked_of(host: str, **headers: str) -> web.Request:
+    """A request without a token, sent to this name."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return make_mocked_request("GET", "/v1/refunds", CIMultiDict(named, Host=host))
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "[::1]:8080"])
+async def test_without_tokens_every_program_of_this_machine_is_answered(host: str) -> None:
+    assert await NoTokens().caller(asked_of(host)) is ANYONE
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        asked_of("localhost", Origin="http://localhost"),
+        asked_of("localhost", Sec_Fetch_Site="same-origin"),
+        asked_of("localhost", Origin="http://localhost", Sec_Fetch_Site="same-origin"),
+        asked_of("rebound.example.com"),
+        asked_of("192.0.2.1"),
+        asked_of("[::1"),
+    ],
+    ids=["origin", "fetch", "both", "another name", "another address", "no name"],
+)
+async def test_without_tokens_no_page_of_a_browser_is_answered(request_: web.Request) -> None:
+    with pytest.raises(Problem) as refused:
+        await NoTokens().caller(request_)
+    assert refused.value.kind is problems.FORBIDDEN
+    assert "REFUNDS_HTTP_AUTH" in str(refused.value)
 
 
 @pytest.mark.parametrize(
