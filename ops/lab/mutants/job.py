@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
@@ -43,7 +43,6 @@ class Job:
         for name in plan.copied:
             _copy(plan.root / name, self._tree / name)
         self._server: subprocess.Popen[str] | None = None
-        self._trusted: set[str] = set()
         self.doubted: set[str] = set()
         """Tests that failed here without any mutant: what they say is no verdict."""
         self.tests: list[str] = []
@@ -68,7 +67,6 @@ class Job:
                 stderr=log,
                 text=True,
             )
-        self._trusted.clear()
         heard = self._heard()
         self.tests, self.imported = heard["tests"], heard["imported"]
 
@@ -115,6 +113,28 @@ class Job:
         )
 
     def _judge_hot(self, mutant: Mutant, text: str, tests: Tests) -> tuple[str, str | None]:
+        is_new = False
+        while True:
+            verdict, by = self._tried(mutant, text, tests)
+            if verdict == "timeout":
+                # It may have left anything behind, such as a script that never ends.
+                self._make_anew()
+                return verdict, by
+            seconds = dict(tests)
+            if verdict != "killed" or by not in seconds or self._holds(by, seconds[by]):
+                return verdict, by
+            # Without the mutant the test fails here, too. It was always so, or a mutant has left
+            # something behind: this one if everything was new, else perhaps one before it.
+            self._make_anew()
+            if not self._holds(by, seconds[by]):
+                self._doubt(by)
+                tests = [one for one in tests if one[0] != by]
+            elif is_new:
+                return verdict, by
+            is_new = True
+
+    def _tried(self, mutant: Mutant, text: str, tests: Tests) -> tuple[str, str | None]:
+        """Run tests against one mutant until one fails; return a verdict and that test."""
         request = {
             "file": mutant.file,
             "function": mutant.function,
@@ -122,39 +142,31 @@ class Job:
             "tests": list(tests),
             "spare": self._plan.spare_seconds,
         }
-        if mutant.file.endswith(".lua"):
-            with self._rewritten(mutant.file, text):
-                reply = self._asked(request)
-        else:
+        is_script = mutant.file.endswith(".lua")
+        with self._rewritten(mutant.file, text) if is_script else nullcontext():
             reply = self._asked(request)
         if reply["verdict"] == "broken":
             raise JobFailedError(f"{mutant.place}: {reply['by']}")
-        if reply["verdict"] == "killed" and not self._holds(reply["by"], dict(tests)):
-            return self._judge_hot(mutant, text, [one for one in tests if one[0] != reply["by"]])
-        if reply["verdict"] == "timeout" and mutant.file.endswith(".lua"):
-            # A script that never ends keeps its server busy, so everything is made anew.
-            self.end()
-            self.start()
         return reply["verdict"], reply["by"]
 
-    def _holds(self, test: str, seconds: dict[str, float]) -> bool:
-        """Tell whether a test passes here without any mutant, tried the first time that it speaks
-        against one.
+    def _make_anew(self) -> None:
+        self.end()
+        self.start()
+
+    def _holds(self, test: str, seconds: float) -> bool:
+        """Return whether a test passes here without any mutant.
+
+        It is asked each time that a test speaks against a mutant: what a mutant has left behind
+        would else speak against all that come after it.
         """
-        if test in self._trusted or test not in seconds:
-            return True
-        request = {
-            "text": None,
-            "tests": [(test, seconds[test])],
-            "spare": self._plan.spare_seconds,
-        }
-        if self._asked(request)["verdict"] == "survived":
-            self._trusted.add(test)
-            return True
+        request = {"text": None, "tests": [(test, seconds)], "spare": self._plan.spare_seconds}
+        verdict: str = self._asked(request)["verdict"]
+        return verdict == "survived"
+
+    def _doubt(self, test: str) -> None:
         self.doubted.add(test)
         if len(self.doubted) > MOST_DOUBTED:
             raise JobFailedError(f"too many tests fail without any mutant: {sorted(self.doubted)}")
-        return False
 
     def _judge_cold(self, mutant: Mutant, text: str, tests: Tests) -> tuple[str, str | None]:
         """Run pytest anew, quick files first.

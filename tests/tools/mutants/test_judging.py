@@ -66,6 +66,29 @@ def test_it_ends():
     assert FOUR == 4
 """
 
+SPOILABLE = """\
+import pytest
+
+from worker.rules.attempts import allowed
+
+
+@pytest.fixture(scope="session")
+def desk(tmp_path_factory):
+    return tmp_path_factory.mktemp("desk")
+
+
+def test_none_is_allowed():
+    assert allowed(0)
+
+
+def test_desk(desk):
+    spoilt = desk / "spoilt"
+    assert not spoilt.exists()
+    if not allowed(2) or allowed(4):
+        spoilt.touch()
+        raise AssertionError
+"""
+
 EXPLAINED = """\
 [[mutant]]
 file = "worker/rules/attempts.py"
@@ -228,6 +251,24 @@ def test_a_test_that_holds_only_once_judges_nothing(plan: Plan, tiny: Path) -> N
         )
     assert {one.mutant.after for one in verdicts if not one.killed} == {"if count >= LIMIT:"}
     assert "tests/unit/rules/test_policy.py::test_once" not in {one.by for one in verdicts}
+
+
+def test_what_a_mutant_leaves_behind_does_not_speak_against_the_next(
+    plan: Plan, tiny: Path
+) -> None:
+    # As a script that never ends does to the server that all tests share.
+    (tiny / "tests" / "unit" / "rules" / "test_policy.py").write_text(SPOILABLE)
+    of_allowed = [
+        one for one in plan.mutants("worker/rules/attempts.py") if one.function == "allowed"
+    ]
+    of_allowed.sort(key=lambda one: one.after == "if count >= LIMIT:")
+    verdicts: list[Verdict] = []
+    with crew_for(plan, jobs=1, tell=pytest.fail) as crew:
+        crew.judge(of_allowed, verdicts.append)
+    fates = {one.mutant.after: one.fate for one in verdicts}
+    assert fates.pop("if count >= LIMIT:") == "survived"
+    assert len(fates) > 3
+    assert set(fates.values()) == {"killed"}
 
 
 def test_what_runs_at_import_and_in_a_test_is_first_judged_where_it_is_loaded(
