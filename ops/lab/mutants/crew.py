@@ -21,6 +21,7 @@ from ops.lab.mutants.change import Mutant
 from ops.lab.mutants.job import Job
 from ops.lab.mutants.measured import Kept
 from ops.lab.mutants.targets import SEEDS, Plan
+from ops.lab.mutants.words import Words, plain, texts_of
 
 Fate = Literal["killed", "timeout", "survived", "unreached"]
 
@@ -50,8 +51,10 @@ class Choice:
         rest: Sequence[str],
         seconds: float = math.inf,
         first: Sequence[str] = (),
+        words: Words | None = None,
     ) -> None:
         self._measured = measured
+        self._words = Words({}) if words is None else words
         self._seconds = seconds
         self._first = first
         """Parts of the names of tests that somebody expects to notice."""
@@ -63,7 +66,8 @@ class Choice:
     def tests(self, mutant: Mutant, *, at_import: bool) -> list[tuple[str, float]]:
         """Return the tests that run what a mutant changes.
 
-        Those that somebody expects to notice come first, then the cheapest for its promise.
+        Those that somebody expects to notice come first, then the cheapest for its promise: what
+        has noticed before in this function, and what uses the mutant's words, promise most.
         """
         reaching = [
             name
@@ -73,13 +77,15 @@ class Choice:
         if at_import:
             # Whatever stands beside what runs the file may look at it without running any of its
             # lines.
-            files = {name.partition("::")[0] for name in reaching}
-            reaching = [name for name in self._measured if name.partition("::")[0] in files]
+            files = {_file_of(name) for name in reaching}
+            reaching = [name for name in self._measured if _file_of(name) in files]
+        near = self._words.nearness(mutant)
         with self._guard:
             cost = {
                 name: (
                     self._measured[name]["seconds"]
                     / (1 + 4 * self._kills[mutant.file, mutant.function, name])
+                    / (1 + near.get(plain(name), 0.0)) ** 2
                 )
                 for name in reaching
             }
@@ -102,6 +108,10 @@ class Choice:
         if verdict.by is not None:
             with self._guard:
                 self._kills[verdict.mutant.file, verdict.mutant.function, verdict.by] += 1
+
+
+def _file_of(test: str) -> str:
+    return test.partition("::")[0]
 
 
 def _reaches(seen: dict[str, Any], mutant: Mutant, *, at_import: bool) -> bool:
@@ -147,7 +157,11 @@ class Crew:
         for name in [name for name, seen in measured.items() if seen["failed"]]:
             self._tell(f"fails without any mutant and is left out: {name}")
             del measured[name]
-        self.choice = Choice(measured, rest, seconds, first)
+        files = {_file_of(name) for name in measured}
+        words = Words(
+            texts_of((file, (self._plan.root / file).read_text("utf-8")) for file in files)
+        )
+        self.choice = Choice(measured, rest, seconds, first, words)
 
     def judge(self, mutants: Iterable[Mutant], told: Callable[[Verdict], None]) -> None:
         """Judge all mutants; `told` hears each verdict, in whatever order they come."""
