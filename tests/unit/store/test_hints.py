@@ -153,6 +153,24 @@ def test_refund_named_before_the_reply_is_still_to_be_read_if_the_reply_shows_an
     world.check()
 
 
+def test_what_a_person_gave_up_is_named_no_more_and_is_not_stored(world: World) -> None:
+    world.accept()
+    world.attempt(MAYBE)
+    hint(world)
+    decided = Step(
+        to=Stage.IN_DOUBT,
+        status=Status.PENDING,
+        label="operator_says_absent",
+        changes={"hints_dropped": world.get().hinted},
+    )
+    # Named only after the person decided, so it is still to be read.
+    hint(world, replace(NAMED, provider_refund_id="re_8"))
+    assert world.save(world.get(), decided).result == "saved"
+    stored = world.hash(f"refund:{ID}")
+    assert (stored["hinted"], "hints_dropped" in stored) == ("re_8", False)
+    world.check()
+
+
 def test_event_about_a_pending_refund_makes_its_next_poll_due(world: World) -> None:
     world.accept()
     world.attempt(done_as("pending", id="re_9"))

@@ -140,6 +140,17 @@ def test_keys_of_a_contradiction_are_checked_only_if_there_is_one(
         checked(sync_redis, GOOD, "{contradicted_by = 're_1'}")
 
 
+@pytest.mark.parametrize(
+    "r", [GOOD, "{payment_intent = 'p', created_at = '1', stage = 'queued', status = 'pending'}"]
+)
+def test_move_that_neither_takes_nor_leaves_a_lock_does_not_read_the_doubts(
+    sync_redis: redis.Redis, r: str
+) -> None:
+    sync_redis.set("refunds:doubts:p", "text")
+    for to in ("queued", "waiting", "settled"):
+        assert checked(sync_redis, r, to=to) == 1
+
+
 @pytest.mark.parametrize(("to", "status"), [("nowhere", "pending"), ("queued", "odd")])
 def test_unknown_stage_or_status_is_refused(sync_redis: redis.Redis, to: str, status: str) -> None:
     with pytest.raises(ResponseError, match=" is none of "):

@@ -13,10 +13,11 @@ import redis
 from tests.factories import HOUR, MINUTE, NOT_DONE, SECOND, a_request, done_as
 from tests.support.store_world import ID, P, World, at_stage
 from tests.unit.store.test_script_moves import recover
+from worker.errors import NotStorable
 from worker.model.refund import Lane, Stage, Status
 from worker.model.request import request_body
 from worker.model.steps import Step
-from worker.rules import rechecks
+from worker.rules import decisions, rechecks
 from worker.store import creations, sweeps
 
 
@@ -221,6 +222,20 @@ def test_settled_refund_is_changed_as_a_whole_if_the_key_of_its_owner_is_of_anot
     assert world.save(refund, step).result == "saved"
     assert world.get().status is Status.FAILED
     assert int(world.hash(f"payment:{refund.payment_intent}")["seq"]) == seq + 1
+
+
+def test_failed_row_is_not_sent_again_if_the_index_of_its_lane_is_of_another_type(
+    world: World,
+) -> None:
+    world.accept(lane=Lane.BULK)
+    world.attempt(done_as("failed"))
+    step = decisions.retry_failed(world.get())
+    assert step is not None
+    world.redis.set(f"{P}index:queued.bulk", "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match="a value of another type"):
+        world.save(world.get(), step)
+    assert world.dump() == before
 
 
 @pytest.mark.parametrize(("state", "result"), [("canceled", "canceled"), ("paused", "batch")])
