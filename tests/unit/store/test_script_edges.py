@@ -11,14 +11,15 @@ import pytest
 import redis
 
 from tests.factories import HOUR, MINUTE, NOT_DONE, SECOND, a_request, done_as
-from tests.support.store_world import ID, P, World, at_stage
+from tests.support.store_world import ID, LEASE, P, World, at_stage
 from tests.unit.store.test_script_moves import recover
 from worker.errors import NotStorable
 from worker.model.refund import Lane, Stage, Status
 from worker.model.request import request_body
 from worker.model.steps import Step
 from worker.rules import decisions, rechecks
-from worker.store import creations, sweeps
+from worker.store import claims, creations, saves, sweeps
+from worker.store.scripts import Command
 
 
 @pytest.fixture
@@ -199,6 +200,28 @@ def test_refund_that_no_worker_has_to_do_with_is_not_given_back(world: World, st
     world.pass_time(48 * HOUR)
     before = world.dump()
     assert world.store.run(sweeps.give_back([ID, "nobody"])) == 0
+    assert world.dump() == before
+
+
+# Fields that are not whole numbers
+
+
+@pytest.mark.parametrize("does", ["claim", "save"])
+@pytest.mark.parametrize(
+    "name",
+    ["version", "attempts", "amount", "created_at", "updated_at", "next_check_at", "resends"],
+)
+def test_record_with_a_field_that_is_no_whole_number_is_left_as_it_is(
+    world: World, name: str, does: str
+) -> None:
+    world.accept()
+    cancel = saves.save(world.get(), decisions.cancel(world.get()))
+    claim = claims.claim(ID, "send", token="token", lease=LEASE, currency_checked=True)
+    world.redis.hset(f"{P}refund:{ID}", name, "odd")
+    before = world.dump()
+    command: Command[Any] = claim if does == "claim" else cancel
+    with pytest.raises(NotStorable, match=f"{name} odd is not a whole number"):
+        world.store.run(command)
     assert world.dump() == before
 
 
