@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import redis
 
 from tests.factories import HOUR, a_request
+from tests.support.store_calls import asked
 from tests.support.store_world import World
 from worker.importer.ids import MOST_ATTEMPTS, MadeId
 from worker.model.refund import Lane, Stage, Status
@@ -113,6 +115,18 @@ def test_a_first_attempt_is_refused_beside_a_further_one(
     before = world.dump()
     assert accept(world, named(1, occurrence), payment) == "conflict"
     assert world.dump() == before
+
+
+def test_other_attempts_are_not_looked_for_if_a_row_has_no_mark(sync_redis: redis.Redis) -> None:
+    world = World(sync_redis)
+    sync_redis.config_resetstat()
+    assert accept(world, named(1)) == "created"
+    assert asked(sync_redis).get("hget", 0) == 0
+    settle(world, named(1), "failed")
+    sync_redis.config_resetstat()
+    assert accept(world, named(2)) == "created"
+    # The first attempt is read, and no other.
+    assert asked(sync_redis)["hget"] == 1
 
 
 @pytest.mark.parametrize("status", ["failed", "canceled"])

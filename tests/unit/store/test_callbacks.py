@@ -520,6 +520,15 @@ def test_batch_with_a_refund_in_review_is_due_too(world: World) -> None:
     assert due(world) == {"shop": ["batch/b-1", "r1"]}
 
 
+def test_batch_with_an_earlier_refund_in_review_is_due_after_its_last_one(world: World) -> None:
+    a_batch(world, "r1", "r2")
+    close_batch(world.store, "b-1", handed_in=2, conflicting=0)
+    world.attempt(MAYBE, "r1", rules=BLIND)
+    assert due(world) == {"shop": ["r1"]}
+    fail(world, "r2")
+    assert due(world) == {"shop": ["batch/b-1", "r2"]}
+
+
 def test_batch_canceled_during_its_import_is_due_once_nothing_of_it_moves(world: World) -> None:
     """The rest of its file is refused, so no further row is waited for."""
     a_batch(world, "r1", "r2")

@@ -395,6 +395,15 @@ def test_batch_is_kept_while_any_of_its_rows_is_open(world: World) -> None:
     assert [world.expires(name) for name in kept] == [False, False]
 
 
+def test_list_of_rows_expires_if_their_batch_is_of_another_type(world: World) -> None:
+    world.accept(batch="b1")
+    claim = world.claim()
+    world.redis.delete(f"{P}batch:b1")
+    world.redis.set(f"{P}batch:b1", "text")
+    assert world.end(claim, REFUSED).result == "saved"
+    assert world.expires("batch-refunds:b1")
+
+
 def test_retried_refund_no_longer_expires(world: World) -> None:
     world.accept(batch="b1")
     world.attempt(RETRIABLE)

@@ -296,6 +296,31 @@ def test_sums_that_lua_might_not_hold_are_written_before(sync_redis: redis.Redis
     assert held(sync_redis, "counters") == {"x": str(30 * most)}
 
 
+# What they share is done once
+
+
+def cost_of_claims(world: World, name: str, count: int, batch: str | None = None) -> dict[str, int]:
+    """Claim new refunds in one run; return how often each command was carried out."""
+    ids = [f"{name}-{number}" for number in range(count)]
+    for refund_id in ids:
+        world.accept(refund_id, batch=batch, payment_intent=f"pi_{refund_id}")
+    world.redis.config_resetstat()
+    assert claimed(world, *ids) == ["claimed"] * count
+    return asked(world.redis)
+
+
+def test_refunds_claimed_in_a_run_enter_a_sorted_set_together(sync_redis: redis.Redis) -> None:
+    world = World(sync_redis)
+    one, five = cost_of_claims(world, "one", 1), cost_of_claims(world, "five", 5)
+    assert five["zadd"] == one["zadd"]
+
+
+def test_batch_of_several_rows_is_read_once_in_a_run(sync_redis: redis.Redis) -> None:
+    world = World(sync_redis)
+    singles, rows = cost_of_claims(world, "single", 5), cost_of_claims(world, "row", 5, BATCH)
+    assert rows["hmget"] == singles["hmget"] + 1
+
+
 # Which commands run together
 
 

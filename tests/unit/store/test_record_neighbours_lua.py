@@ -107,6 +107,22 @@ def test_batch_starts_narrow_and_widens_with_each_accepted_row(sync_redis: redis
     assert call(sync_redis, "return room_in_batch('b')") == 8 + 10 + 5 - 3
 
 
+def test_counts_of_a_batch_are_right_after_a_counter_was_written(sync_redis: redis.Redis) -> None:
+    put(sync_redis, "batch:b", {"stage:sending": 3})
+    adding = "add_in(P .. 'batch:b', 'stage:sending', 2)"
+    body = f"local before = room_in_batch('b') {adding} return {{before, room_in_batch('b')}}"
+    assert call(sync_redis, body) == [8 - 3, 8 - 5]
+
+
+def test_batch_expires_at_once_where_no_counters_are_gathered(sync_redis: redis.Redis) -> None:
+    put(sync_redis, "batch:b", {"stage:settled": 1})
+    sync_redis.zadd("refunds:batch-refunds:b", {"a": 1})
+    call(sync_redis, "let_batch_expire('b') return 1")
+    assert held(sync_redis, "batch:b") == {"stage:settled": "1"}
+    for key in ("batch:b", "batch-refunds:b"):
+        assert RETENTION - 1000 <= sync_redis.pttl(f"refunds:{key}") <= RETENTION
+
+
 def test_refund_of_the_provider_is_owned_for_the_whole_installation(
     sync_redis: redis.Redis,
 ) -> None:
