@@ -15,6 +15,7 @@ from tests.unit.store.moving import NOW, RETENTION, scored
 from worker.errors import NotStorable
 from worker.model.refund import Lane
 from worker.store import creations
+from worker.store.records import Moves
 from worker.store.store import Store
 
 _SHORTEN = "shorten(P .. 'history:a', redis.call('LLEN', P .. 'history:a')) return 1"
@@ -211,6 +212,39 @@ def test_unsettled_refund_is_due_in_the_index_of_its_stage(sync_redis: redis.Red
     r = "{stage = 'waiting', status = 'pending'}"
     call(sync_redis, f"update_indexes('a', {r}, {{bucket = 'waiting'}}, 5) return 1")
     assert scored(sync_redis, "due") == scored(sync_redis, "index:waiting") == {"a": 5}
+
+
+@pytest.mark.parametrize("detail", ["", ',"attempt":1', ',"attempt":2', ',"attempt":1,"ms":5'])
+@pytest.mark.parametrize("label", ["accepted", "send", "later"])
+@pytest.mark.parametrize("to", ["queued", "sending", "in_doubt"])
+@pytest.mark.parametrize("source", ["queued", "sending", "in_doubt"])
+def test_move_is_read_with_the_label_and_the_attempt_that_it_was_made_with(
+    sync_redis: redis.Redis, source: str, to: str, label: str, detail: str
+) -> None:
+    before = [{"at": 5, "to": "queued"}, {"after": 1, "to": "sending"}]
+    if source != "sending":
+        before.append({"after": 1, "to": source, "label": "later"})
+    claims = "2" if to == "sending" else "1"
+    body = "return entry(ARGV[4], '7', ARGV[5], 'pending', ARGV[6], ARGV[7], ARGV[8])"
+    written = call(sync_redis, body, source, to, f'"{label}"', detail, claims)
+    *_, read = Moves().read([*map(json.dumps, before), written])
+    told = json.loads(f'{{"label":"{label}"{detail}}}')
+    if "sending" in {source, to}:
+        told = {"attempt": int(claims)} | told
+    assert {name: read[name] for name in read.keys() & {"label", "attempt", "ms"}} == told
+
+
+@pytest.mark.parametrize(("source", "to"), [("queued", "sending"), ("sending", "in_doubt")])
+def test_move_of_a_record_that_counts_no_attempts_is_written_whole(
+    sync_redis: redis.Redis, source: str, to: str
+) -> None:
+    body = """return entry(ARGV[4], '7', ARGV[5], 'pending', '"later"', ',"attempt":1', nil)"""
+    assert json.loads(call(sync_redis, body, source, to)) == {
+        "after": NOW - 7,
+        "to": to,
+        "label": "later",
+        "attempt": 1,
+    }
 
 
 def test_long_history_keeps_its_first_and_newest_moves(sync_redis: redis.Redis) -> None:

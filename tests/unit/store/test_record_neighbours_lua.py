@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.support.store_calls import asked
 from tests.unit.store.lua_calls import call
 from tests.unit.store.moving import NOW, RETENTION, held, put, scored, stage
 
@@ -186,6 +187,16 @@ def test_oldest_that_still_waits_for_a_payment_is_woken(sync_redis: redis.Redis)
     assert call(sync_redis, "return wake('p')") == ""
 
 
+def test_payment_for_which_nobody_waits_is_asked_for_its_waiters_once_a_script(
+    sync_redis: redis.Redis,
+) -> None:
+    sync_redis.config_resetstat()
+    body = "local woken = wake('p') forget_waiter('p', 'a') return woken"
+    assert call(sync_redis, body) == ""
+    assert asked(sync_redis)["zpopmin"] == 1
+    assert "zrem" not in asked(sync_redis)
+
+
 @pytest.mark.parametrize(
     ("sending", "woken"), [(9, []), (8, []), (7, ["a"]), (6, ["a", "b"]), (0, ["a", "b"])]
 )
@@ -207,6 +218,14 @@ def test_last_row_that_waits_is_woken_alone(sync_redis: redis.Redis) -> None:
     stage(sync_redis, "a", "queued")
     assert call(sync_redis, "return wake_rows('b')") == ["a"]
     assert not sync_redis.exists("refunds:batch-waiters:b")
+
+
+def test_batch_of_which_no_row_waits_is_asked_once_a_script(sync_redis: redis.Redis) -> None:
+    sync_redis.config_resetstat()
+    assert call(sync_redis, "return {wake_rows('b'), wake_rows('b')}") == [[], []]
+    statistics = asked(sync_redis)
+    assert statistics.get("exists") == 1
+    assert "zpopmin" not in statistics
 
 
 def failing(client: redis.Redis, code: str | None, status: str = "failed") -> dict[str, str]:
@@ -249,3 +268,17 @@ def test_streak_that_cannot_be_counted_pauses_at_once(sync_redis: redis.Redis) -
     broken = {"state": "running", "streak_code": "x", "streak": "broken"}
     put(sync_redis, "batch:b", broken)
     assert failing(sync_redis, "x")["state"] == "paused"
+
+
+def test_batch_that_pauses_itself_is_paused_for_the_rest_of_its_script(
+    sync_redis: redis.Redis,
+) -> None:
+    put(sync_redis, "batch:b", {"state": "running", "streak_code": "x", "streak": "19"})
+    body = """
+    gathered = {counts = {}, scores = {}, settled = {}, bodies = {}}
+    local row = {batch_id = 'b', error_code = 'x'}
+    local first = brake(row) or 'none'
+    watch_streak(row, 'failed')
+    return {first, brake(row) or 'none'}
+    """
+    assert call(sync_redis, body) == ["none", "batch"]
