@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 
-from tests.factories import BLIND, HOUR, MAYBE, PAYMENT, REFUSED, SECOND, VERIFY, a_request, done_as
+from tests.factories import (
+    BLIND,
+    HOUR,
+    MAYBE,
+    PAYMENT,
+    REFUSED,
+    SECOND,
+    VERIFY,
+    a_request,
+    done_as,
+    found,
+)
 from tests.support.store_world import ID, P, World, at_stage
 from worker.errors import NotCancelable, NotStorable
 from worker.model.hints import Hint
@@ -274,6 +285,14 @@ def test_three_candidates_of_a_generation_are_read_and_no_more(world: World) -> 
     assert world.get().candidates == ()
     assert world.claim().claimed
     world.check()
+
+
+def test_settled_refund_no_longer_tells_which_other_may_be_its_own(world: World) -> None:
+    doubted = at_stage(world, Stage.IN_DOUBT)
+    world.store.run(rechecks.rechecked(ID, answered=True, possible="re_9"))
+    assert world.get().possible_refund_id == "re_9"
+    world.save(doubted, attempts.done(doubted, found(), "list", world.now))
+    assert (world.get().status, world.get().possible_refund_id) == (Status.SUCCEEDED, None)
 
 
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.SETTLED])

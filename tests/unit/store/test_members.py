@@ -338,6 +338,21 @@ def test_claims_run_together_up_to_fifty(sync_redis: redis.Redis) -> None:
     assert asked(sync_redis)["evalsha"] == 3
 
 
+def test_saves_of_a_run_clear_an_index_of_settled_refunds_once(sync_redis: redis.Redis) -> None:
+    world = World(sync_redis)
+    ids = ["first", "a", "b", "c"]
+    for refund_id in ids:
+        world.accept(refund_id, payment_intent=f"pi_{refund_id}")
+    claimed(world, *ids)
+    first, *others = [
+        save_of(world.get(one), done_as("succeeded", id=f"re_{one}"), world) for one in ids
+    ]
+    world.store.run_many([first])  # from here on the server knows the script
+    sync_redis.config_resetstat()
+    assert [saved.result for saved in world.store.run_many(others)] == ["saved"] * 3
+    assert asked(sync_redis)["zrangebyscore"] == 1
+
+
 def test_commands_for_one_refund_keep_their_order(world: World) -> None:
     world.accept("a")
     world.accept("b")

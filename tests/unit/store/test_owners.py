@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
+import redis
 
 from tests.factories import (
     BLIND,
@@ -148,3 +151,14 @@ def test_owner_may_name_its_own_provider_refund_again(world: World) -> None:
     proof = attempts.done(refund, found(id=f"re_{ID}"), "reply", world.now)
     assert world.save(refund, proof).result == "saved"
     assert world.get().status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_owner_goes_with_its_record_however_short_that_is_kept(
+    sync_redis: redis.Redis, kept: int
+) -> None:
+    world = World(sync_redis, retention=timedelta(milliseconds=kept))
+    claim = held(world)
+    assert world.end(claim, done_as("succeeded", id="re_1")).result == "saved"
+    time.sleep(0.002)
+    assert world.keys("refund:*") == world.keys("owner:*") == []

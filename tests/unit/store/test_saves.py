@@ -227,6 +227,20 @@ def test_quiet_step_on_another_stage_or_version_changes_nothing(world: World) ->
     assert world.dump() == before
 
 
+def test_quiet_step_of_a_settled_refund_may_only_remove_a_field(world: World) -> None:
+    world.accept()
+    refund = world.attempt(REFUSED)
+    quiet = Step(
+        to=Stage.SETTLED,
+        status=Status.FAILED,
+        label="x",
+        quiet=True,
+        changes={"error_message": None},
+    )
+    assert world.save(refund, quiet).result == "saved"
+    assert world.get() == replace(refund, error_message=None)
+
+
 # Illegal moves
 
 

@@ -11,6 +11,7 @@ from tests.factories import HOUR, NOW, SECOND, a_request, done_as, found
 from tests.support.store_world import ID, World
 from worker.model.refund import Status
 from worker.model.times import to_ms
+from worker.rules import decisions
 from worker.rules.rechecks import changed_by_provider
 from worker.store import rechecks
 
@@ -212,3 +213,15 @@ def test_reversal_and_its_opposite_are_listed_and_counted(world: World) -> None:
     assert world.keys("reversed") == []
     assert world.hash("counters")["reversed:usd"] == "1"
     world.check()
+
+
+def test_reversal_stays_listed_if_the_refund_is_made_again(world: World) -> None:
+    settle(world, ID)
+    reverse(world, ID)
+    noted = world.now
+    world.pass_time(DAY)
+    world.save(world.get(), decisions.retry_one(world.get(), unknown=True))
+    assert world.score("reversed", ID) == noted
+    again = world.attempt(done_as("succeeded", id="re_again", generation="2"))
+    assert (again.status, again.reversed_at) == (Status.SUCCEEDED, None)
+    assert world.score("reversed", ID) == noted

@@ -590,7 +590,7 @@ local function check(id, r, to, status, set)
   must_be_list(P .. 'history:' .. id)
   must_be_sorted(P .. 'due')
   local from = r.stage and bucket(r.stage, r.status or '', r.lane)
-  local target = bucket(to, status, r.lane or set.lane)
+  local target = bucket(to, status, r.lane)
   must_be_sorted(P .. 'index:' .. target)
   if from and from ~= target then must_be_sorted(P .. 'index:' .. from) end
   if not payment.doubts and (holds_lock(to) or holds_lock(r.stage)) then
