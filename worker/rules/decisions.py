@@ -253,9 +253,6 @@ def retry_failed(refund: Refund) -> Step | None:
         )
     if refund.all_remaining:
         changes["amount"] = None
-    # A settled record may have dropped it, since its fields imply it. They do no longer if a person
-    # then insists on a refund of another amount.
-    changes["fingerprint"] = refund.fingerprint
     return Step(to=Stage.QUEUED, status=Status.PENDING, label="retried", changes=changes)
 
 

@@ -67,6 +67,8 @@ def save(
         generation = int(changes["generation"])
         body = request_body(refund.as_request(), generation)
         changes["idempotency_key"] = idempotency_key(refund.refund_id, generation)
+    if _must_keep_fingerprint(refund, step):
+        changes["fingerprint"] = refund.fingerprint
     # Most steps remove many fields, which need no text.
     texts = {name: "" if value is None else text(name, value) for name, value in changes.items()}
     delay = step.delay or (NUDGE_GRACE if retried else timedelta(0))
@@ -98,6 +100,25 @@ def save(
         return Saved(result=result, now=now, other=reply[2] or None)
 
     return Command(script=scripts.SAVE, arguments=arguments, read=read, durable=durable)
+
+
+def _must_keep_fingerprint(refund: Refund, step: Step) -> bool:
+    """Return whether what was asked for would be lost without the fingerprint.
+
+    A settled record drops it, since its fields imply it. They do no longer if it settles another
+    time with another amount, so it is stored again with the move out of `settled`, and kept by the
+    next one into it.
+    """
+    if step.quiet:
+        return False
+    if refund.stage is Stage.SETTLED:
+        return step.to is not Stage.SETTLED
+    # What is sent has the amount that was asked.
+    return (
+        step.to is Stage.SETTLED
+        and refund.stage is not Stage.SENDING
+        and not refund.can_be_made_again
+    )
 
 
 def _noted(step: Step, detail: Mapping[str, Any]) -> dict[str, Any]:

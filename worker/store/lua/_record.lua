@@ -631,7 +631,8 @@ local function complete(set, r, to, status, due)
   -- kept for long. A failed refund keeps its lane, because it may be retried.
   if status ~= 'failed' then set.lane = '' end
   -- Without its metadata a record implies no fingerprint, nor does one that settled with another amount than was asked.
-  if r.metadata_erased_at or was_settled then return end
+  -- Whoever knows that it had another amount before says so by the fingerprint in `set`.
+  if r.metadata_erased_at or was_settled or set.fingerprint then return end
   if r.all_remaining or (set.amount or r.amount) == r.amount then set.fingerprint = '' end
 end
 
