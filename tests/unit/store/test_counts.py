@@ -423,6 +423,27 @@ def test_retried_refund_no_longer_expires(world: World) -> None:
     world.check()
 
 
+def test_owner_of_a_provider_refund_is_kept_as_long_as_a_record_that_settles_again(
+    world: World,
+) -> None:
+    at_stage(world, Stage.SETTLED)
+    owner = f"{P}owner:re_{ID}"
+    world.redis.pexpire(owner, 60_000)
+    step = changed_by_provider(world.get(), found(id=f"re_{ID}", status="failed"), "list", NOW)
+    assert step is not None
+    assert world.save(world.get(), step).result == "saved"
+    left: int = world.redis.pttl(owner)
+    assert left > world.store.retention_ms - 60_000
+
+
+def test_no_owner_outlives_a_record_that_is_not_kept(world: World) -> None:
+    world.accept()
+    claim = world.claim()
+    world.store.retention_ms = 0
+    assert world.end(claim, done_as("succeeded")).result == "saved"
+    assert world.keys("refund:*") == world.keys("owner:*") == []
+
+
 def test_expired_id_may_be_used_anew(world: World) -> None:
     at_stage(world, Stage.SETTLED)
     for name in (f"refund:{ID}", f"history:{ID}", f"payment:{PAYMENT}"):

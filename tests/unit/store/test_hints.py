@@ -416,6 +416,18 @@ def test_candidate_of_an_attempt_that_ends_in_review_is_read_at_once(
     world.check()
 
 
+def test_candidate_of_an_attempt_that_ends_pending_at_the_provider_is_read_at_once(
+    world: World,
+) -> None:
+    world.accept()
+    claim = world.claim()
+    hint(world)
+    world.end(claim, done_as("pending", id="re_1"))
+    assert (world.get().stage, world.get().candidates) == (Stage.PROCESSING, ("re_9",))
+    assert world.score("rechecks", ID) == world.now
+    world.check()
+
+
 @pytest.mark.parametrize(("status", "is_read"), [("succeeded", False), ("failed", True)])
 def test_event_that_agrees_with_the_record_needs_no_read(
     world: World, status: str, *, is_read: bool

@@ -163,6 +163,15 @@ def test_last_refunds_of_a_batch_let_it_expire(world: World) -> None:
     world.check()
 
 
+def test_what_is_counted_for_a_batch_that_is_gone_expires(world: World) -> None:
+    world.accept("a", batch=BATCH)
+    claimed(world, "a")
+    world.redis.delete(f"{P}batch:{BATCH}")
+    world.store.run(save_of(world.get("a"), done_as("succeeded", id="re_a"), world))
+    assert world.hash(f"batch:{BATCH}")["status:succeeded"] == "1"
+    assert world.expires(f"batch:{BATCH}")
+
+
 def test_retry_in_the_run_of_the_failure_keeps_its_new_body(world: World) -> None:
     world.accept("a")
     claim = world.claim("a")
@@ -351,6 +360,21 @@ def test_saves_of_a_run_clear_an_index_of_settled_refunds_once(sync_redis: redis
     sync_redis.config_resetstat()
     assert [saved.result for saved in world.store.run_many(others)] == ["saved"] * 3
     assert asked(sync_redis)["zrangebyscore"] == 1
+
+
+def test_saves_of_a_run_ask_once_whether_callbacks_are_on_and_give_each_key_one_expiry(
+    sync_redis: redis.Redis,
+) -> None:
+    world = World(sync_redis)
+    for refund_id in "ab":
+        world.accept(refund_id, payment_intent=f"pi_{refund_id}")
+    claimed(world, "a", "b")
+    group = [save_of(world.get(one), done_as("succeeded", id=f"re_{one}"), world) for one in "ab"]
+    sync_redis.config_resetstat()
+    assert [saved.result for saved in world.store.run_many(group)] == ["saved"] * 2
+    # Record, history and payment. The owner's key is set with its expiry.
+    assert (asked(sync_redis)["hexists"], asked(sync_redis)["pexpire"]) == (1, 2 * 3)
+    assert world.expires("owner:re_a")
 
 
 def test_commands_for_one_refund_keep_their_order(world: World) -> None:

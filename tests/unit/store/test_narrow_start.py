@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import redis
+
 from tests.factories import MAYBE, NOT_DONE, REFUSED, SECOND, done_as
+from tests.support.store_calls import asked
 from tests.support.store_world import World
 from worker.model.answers import Outcome
 from worker.model.refund import Lane, Stage
@@ -143,6 +146,16 @@ def test_nothing_is_left_of_the_waiting_rows_when_the_batch_has_ended(world: Wor
     assert not world.keys("batch-waiters:*")
 
 
+def test_nothing_is_left_of_rows_that_were_canceled_while_they_waited(world: World) -> None:
+    ids = rows(world, 30)
+    for claim in claimed(world, ids):
+        ended(world, claim, REFUSED)
+    assert world.redis.exists(WAITERS)
+    for refund in map(world.get, ids[NARROW:]):
+        assert world.save(refund, decisions.cancel(refund)).result == "saved"
+    assert not world.keys("batch-waiters:*")
+
+
 def test_row_that_was_sent_meanwhile_is_not_sent_before_its_next_try_is_due(world: World) -> None:
     """A row may be claimed when its own time has come, before one that makes room wakes it."""
     ids = rows(world, 20)
@@ -157,3 +170,17 @@ def test_row_that_was_sent_meanwhile_is_not_sent_before_its_next_try_is_due(worl
     assert ids[-1] not in woken
     assert world.get(ids[-1]).next_check_at == due
     world.check()
+
+
+def test_row_is_sent_and_settled_with_no_more_removals_than_a_refund_without_a_batch(
+    sync_redis: redis.Redis,
+) -> None:
+    world = World(sync_redis)
+    world.accept("single", payment_intent="pi_single")
+    world.accept("row", batch=BATCH, payment_intent="pi_row")
+    removals = []
+    for refund_id in ("single", "row"):
+        sync_redis.config_resetstat()
+        world.attempt(done_as("succeeded", id=f"re_{refund_id}"), refund_id)
+        removals.append(asked(sync_redis)["zrem"])
+    assert removals[0] == removals[1]

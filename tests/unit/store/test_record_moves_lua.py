@@ -208,6 +208,13 @@ def test_index_of_settled_ones_drops_two_expired_ids_a_move(sync_redis: redis.Re
     assert not sync_redis.exists("refunds:due", "refunds:index:sending")
 
 
+def test_refund_that_settles_has_nothing_left_to_be_sent(sync_redis: redis.Redis) -> None:
+    sync_redis.mset({"refunds:body:a": "x", "refunds:body:b": "y"})
+    r = "{payment_intent = 'p', stage = 'settled', status = 'failed'}"
+    call(sync_redis, f"let_expire('a', {r}, {{stage = 'sending'}}) return 1")
+    assert sync_redis.keys("refunds:body:*") == ["refunds:body:b"]
+
+
 def test_unsettled_refund_is_due_in_the_index_of_its_stage(sync_redis: redis.Redis) -> None:
     r = "{stage = 'waiting', status = 'pending'}"
     call(sync_redis, f"update_indexes('a', {r}, {{bucket = 'waiting'}}, 5) return 1")

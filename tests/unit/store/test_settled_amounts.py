@@ -35,6 +35,7 @@ def fail_at_the_provider(world: World, refund_id: str) -> None:
     refund = world.get()
     failed = found(id=refund_id, amount=1, status="failed")
     step = rechecks.changed_by_provider(refund, failed, "lookup", world.now)
+    assert step is not None
     assert world.save(refund, step).result == "saved"
 
 
