@@ -191,7 +191,11 @@ def test_retry_brings_a_new_body_and_key_and_waits_for_its_nudge() -> None:
     assert call.arguments[11] == request_body(refund.as_request(), 2)
     assert call.arguments[13] == ""
     changes = dict(zip(call.arguments[14::2], call.arguments[15::2], strict=True))
-    assert changes == {"generation": "2", "idempotency_key": idempotency_key(refund.refund_id, 2)}
+    assert changes == {
+        "generation": "2",
+        "idempotency_key": idempotency_key(refund.refund_id, 2),
+        "fingerprint": refund.fingerprint,
+    }
     soon = Step(
         to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"generation": 2}, delay=SECOND
     )
