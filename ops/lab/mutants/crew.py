@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
 from ops.lab.mutants.change import Mutant
-from ops.lab.mutants.job import Job
+from ops.lab.mutants.job import Job, file_of
 from ops.lab.mutants.measured import Kept
 from ops.lab.mutants.targets import SEEDS, Plan
 from ops.lab.mutants.words import Words, plain, texts_of
@@ -77,8 +77,8 @@ class Choice:
         if at_import:
             # Whatever stands beside what runs the file may look at it without running any of its
             # lines.
-            files = {_file_of(name) for name in reaching}
-            reaching = [name for name in self._measured if _file_of(name) in files]
+            files = {file_of(name) for name in reaching}
+            reaching = [name for name in self._measured if file_of(name) in files]
         near = self._words.nearness(mutant)
         with self._guard:
             cost = {
@@ -108,10 +108,6 @@ class Choice:
         if verdict.by is not None:
             with self._guard:
                 self._kills[verdict.mutant.file, verdict.mutant.function, verdict.by] += 1
-
-
-def _file_of(test: str) -> str:
-    return test.partition("::")[0]
 
 
 def _reaches(seen: dict[str, Any], mutant: Mutant, *, at_import: bool) -> bool:
@@ -157,7 +153,7 @@ class Crew:
         for name in [name for name, seen in measured.items() if seen["failed"]]:
             self._tell(f"fails without any mutant and is left out: {name}")
             del measured[name]
-        files = {_file_of(name) for name in measured}
+        files = {file_of(name) for name in measured}
         words = Words(
             texts_of((file, (self._plan.root / file).read_text("utf-8")) for file in files)
         )

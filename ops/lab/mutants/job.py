@@ -175,12 +175,12 @@ class Job:
         """
         seconds: defaultdict[str, float] = defaultdict(float)
         for name, known in tests:
-            seconds[_file_of(name)] += known
+            seconds[file_of(name)] += known
         spent = accumulate(sorted(seconds.values()))
         count = sum(so_far <= QUICK_SECONDS for so_far in spent)
         quick = set(sorted(seconds, key=seconds.__getitem__)[:count])
-        first = [one for one in tests if _file_of(one[0]) in quick]
-        rest = [one for one in tests if _file_of(one[0]) not in quick]
+        first = [one for one in tests if file_of(one[0]) in quick]
+        rest = [one for one in tests if file_of(one[0]) not in quick]
         with self._rewritten(mutant.file, text):
             for part in filter(None, (first, rest)):
                 fate = self._run_cold(part)
@@ -242,7 +242,8 @@ class Job:
         return os.environ | {"PYTHONPATH": os.pathsep.join((str(self._tree), str(ROOT)))}
 
 
-def _file_of(test: str) -> str:
+def file_of(test: str) -> str:
+    """Return the file of a test by its name."""
     return test.partition("::")[0]
 
 
