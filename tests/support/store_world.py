@@ -338,7 +338,15 @@ def _check_payments(
             if refund.provider_refund_id is not None and refund.operator_says is None:
                 assert stored[f"owner:{refund.provider_refund_id}"] == refund.refund_id
                 assert flat[f"owner:{refund.provider_refund_id}"] == refund.refund_id
-                assert (f"owner:{refund.provider_refund_id}" in expiring) is refund.settled
+            for named in (
+                refund.provider_refund_id,
+                refund.contradicted_by,
+                *refund.prior_ids,
+                *refund.ids_set_aside,
+            ):
+                # An earlier refund of the provider is this record's for as long as the record is.
+                if flat.get(f"owner:{named}") == refund.refund_id:
+                    assert (f"owner:{named}" in expiring) is refund.settled, named
         assert {member for member, _ in flat.get(f"waiters:{payment}", [])} <= {
             refund.refund_id
             for refund in ours

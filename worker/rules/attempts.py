@@ -478,8 +478,11 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
             proof=True,
             source=evidence,
         )
-    if found.amount is not None:
-        changes["amount"] = found.amount
+    # A late proof may meet a record that another refund of the provider has settled meanwhile, with
+    # another amount.
+    amount = refund.asked_amount if found.amount is None else found.amount
+    if amount is not None:
+        changes["amount"] = amount
     changes |= {name: None for name in _OF_A_FAILURE if getattr(refund, name) is not None}
     if final is not Status.SUCCEEDED:
         # A person may insist on a refund of another amount. A retry would be of that amount.

@@ -16,7 +16,8 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
     payment:<pi>           hash    lock, seq (moves of totals), open (none: absent), seen (the
                                    provider showed it), gone (a person says that it no longer
                                    exists), refund:<id> (ours), owner:<provider id>
-    owner:<provider id>    string  the only refund in the installation that owns a provider's refund
+    owner:<provider id>    string  the only refund in the installation that owns a provider's
+                                   refund; expires with its record
     doubts:<pi>            zset    ids in doubt beside the one that holds the payment's lock, oldest
                                    first
     waiters:<pi>           zset    ids held back by the payment's lock, oldest first

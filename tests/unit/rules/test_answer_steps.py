@@ -69,10 +69,15 @@ FAILED = {
             settled(
                 Status.SUCCEEDED,
                 "succeeded",
-                DONE | {"currency": "usd"} | DROPPED,
+                DONE | {"currency": "usd", "amount": 500} | DROPPED,
                 proof=True,
                 source="reply",
             ),
+        ),
+        (
+            a_refund(all_remaining=True, amount=None),
+            found(amount=None),
+            settled(Status.SUCCEEDED, "succeeded", DONE | DROPPED, proof=True, source="reply"),
         ),
         (
             a_refund(currency=None),

@@ -152,6 +152,21 @@ def test_owner_may_name_its_own_provider_refund_again(world: World) -> None:
     assert world.get().status is Status.SUCCEEDED
 
 
+def test_earlier_refund_of_the_provider_stays_owned_while_its_record_is_open(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("failed", id="re_1"))
+    assert world.expires("owner:re_1")
+    retry = decisions.retry_failed(world.get())
+    assert retry is not None
+    assert world.save(world.get(), retry).result == "saved"
+    assert world.get().prior_ids == ("re_1",)
+    assert not world.expires("owner:re_1")
+    world.check()
+    world.attempt(done_as("succeeded", id="re_2"))
+    world.check()
+    assert [world.expires(f"owner:re_{number}") for number in (1, 2)] == [True, True]
+
+
 @pytest.mark.parametrize("kept", [0, 1])
 def test_owner_goes_with_its_record_however_short_that_is_kept(
     sync_redis: redis.Redis, kept: int

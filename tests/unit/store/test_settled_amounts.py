@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.factories import a_reply, found, refund_payload
-from tests.support.store_world import World
+from tests.factories import BLIND, a_reply, found, refund_payload
+from tests.support.saving import held
+from tests.support.store_world import ID, World
 from tests.unit.store.test_contradicted import FAILED, contradict
 from worker.errors import NotRetriable
 from worker.model.refund import Stage, Status
-from worker.rules import contradictions, decisions, readback, rechecks
+from worker.rules import attempts, contradictions, decisions, readback, rechecks
 
 
 def settle_with_another_amount(world: World, refund_id: str) -> None:
@@ -56,3 +57,22 @@ def test_refund_that_settled_with_another_amount_is_still_what_was_asked(
     assert world.accept(amount=1).result == "conflict"
     with pytest.raises(NotRetriable):
         decisions.retry_one(refund, unknown=True)
+
+
+def test_late_proof_without_an_amount_is_of_the_amount_that_was_sent(world: World) -> None:
+    claim = held(world)
+    assert claim.refund is not None
+    asked = claim.refund
+    world.lapse(ID, BLIND)
+    reviewed = world.get()
+    insists = decisions.resolve_succeeded(reviewed, "re_other", world.now, unverified=True)
+    world.save(reviewed, insists)
+    poll(world, "re_other")
+    assert (world.get().stage, world.get().amount) == (Stage.SETTLED, 1)
+    refund = contradict(world, world.get(), "re_late")
+    world.save(refund, contradictions.ended(refund, "re_late", world.now, "me"))
+    proof = attempts.done(asked, found(id="re_late", amount=None), "reply", world.now)
+    assert world.save(asked, proof).result == "saved"
+    refund = world.get()
+    assert (refund.stage, refund.amount) == (Stage.SETTLED, asked.amount)
+    assert refund.fingerprint == asked.fingerprint

@@ -419,11 +419,18 @@ end
 -- A refund of the provider belongs to one record of the whole installation, whatever its payment. The payment's hash
 -- names its owners too, for readers.
 local function owner_of(provider_refund_id) return redis.call('GET', P .. 'owner:' .. provider_refund_id) end
--- If only a person named the provider's refund, it may be another record's: only the owner lets the owner's key expire.
--- Comes after the first write, so a key of another type must not stop it.
-local function expire_owner(provider_refund_id, id)
-  if provider_refund_id and redis.pcall('GET', P .. 'owner:' .. provider_refund_id) == id then
-    redis.call('PEXPIRE', P .. 'owner:' .. provider_refund_id, RETENTION)
+-- Let the keys of the refunds of the provider that a record owns live on without end, or with `expires` as long as a
+-- settled refund. If only a person named the provider's refund, it may be another record's: only its owner does this.
+-- `done` is one whose key is right already. Comes after the first write, so a key of another type must not stop it.
+local OWNED = {'provider_refund_id', 'contradicted_by', 'prior_refund_ids', 'set_aside_ids'}
+local function keep_owners(id, r, expires, done)
+  for _, field in ipairs(OWNED) do
+    for provider_refund_id in string.gmatch(r[field] or '', '%S+') do
+      local key = P .. 'owner:' .. provider_refund_id
+      if provider_refund_id ~= done and redis.pcall('GET', key) == id then
+        if expires then redis.call('PEXPIRE', key, RETENTION) else redis.call('PERSIST', key) end
+      end
+    end
   end
 end
 -- `write_payment` writes it in the payment's hash. With `expires` the owner's key lives as long as a settled refund.
@@ -786,10 +793,8 @@ local function let_expire(id, r, was)
   redis.call('PEXPIRE', P .. 'history:' .. id, RETENTION)
   let_mark_expire(id)
   -- One that this move has taken expires already.
-  if number(RETENTION) == 0 or not payment.written['owner:' .. (r.provider_refund_id or '')] then
-    expire_owner(r.provider_refund_id, id)
-  end
-  expire_owner(r.contradicted_by, id)
+  local is_done = number(RETENTION) > 0 and payment.written['owner:' .. (r.provider_refund_id or '')]
+  keep_owners(id, r, true, is_done and r.provider_refund_id)
   if was.stage ~= 'settled' then
     local open = number(payment.open) - 1
     payment.expires = open <= 0
@@ -812,6 +817,7 @@ local function keep(id, r, was)
   if was.stage then
     redis.call('PERSIST', P .. 'refund:' .. id)
     redis.call('PERSIST', P .. 'history:' .. id)
+    keep_owners(id, r, false)
   end
   if r.batch_id then
     redis.call('PERSIST', P .. 'batch:' .. r.batch_id)
