@@ -800,7 +800,7 @@ local function let_expire(id, r, was)
     payment.expires = open <= 0
     if open > 0 then
       write_in_payment(payment, 'open', int(open))
-    elseif payment.open then
+    else
       write_in_payment(payment, 'open', false)
     end
   end
@@ -811,7 +811,6 @@ end
 local function keep(id, r, was)
   local payment = payment_of(r.payment_intent)
   write_in_payment(payment, 'open', int(number(payment.open) + 1))
-  payment.expires = nil
   redis.call('PERSIST', P .. 'payment:' .. r.payment_intent)
   mark_row(id)
   if was.stage then
