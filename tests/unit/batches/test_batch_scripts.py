@@ -246,6 +246,18 @@ def test_batch_without_a_state_is_running_and_a_pause_that_ends_takes_all_of_its
     assert world.hash("batch:b") == {"file": "f.csv", "state": "running"}
 
 
+def test_state_that_stands_already_is_written_again_for_whoever_waits_for_the_disk(
+    world: World,
+) -> None:
+    world.redis.hset(B, "state", "paused")
+    with world.redis.pipeline() as watching:
+        watching.watch(B)
+        assert changed(world, "paused") == ["same", "paused"]
+        watching.multi()
+        with pytest.raises(redis.WatchError):
+            watching.execute()
+
+
 # Its end
 
 

@@ -15,6 +15,7 @@ import redis.asyncio
 
 from tests.factories import a_request, done_as
 from tests.support.store_world import ID, World
+from worker.batches.record import pause_batch, resume_batch
 from worker.errors import StoreFull, StoreUnavailable
 from worker.model.refund import Lane
 from worker.store import (
@@ -188,6 +189,17 @@ def test_the_stop_button_works_on_a_full_server(
     deed = audit.Deed(by="ann", via="api", address="", action="pause")
     assert audit.carry_out(full_world.store, deed, lambda: flags.pause(full_world.store, "ann"))[0]
     assert [each.result for each in audit.entries(full_world.store)] == ["done"]
+
+
+def test_a_file_is_paused_and_resumed_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    full_world.redis.hset("refunds:batch:b", "state", "running")
+    fill(OVER)
+    assert [pause_batch(full_world.store, "b", "ann") for _ in range(2)] == [True, False]
+    assert full_world.store.batch_state("b") == "paused"
+    assert resume_batch(full_world.store, "b")
+    assert full_world.store.batch_state("b") == "running"
 
 
 def test_how_a_refund_ended_is_confirmed_on_a_full_server(
