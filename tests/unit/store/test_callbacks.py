@@ -13,21 +13,29 @@ import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.factories import BLIND, HOUR, MAYBE, MINUTE, REFUSED, SECOND, done_as, found
+from tests.factories import MINUTE, REFUSED, SECOND
 from tests.support.store_world import ID, World, at_stage
-from worker.batches.moves import cancel_batch
-from worker.batches.opening import close_batch, open_batch
-from worker.callbacks.payload import message_of
+from tests.unit.store.calling_back import (
+    BOOKS,
+    LEASE,
+    SHOP,
+    a_batch,
+    change,
+    due,
+    end,
+    fail,
+    settle,
+    switched_on,
+    take,
+)
+from worker.batches.opening import close_batch
 from worker.errors import NotStorable
-from worker.model.refund import Lane, Stage
+from worker.model.refund import Stage
 from worker.rules import decisions
-from worker.rules.rechecks import changed_by_provider
 from worker.sandbox.redis_server import ThrowawayServer
-from worker.store import callback_state, callbacks, meta
-from worker.store.callbacks import Ended, Taken, Wanted
+from worker.store import callback_state, callbacks
+from worker.store.callbacks import Taken
 
-SHOP, BOOKS = Wanted(name="shop", ids="", most=100), Wanted(name="books", ids="b", most=100)
-LEASE = timedelta(seconds=30)
 DAY = timedelta(days=1)
 
 
@@ -35,70 +43,6 @@ DAY = timedelta(days=1)
 def world(any_redis: redis.Redis) -> World:
     """Records with callbacks switched on."""
     return switched_on(any_redis)
-
-
-def switched_on(client: redis.Redis) -> World:
-    world = World(client)
-    world.store.run(meta.flag("callbacks", once=True))
-    return world
-
-
-def settle(world: World, refund_id: str = ID) -> None:
-    at_stage(world, Stage.SETTLED, refund_id, payment_intent=f"pi_{refund_id}")
-
-
-def change(world: World, refund_id: str = ID) -> None:
-    """Let the provider change a settled refund to its opposite end."""
-    refund = world.get(refund_id)
-    status = "failed" if refund.status == "succeeded" else "succeeded"
-    shown = found(
-        id=f"re_{refund_id}",
-        refund_id=refund_id,
-        payment_intent=refund.payment_intent,
-        status=status,
-    )
-    step = changed_by_provider(refund, shown, "list", world.now)
-    assert step is not None
-    assert world.save(refund, step).result == "saved"
-
-
-def due(world: World, *endpoints: Wanted) -> dict[str, list[str]]:
-    taken = world.store.run(callbacks.outbox(endpoints or (SHOP,)))
-    return {name: list(members) for name, members in taken.due.items()}
-
-
-def take(world: World, holder: str = "t1", *, name: str = "shop", member: str = ID) -> Taken:
-    return world.store.run(callbacks.take(name, member, token=holder, lease=LEASE))
-
-
-def end(
-    world: World,
-    result: callbacks.Result,
-    *,
-    holder: str = "t1",
-    member: str = ID,
-    version: int | str | None = None,
-    wait: timedelta | None = 5 * SECOND,
-) -> Ended:
-    said = str(world.get(member).version if version is None else version)
-    return world.store.run(
-        callbacks.ended(
-            "shop", member, token=holder, result=result, version=said, wait=wait, log={"ms": "3"}
-        )
-    )
-
-
-def fail_times(world: World, times: int) -> None:
-    """Let as many refunds fail at the endpoint, one try each, none due again within the hour."""
-    for number in range(times):
-        settle(world, f"f{number}")
-        due(world)
-        assert take(world, member=f"f{number}").result == "taken"
-        assert end(world, "failed", member=f"f{number}", wait=HOUR) == "again"
-
-
-def endpoint(world: World) -> dict[str, str]:
-    return world.hash("callback-endpoint:shop")
 
 
 def test_nothing_is_noted_while_callbacks_are_off(any_redis: redis.Redis) -> None:
@@ -352,111 +296,6 @@ def test_refund_that_the_endpoint_holds_is_replayed_on_request(world: World) -> 
     assert due(world) == {"shop": [ID]}
 
 
-def test_endpoint_gets_the_refunds_that_it_wants_and_others_are_not_concerned(
-    world: World,
-) -> None:
-    for refund_id in ("a1", "b1"):
-        settle(world, refund_id)
-    assert due(world, SHOP, BOOKS) == {"shop": ["a1", "b1"], "books": ["b1"]}
-    assert take(world, name="books", member="a1").result == "gone"
-    take(world, member="b1")
-    end(world, "failed", member="b1", wait=None)
-    assert take(world, name="books", member="b1").result == "taken"
-
-
-def test_without_an_endpoint_everything_waits_for_one(world: World) -> None:
-    settle(world)
-    assert world.store.run(callbacks.outbox([])).shared_out == 0
-    assert due(world) == {"shop": [ID]}
-
-
-def test_sweep_takes_as_many_as_are_wanted_oldest_first(world: World) -> None:
-    for number in range(5):
-        settle(world, f"r{number}")
-        world.pass_time(SECOND)
-    few = Wanted(name="shop", ids="", most=2)
-    assert due(world, few) == {"shop": ["r0", "r1"]}
-    assert due(world, few) == {"shop": ["r2", "r3"]}
-
-
-def test_paused_endpoint_gets_nothing_and_all_is_kept(world: World) -> None:
-    settle(world)
-    due(world)
-    world.redis.hset("refunds:callback-endpoint:shop", "paused_at", "1")
-    assert take(world).result == "paused"
-    world.pass_time(DAY)
-    assert due(world) == {}
-    world.redis.hdel("refunds:callback-endpoint:shop", "paused_at")
-    assert due(world) == {"shop": [ID]}
-
-
-def test_endpoint_that_is_gone_is_paused_and_the_refund_is_kept(world: World) -> None:
-    settle(world)
-    due(world)
-    take(world)
-    assert end(world, "refused") == "paused"
-    assert (endpoint(world)["paused_by"], take(world).result) == ("410", "paused")
-    world.redis.hdel("refunds:callback-endpoint:shop", "paused_at", "paused_by")
-    assert due(world) == {"shop": [ID]}
-    assert take(world).tries == 0
-
-
-def test_after_five_failures_in_a_row_one_probe_at_a_time_is_sent(world: World) -> None:
-    fail_times(world, callbacks.OPEN_FROM)
-    settle(world, "p1")
-    assert due(world) == {}
-    # What was taken before costs no try.
-    assert take(world, member="p1").result == "open"
-    waits = []
-    for tries in range(6):
-        start = world.now
-        while not (probe := due(world)):
-            world.pass_time(5 * SECOND)
-        waits.append(world.now - start)
-        assert probe == {"shop": ["p1"]}
-        assert take(world, member="f1").result == "open"
-        taken = take(world, member="p1")
-        assert (taken.result, taken.tries) == ("taken", tries)
-        assert end(world, "failed", member="p1", wait=timedelta(0)) == "again"
-    assert waits == [30 * SECOND, MINUTE, 2 * MINUTE, 4 * MINUTE, 5 * MINUTE, 5 * MINUTE]
-    settle(world, "p2")
-    world.pass_time(5 * MINUTE)
-    assert due(world) == {"shop": ["p1"]}
-    take(world, member="p1")
-    assert end(world, "delivered", member="p1") == "done"
-    assert "failures" not in endpoint(world)
-    assert due(world) == {"shop": ["p2"]}
-
-
-def test_probe_that_is_lost_or_not_wanted_is_followed_by_another(world: World) -> None:
-    fail_times(world, callbacks.OPEN_FROM)
-    for refund_id in ("p1", "p2"):
-        settle(world, refund_id)
-    due(world)
-    world.pass_time(callbacks.FIRST_PROBE)
-    assert due(world) == {"shop": ["p1"]}
-    assert due(world) == {}
-    world.pass_time(callbacks.HOLD)
-    (probe,) = due(world)["shop"]
-    assert take(world, member=probe).result == "taken"
-    assert end(world, "skipped", member=probe) == "done"
-    assert len(due(world)["shop"]) == 1
-
-
-def test_one_success_between_failures_keeps_the_endpoint_open(world: World) -> None:
-    fail_times(world, callbacks.OPEN_FROM - 1)
-    settle(world)
-    due(world)
-    take(world)
-    end(world, "delivered")
-    for number in range(callbacks.OPEN_FROM):
-        refund_id = f"g{number}"
-        settle(world, refund_id)
-        due(world)
-        assert take(world, member=refund_id).result == "taken"
-        end(world, "failed", member=refund_id, wait=HOUR)
-
-
 def test_try_that_cannot_be_noted_does_not_begin(world: World) -> None:
     settle(world)
     due(world)
@@ -475,83 +314,6 @@ def test_expired_record_is_taken_as_none_and_is_over(world: World) -> None:
     taken = take(world)
     assert (taken.result, taken.stored) == ("taken", None)
     assert end(world, "skipped", version="") == "done"
-
-
-def a_batch(world: World, *refund_ids: str) -> None:
-    open_batch(world.store, "b-1", file="season.csv", digest="d1", rows=len(refund_ids))
-    for refund_id in refund_ids:
-        world.accept(refund_id, lane=Lane.BULK, batch="b-1", payment_intent=f"pi_{refund_id}")
-
-
-def fail(world: World, refund_id: str) -> None:
-    world.attempt(REFUSED, refund_id)
-
-
-def test_batch_is_due_once_nothing_of_it_moves_and_its_file_was_read(world: World) -> None:
-    a_batch(world, "r1", "r2")
-    fail(world, "r1")
-    fail(world, "r2")
-    assert due(world) == {"shop": ["r1", "r2"]}
-    close_batch(world.store, "b-1", handed_in=2, conflicting=0)
-    assert due(world, SHOP, BOOKS) == {"shop": ["batch/b-1"]}
-    taken = take(world, member="batch/b-1")
-    assert taken.stored == world.hash("batch:b-1")
-    assert taken.stored["finishes"] == "1"
-    assert end(world, "delivered", member="batch/b-1", version="1") == "done"
-
-
-def test_batch_is_due_after_its_last_refund_and_again_if_one_changes(world: World) -> None:
-    a_batch(world, "r1", "r2")
-    close_batch(world.store, "b-1", handed_in=2, conflicting=0)
-    fail(world, "r1")
-    assert due(world) == {"shop": ["r1"]}
-    world.attempt(done_as("succeeded", id="re_r2"), "r2")
-    assert due(world) == {"shop": ["batch/b-1", "r2"]}
-    take(world, member="batch/b-1")
-    change(world, "r2")
-    assert end(world, "delivered", member="batch/b-1", version="1") == "newer"
-    assert world.hash("batch:b-1")["finishes"] == "2"
-
-
-def test_batch_with_a_refund_in_review_is_due_too(world: World) -> None:
-    a_batch(world, "r1")
-    close_batch(world.store, "b-1", handed_in=1, conflicting=0)
-    world.attempt(MAYBE, "r1", rules=BLIND)
-    assert due(world) == {"shop": ["batch/b-1", "r1"]}
-
-
-def test_batch_with_an_earlier_refund_in_review_is_due_after_its_last_one(world: World) -> None:
-    a_batch(world, "r1", "r2")
-    close_batch(world.store, "b-1", handed_in=2, conflicting=0)
-    world.attempt(MAYBE, "r1", rules=BLIND)
-    assert due(world) == {"shop": ["r1"]}
-    fail(world, "r2")
-    assert due(world) == {"shop": ["batch/b-1", "r2"]}
-
-
-def test_batch_canceled_during_its_import_is_due_once_nothing_of_it_moves(world: World) -> None:
-    """The rest of its file is refused, so no further row is waited for."""
-    a_batch(world, "r1", "r2")
-    claim = world.claim("r1")
-    cancel_batch(world.store, "b-1", "kim")
-    assert due(world) == {"shop": ["r2"]}
-    world.end(claim, REFUSED)
-    assert due(world) == {"shop": ["batch/b-1", "r1"]}
-    message = message_of("", "batch/b-1", take(world, member="batch/b-1"), metadata=True)
-    assert message is not None
-    assert (message.event, message.version) == ("batch.finished", "1")
-
-
-def test_batch_canceled_after_its_last_refund_although_its_import_was_not_complete_is_due(
-    world: World,
-) -> None:
-    a_batch(world, "r1")
-    fail(world, "r1")
-    assert due(world) == {"shop": ["r1"]}
-    cancel_batch(world.store, "b-1", "kim")
-    assert due(world) == {"shop": ["batch/b-1"]}
-    cancel_batch(world.store, "b-1", "kim")
-    assert world.hash("batch:b-1")["finishes"] == "1"
 
 
 OPERATIONS = st.lists(

@@ -6,49 +6,29 @@ An event never changes a status, and holds a send back until the named refund wa
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tests.factories import (
-    BLIND,
     HOUR,
     MAYBE,
     PAYMENT,
-    REFUSED,
     SECOND,
-    VERIFY,
     a_request,
     done_as,
-    found,
 )
 from tests.support.store_world import ID, P, World, at_stage
-from worker.errors import NotCancelable, NotStorable
+from tests.unit.store.hinting import MS, NAMED, due, hint
+from worker.errors import NotCancelable
 from worker.model.hints import Hint
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions
-from worker.rules.attempts import Rules
 from worker.rules.rechecks import identified
-from worker.store import claims, reads, rechecks, sweeps
-from worker.store.rechecks import Hinted, Rechecked
-from worker.store.sweeps import Due
-
-NAMED = Hint(provider_refund_id="re_9", refund_id=ID, payment_intent=PAYMENT)
-
-
-MS = timedelta(milliseconds=1)
-
-
-def hint(world: World, hint: Hint = NAMED) -> Hinted:
-    return world.store.run(rechecks.hint(hint))
-
-
-def due(world: World, stage: Stage, refund_id: str = ID) -> Hinted:
-    lane = Lane.BULK if stage is Stage.SETTLED else world.get(refund_id).lane
-    return Hinted(result="hinted", due=(Due(refund_id=refund_id, lane=lane, stage=stage),))
+from worker.store import claims, reads, rechecks
+from worker.store.rechecks import Hinted
 
 
 def test_event_about_an_unsent_refund_makes_it_due_and_no_claim_is_granted(world: World) -> None:
@@ -252,182 +232,6 @@ def test_event_that_names_only_the_payment_makes_its_doubts_due(world: World) ->
     world.check()
 
 
-def test_event_that_names_a_refund_of_another_system_on_our_payment_is_no_candidate(
-    world: World,
-) -> None:
-    world.accept()
-    world.attempt(MAYBE)
-    found = hint(world, Hint(provider_refund_id="re_9", refund_id="x", payment_intent=PAYMENT))
-    assert (found.result, world.get().candidates) == ("payment", ())
-
-
-def test_candidate_whose_id_is_a_pattern_of_lua_is_noted_once(world: World) -> None:
-    world.accept()
-    for name in ("re-1", "re-1", "reX1", "re.1"):
-        hint(world, Hint(provider_refund_id=name, refund_id=ID))
-    assert world.get().candidates == ("re-1", "reX1", "re.1")
-
-
-def test_three_candidates_of_a_generation_are_read_and_no_more(world: World) -> None:
-    world.accept()
-    for number in range(20):
-        hint(world, Hint(provider_refund_id=f"re_{number}", refund_id=ID))
-        hint(world, Hint(provider_refund_id=f"re_{number}", refund_id=ID))
-    assert world.get().candidates == ("re_0", "re_1", "re_2")
-    ended = world.store.run(
-        rechecks.rechecked(ID, answered=True, read=["re_0", "re_1", "re_2"], possible="re_1")
-    )
-    assert (ended.result, world.get().candidates) == ("done", ())
-    assert world.get().possible_refund_id == "re_1"
-    # What was read is not read again, and nothing else is either.
-    hint(world, Hint(provider_refund_id="re_0", refund_id=ID))
-    hint(world, Hint(provider_refund_id="re_77", refund_id=ID))
-    assert world.get().candidates == ()
-    assert world.claim().claimed
-    world.check()
-
-
-def test_settled_refund_no_longer_tells_which_other_may_be_its_own(world: World) -> None:
-    doubted = at_stage(world, Stage.IN_DOUBT)
-    world.store.run(rechecks.rechecked(ID, answered=True, possible="re_9"))
-    assert world.get().possible_refund_id == "re_9"
-    world.save(doubted, attempts.done(doubted, found(), "list", world.now))
-    assert (world.get().status, world.get().possible_refund_id) == (Status.SUCCEEDED, None)
-
-
-@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.SETTLED])
-def test_fourth_candidate_is_reported_once(world: World, stage: Stage) -> None:
-    """Nobody reads it, and a settled record does not even name it."""
-    at_stage(world, stage)
-    for number in range(3):
-        assert hint(world, Hint(provider_refund_id=f"re_{number}", refund_id=ID)).left_out == ()
-    fourth = Hint(provider_refund_id="re_3", refund_id=ID)
-    assert hint(world, fourth) == Hinted(result="hinted", left_out=(ID,))
-    # One change at the provider is several events.
-    assert hint(world, fourth) == Hinted(result="hinted")
-    assert hint(world, replace(fourth, provider_refund_id="re_4")).left_out == (ID,)
-    assert world.get().candidates == ("re_0", "re_1", "re_2")
-    world.check()
-
-
-def test_recheck_without_an_answer_waits_longer_each_time_and_is_then_given_up(
-    world: World,
-) -> None:
-    world.accept()
-    world.attempt(done_as("succeeded", id="re_9"))
-    hint(world)
-    waits = []
-    for _ in range(4):
-        (taken,) = world.sweep()
-        assert taken.stage is None
-        recheck = world.store.run(reads.load(ID)).recheck
-        ended = world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck))
-        waits.append((ended.result, ended.wait))
-        world.pass_time(ended.wait)
-    assert waits == [
-        ("again", timedelta(minutes=1)),
-        ("again", timedelta(minutes=10)),
-        ("again", timedelta(hours=1)),
-        ("given_up", timedelta(0)),
-    ]
-    assert world.keys("recheck*") == []
-    world.check()
-
-
-def test_recheck_of_an_unsent_refund_without_an_answer_holds_it_back(world: World) -> None:
-    world.accept()
-    hint(world)
-    recheck = world.store.run(reads.load(ID)).recheck
-    world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck))
-    assert world.get().next_check_at == world.now + timedelta(minutes=1)
-    assert world.swept(dry=frozenset(Lane)) == []
-    world.pass_time(timedelta(minutes=1))
-    assert world.swept(dry=frozenset(Lane)) == [ID]
-    world.check()
-
-
-def test_recheck_of_a_refund_whose_record_has_expired_is_over(world: World) -> None:
-    world.redis.zadd("refunds:rechecks", {ID: 1})
-    world.redis.hset("refunds:recheck-tries", ID, 2)
-    ended = world.store.run(rechecks.rechecked(ID, answered=False, recheck="1"))
-    assert ended == Rechecked(result="done", wait=timedelta(0))
-    assert world.keys("recheck*") == []
-
-
-def test_recheck_changes_nothing_if_the_index_of_the_refund_is_of_another_type(
-    world: World,
-) -> None:
-    world.accept()
-    hint(world)
-    recheck = world.store.run(reads.load(ID)).recheck
-    world.redis.delete(f"{P}index:queued")
-    world.redis.set(f"{P}index:queued", "x")
-    before = world.dump()
-    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
-        world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck))
-    assert world.dump() == before
-
-
-@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.IN_DOUBT])
-def test_candidate_that_a_worker_missed_is_read_half_a_minute_later(
-    world: World, stage: Stage
-) -> None:
-    world.accept()
-    if stage is Stage.IN_DOUBT:
-        world.attempt(MAYBE)
-    loaded = world.get()
-    hint(world)
-    # A worker that had loaded the refund before schedules it for much later.
-    later = Step(to=stage, status=loaded.status, label="x", delay=6 * HOUR, quiet=True)
-    assert world.save(loaded, later).result == "saved"
-    assert world.swept() == []
-    world.pass_time(rechecks.REST)
-    assert [(one.refund_id, one.stage) for one in world.sweep()] == [(ID, stage)]
-    assert world.keys("rechecks") == []
-    world.check()
-
-
-def test_candidate_of_a_refund_that_is_being_sent_waits_for_the_end_of_the_attempt(
-    world: World,
-) -> None:
-    world.accept()
-    world.claim()
-    hint(world)
-    world.pass_time(rechecks.REST)
-    assert world.swept() == []
-    assert world.score("rechecks", ID) == world.now + sweeps.SWEEP_HOLD
-
-
-@pytest.mark.parametrize(
-    ("rules", "stage", "wait"),
-    [(BLIND, Stage.REVIEW, timedelta(0)), (VERIFY, Stage.IN_DOUBT, rechecks.REST)],
-    ids=["review", "in doubt"],
-)
-def test_candidate_of_an_attempt_that_ends_in_review_is_read_at_once(
-    world: World, rules: Rules, stage: Stage, wait: timedelta
-) -> None:
-    world.accept()
-    claim = world.claim()
-    hint(world)
-    world.end(claim, MAYBE, rules)
-    assert (world.get().stage, world.get().candidates) == (stage, ("re_9",))
-    # One in doubt is read by its own schedule.
-    assert world.score("rechecks", ID) == world.now + wait
-    world.check()
-
-
-def test_candidate_of_an_attempt_that_ends_pending_at_the_provider_is_read_at_once(
-    world: World,
-) -> None:
-    world.accept()
-    claim = world.claim()
-    hint(world)
-    world.end(claim, done_as("pending", id="re_1"))
-    assert (world.get().stage, world.get().candidates) == (Stage.PROCESSING, ("re_9",))
-    assert world.score("rechecks", ID) == world.now
-    world.check()
-
-
 @pytest.mark.parametrize(("status", "is_read"), [("succeeded", False), ("failed", True)])
 def test_event_that_agrees_with_the_record_needs_no_read(
     world: World, status: str, *, is_read: bool
@@ -437,55 +241,6 @@ def test_event_that_agrees_with_the_record_needs_no_read(
     found = hint(world, replace(NAMED, status=status))
     assert (found.result, bool(found.due)) == ("hinted", is_read)
     assert (world.score("rechecks", ID) is not None) is is_read
-
-
-def test_recheck_that_a_worker_took_and_never_ended_is_taken_again(world: World) -> None:
-    world.accept()
-    world.attempt(done_as("succeeded", id="re_9"))
-    hint(world)
-    assert world.swept() == [ID]
-    assert world.swept() == []
-    world.pass_time(sweeps.SWEEP_HOLD)
-    assert world.swept() == [ID]
-
-
-def test_event_that_comes_while_a_refund_is_read_is_not_forgotten(world: World) -> None:
-    world.accept()
-    world.attempt(done_as("succeeded", id="re_9"))
-    hint(world)
-    recheck = world.store.run(reads.load(ID)).recheck
-    world.pass_time(SECOND)
-    hint(world)
-    world.store.run(rechecks.rechecked(ID, answered=True, recheck=recheck))
-    world.pass_time(rechecks.REST)
-    assert world.swept() == [ID]
-
-
-def test_sweep_forgets_rechecks_of_refunds_that_are_gone_or_may_be_sent(world: World) -> None:
-    world.accept()
-    world.attempt(REFUSED)
-    world.redis.hset(f"refunds:refund:{ID}", "retriable", "unknown")
-    world.redis.zadd("refunds:rechecks", {ID: 1, "gone": 1})
-    world.redis.hset("refunds:recheck-tries", mapping={ID: 2, "gone": 2})
-    step = decisions.retry_failed(world.get())
-    assert step is not None
-    world.save(world.get(), step)
-    assert world.swept() == []
-    assert world.keys("recheck*") == []
-
-
-def test_sweep_takes_rechecks_last_and_at_most_a_hundred(world: World) -> None:
-    for number in range(120):
-        world.accept(a_request(f"r{number}", payment_intent=f"pi_{number}"))
-        world.attempt(done_as("succeeded", id=f"re_{number}"), f"r{number}")
-        hint(world, Hint(provider_refund_id=f"re_{number}"))
-    world.accept()
-    world.attempt(MAYBE)
-    world.pass_time(VERIFY.settle)
-    taken = world.sweep(500)
-    assert [one.refund_id for one in taken[:1]] == [ID]
-    assert len(taken) == 1 + sweeps.MOST_RECHECKS
-    assert len(world.sweep(15)) == 15
 
 
 def test_retry_with_an_earlier_provider_refund_is_claimed_only_after_that_was_read(
@@ -502,17 +257,6 @@ def test_retry_with_an_earlier_provider_refund_is_claimed_only_after_that_was_re
     assert world.claim(prior_read_at=world.now - attempts.VERDICT_LIFE).claimed
     assert "prior_read_at" not in world.hash(f"refund:{ID}")
     world.check()
-
-
-def test_sweep_goes_on_if_a_key_that_is_to_be_read_again_is_of_another_type(world: World) -> None:
-    world.accept()
-    world.attempt(MAYBE)
-    world.redis.set("refunds:refund:odd", "x")
-    world.redis.zadd("refunds:rechecks", {"odd": 1})
-    world.pass_time(VERIFY.settle)
-    assert world.swept() == [ID]
-    assert world.keys("rechecks") == []
-    assert world.redis.get("refunds:refund:odd") == "x"
 
 
 def test_event_about_a_refund_that_has_just_settled_is_not_lost_with_the_poll_it_hastened(
@@ -535,21 +279,6 @@ def test_event_about_a_refund_that_has_just_settled_is_not_lost_with_the_poll_it
     world.pass_time(SECOND)
     assert hint(world, replace(NAMED, status="failed")).due == ()
     assert world.score("rechecks", ID) == at
-    world.check()
-
-
-def test_reads_in_vain_are_not_counted_any_more_once_the_named_refund_is_ours(
-    world: World,
-) -> None:
-    world.accept()
-    world.attempt(MAYBE)
-    hint(world)
-    world.store.run(rechecks.rechecked(ID, answered=False))
-    assert world.hash("recheck-tries") == {ID: "1"}
-    shown = done_as("succeeded", id="re_9").found
-    assert shown is not None
-    world.save(world.get(), attempts.done(world.get(), shown, "list", world.now))
-    assert (world.get().status, world.keys("recheck*")) == (Status.SUCCEEDED, [])
     world.check()
 
 
