@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import structlog
 from aiohttp import web
 
+from worker.errors import RefundError
 from worker.http import problems
 from worker.http.problems import Problem
 from worker.model.callers import Caller, Scope, digest, token_id
@@ -133,7 +134,11 @@ class Tokens:
         stored = await self._read(named)
         if stored is None or not stored.is_valid(self._wall()):
             raise self._refused(address)
-        await self._used(stored, self._wall())
+        try:
+            await self._used(stored, self._wall())
+        except RefundError as error:
+            # A full server refuses to note it, and the stop button must work there.
+            log.warning("token_use_not_noted", token=named, error=str(error))
         self._valid[found] = (self._clock(), stored.caller)
         if len(self._valid) > _MOST_CACHED:
             self._valid.popitem(last=False)

@@ -10,8 +10,10 @@ from tests.support.api_door import Door, a_door
 from worker.http import app, running
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
+
+    import redis
 
 
 @pytest.fixture(autouse=True)
@@ -31,3 +33,10 @@ def folder(tmp_path: Path) -> Path:
 async def api(redis_url: str, folder: Path) -> AsyncIterator[Door]:
     async with a_door(redis_url, spool_dir=folder) as door:
         yield door
+
+
+@pytest.fixture
+def fill(sync_redis: redis.Redis) -> Iterator[Callable[[], object]]:
+    """Leave the server no memory at all until the end of the test."""
+    yield lambda: sync_redis.config_set("maxmemory", 1)
+    sync_redis.config_set("maxmemory", 0)

@@ -18,6 +18,8 @@ from worker.model.callers import digest, new_token, token_id
 from worker.store import tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import redis
 
     from tests.support.api_door import Door
@@ -310,3 +312,12 @@ async def test_the_hour_of_the_latest_use_is_kept(api: Door) -> None:
     assert token.used_at is not None
     assert (token.used_at.minute, token.used_at.second) == (0, 0)
     assert datetime.now(UTC) - token.used_at < timedelta(hours=1, minutes=1)
+
+
+async def test_a_token_is_let_in_on_a_full_server(api: Door, fill: Callable[[], object]) -> None:
+    await api.create("order-1")
+    ann = api.a_token("ann")
+    fill()
+    assert (await api.get("/v1/refunds/order-1", token=ann)).json["stage"] == "queued"
+    assert (await api.post("/v1/pause", token=ann)).json["paused_by"] == "ann"
+    assert (await api.post("/v1/refunds/order-1/cancel", token=ann)).json["status"] == "canceled"
