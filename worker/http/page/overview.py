@@ -156,6 +156,13 @@ def _stops(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
             f"The API key may belong to another account (noticed {since}): nothing is sent."
             " Tell the people who run this server: 'refunds doctor' says what to do."
         )
+    if switches.behind_since is not None:
+        since = moment(switches.behind_since)
+        yield stops(
+            f"The records lack what was sent last (noticed {since}), as after a failover or on an"
+            " older copy: nothing is sent. Tell the people who run this server: 'refunds doctor'"
+            " says what to do."
+        )
     if seen.outages:
         yield stops(
             f"The provider does not answer {counted(seen.outages, 'worker')}: they try again by"

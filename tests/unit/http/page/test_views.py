@@ -13,7 +13,7 @@ from tests.support import page_canaries
 from tests.support.cli_runner import PAYMENT
 from tests.support.page_door import a_page
 from worker.rules import attempts
-from worker.store import flags, saves
+from worker.store import claims, flags, saves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +36,17 @@ async def test_the_overview_says_what_stops_refunds_and_what_needs_a_person(
     assert "by ann: nothing is sent until it is resumed." in text
     assert "No worker runs, and 1 refund waits." in text
     assert "1 refund needs review: a person decides." in text
+
+
+async def test_the_overview_says_that_the_server_has_forgotten_claims(
+    reader: PageDoor, sync_redis: redis.Redis
+) -> None:
+    now = reader.refunds.store.time()
+    sync_redis.zadd("refunds:workers", {"w-1": now.timestamp() * 1000})
+    reader.refunds.store.run(claims.position("0-lost:7:mark"))
+    text = (await reader.get("/page")).text
+    assert "Stopped. The records lack what was sent last" in text
+    assert "All is well" not in text
 
 
 async def test_the_overview_is_fine_if_nothing_needs_a_person(
