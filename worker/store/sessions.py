@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from worker.model.times import from_ms, to_ms
 from worker.store.async_store import AsyncStore
 from worker.store.connection import redis_errors
+from worker.store.scripts import Argument, Command, Script
+
+SESSION: Final = Script("session")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,9 +28,7 @@ async def open_session(
 ) -> None:
     """Store a new session, which ends after `idle` without use."""
     text = json.dumps({"token_id": token_id, "opened_at": to_ms(now)})
-    with redis_errors(store.address):
-        async with store.direct:
-            await store.redis.set(_key(store, sha256), text, px=idle)
+    await store.run(_keep(f"session:{sha256}", text, idle))
 
 
 async def read_session(store: AsyncStore, sha256: str) -> StoredSession | None:
@@ -62,12 +63,7 @@ async def secret_of_person(
 
     It only ties forms to the person. What signs them in is the proxy.
     """
-    key = store.key(f"person:{sha256}")
-    with redis_errors(store.address):
-        async with store.direct:
-            await store.redis.set(key, fresh, px=longest, nx=True)
-            found: Any = await store.redis.get(key)
-    return fresh if found is None else str(found)
+    return await store.run(_keep(f"person:{sha256}", fresh, longest))
 
 
 async def forget_person(store: AsyncStore, sha256: str) -> None:
@@ -75,6 +71,13 @@ async def forget_person(store: AsyncStore, sha256: str) -> None:
     with redis_errors(store.address):
         async with store.direct:
             await store.redis.delete(store.key(f"person:{sha256}"))
+
+
+def _keep(name: str, text: str, life: timedelta) -> Command[str]:
+    """Keep a text, even if memory is full, and return it, or the one that was kept before."""
+    # If a crash undoes it, the person signs in again.
+    arguments: list[Argument] = [name, text, life // timedelta(milliseconds=1)]
+    return Command(script=SESSION, arguments=arguments, read=str, durable=False)
 
 
 def _key(store: AsyncStore, sha256: str) -> str:

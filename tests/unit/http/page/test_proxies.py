@@ -10,7 +10,7 @@ from tests.support.page_door import a_page
 from worker.store import audit, flags
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import redis
 
@@ -108,3 +108,11 @@ async def test_the_secret_of_a_person_ends_after_eight_hours(
     assert (await page.get("/page", **ANN)).form_tokens["/page/pause"] == first
     sync_redis.delete(key)
     assert await pause(page, ANN, first) == 403
+
+
+async def test_a_person_acts_on_a_full_server(page: PageDoor, fill: Callable[[], object]) -> None:
+    fill()
+    shown = await page.get("/page", **ANN)
+    assert shown.status == 200
+    assert await pause(page, ANN, shown.form_tokens["/page/pause"]) == 303
+    assert flags.read(page.refunds.store).paused_by == "ann@example.com"

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.page_door import a_page
-from worker.store import tokens
+from worker.store import flags, tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import redis
 
     from tests.support.page_door import PageDoor
@@ -159,3 +161,14 @@ async def test_a_form_shown_before_a_restart_can_be_sent_after_it(
         after.cookies = dict(page.cookies)
         assert (await after.post("/page/sign-out", {"form_token": form})).status == 303
     assert sync_redis.keys("refunds:session:*") == []
+
+
+async def test_a_person_signs_in_and_acts_on_a_full_server(
+    page: PageDoor, fill: Callable[[], object]
+) -> None:
+    token = page.a_token("ann")
+    fill()
+    assert (await page.post("/page/sign-in", {"token": token})).status == 303
+    form = (await page.get("/page")).form_tokens["/page/pause"]
+    assert (await page.post("/page/pause", {"form_token": form})).status == 303
+    assert flags.read(page.refunds.store).paused_by == "ann"
