@@ -115,6 +115,9 @@ def _tables(path: Path) -> Sequence[Mapping[str, Any]]:
         raise SettingsError(f"{_VARIABLE} {path} is not TOML in UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{_VARIABLE} {path} is not TOML: {error}") from None
+    except ValueError:
+        # Python's limit of digits, which is not an error of TOML.
+        raise SettingsError(f"{_VARIABLE} {path} is not TOML: a number is too long") from None
     tables = found.pop("endpoints", [])
     if found:
         raise SettingsError(

@@ -241,6 +241,7 @@ def test_missing_secret_names_its_file(folder: Path) -> None:
     [
         ("[[endpoints", "is not TOML"),
         (b"# \xff", "is not TOML in UTF-8"),
+        (f"[[endpoints]]\n{USUAL}in_flight = {'9' * 5000}", "is not TOML: a number is too long"),
         ("endpoints = 3", "write each endpoint under [[endpoints]]"),
         ("endpoints = [{}, 3]", "write each endpoint under [[endpoints]]"),
         ("[[endpoint]]\n", "nothing is named 'endpoint'"),
