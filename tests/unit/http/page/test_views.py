@@ -322,6 +322,11 @@ async def test_the_overview_names_endpoints_that_callbacks_do_not_reach(
     assert "reach shop" not in text
 
 
+async def test_callbacks_that_are_off_are_not_said_to_stop_what_waits(reader: PageDoor) -> None:
+    off = "Callbacks are off: nothing more is noted for the endpoints. What waits is still sent."
+    assert off in (await reader.get("/page/callbacks")).text
+
+
 async def test_callbacks_show_where_they_are_sent_if_this_server_knows_it(
     redis_url: str, sync_redis: redis.Redis, tmp_path: Path
 ) -> None:
