@@ -192,13 +192,10 @@ def turn_off(store: Store) -> bool:
 
 def pause(store: Store, name: str, by: str) -> bool:
     """Send nothing more to an endpoint; return whether that changed anything."""
-    key, now = store.key(f"callback-endpoint:{name}"), to_ms(store.time())
-    with redis_errors(store.address):
-        changed: Any = store.redis.hsetnx(key, "paused_at", str(now))
-        if changed:
-            store.redis.hset(key, "paused_by", by)
+    fields = {"paused_at": str(to_ms(store.time())), "paused_by": by}
+    changed = store.run(meta.once(f"callback-endpoint:{name}", fields))
     store.confirm()
-    return bool(changed)
+    return changed
 
 
 def resume(store: Store, name: str) -> bool:

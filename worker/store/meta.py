@@ -1,10 +1,12 @@
-"""The commands that write the hash `meta`: the pinned provider, and the flags."""
+"""The commands that pin the provider, set the flags of `meta`, and mark other hashes once."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from worker.store import scripts
 from worker.store.records import SCHEMA_VERSION
-from worker.store.scripts import Command
+from worker.store.scripts import Argument, Command
 
 
 def pin(host: str, mode: str) -> Command[tuple[str, str, str]]:
@@ -24,3 +26,12 @@ def flag(name: str, *, once: bool, by: str = "") -> Command[bool]:
     return Command(
         script=scripts.FLAG, arguments=[name, "1" if once else "", by], read=bool, durable=False
     )
+
+
+def once(key: str, fields: Mapping[str, str]) -> Command[bool]:
+    """Write fields of a hash, even if memory is full, unless it has the first of them.
+
+    Return whether they were written.
+    """
+    arguments: list[Argument] = [key, *(part for pair in fields.items() for part in pair)]
+    return Command(script=scripts.ONCE, arguments=arguments, read=bool, durable=False)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from worker.errors import GuardRefused, NotFound
 from worker.model.callers import Caller, Scope, digest, new_token, token_id
 from worker.model.times import from_ms, to_ms
+from worker.store import meta
 from worker.store.async_store import AsyncStore
 from worker.store.connection import redis_errors
 from worker.store.store import Store
@@ -108,12 +109,8 @@ def revoke(store: Store, name: str) -> bool:
         raise NotFound(f"no token is named {name}: see them with 'refunds tokens list'")
     changed = False
     if token.revoked_at is None:
-        with redis_errors(store.address):
-            changed = bool(
-                store.redis.hsetnx(
-                    _key(store, token.token_id), "revoked_at", str(to_ms(datetime.now(UTC)))
-                )
-            )
+        now = str(to_ms(datetime.now(UTC)))
+        changed = store.run(meta.once(f"token:{token.token_id}", {"revoked_at": now}))
     store.confirm()
     return changed
 

@@ -17,10 +17,12 @@ from tests.factories import a_request, done_as
 from tests.support.store_world import ID, World
 from worker.batches.record import pause_batch, resume_batch
 from worker.errors import StoreFull, StoreUnavailable
+from worker.model.callers import Scope
 from worker.model.refund import Lane
 from worker.store import (
     account_facts,
     audit,
+    callback_state,
     callbacks,
     claims,
     creations,
@@ -30,6 +32,7 @@ from worker.store import (
     reads,
     record_time,
     sweeps,
+    tokens,
 )
 from worker.store.async_store import AsyncStore
 from worker.store.connection import is_away, redis_errors
@@ -200,6 +203,21 @@ def test_a_file_is_paused_and_resumed_on_a_full_server(
     assert full_world.store.batch_state("b") == "paused"
     assert resume_batch(full_world.store, "b")
     assert full_world.store.batch_state("b") == "running"
+
+
+def test_a_token_is_revoked_and_an_endpoint_is_paused_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    store = full_world.store
+    tokens.create(
+        store, "shop", scopes=frozenset(Scope), ids_prefix="", expires_at=None, by="the test"
+    )
+    fill(OVER)
+    assert [tokens.revoke(store, "shop") for _ in range(2)] == [True, False]
+    assert [each.revoked_at is None for each in tokens.listed(store)] == [False]
+    assert [callback_state.pause(store, "shop", who) for who in ("ann", "bob")] == [True, False]
+    (state,) = callback_state.read_callbacks(store, ["shop"]).endpoints
+    assert (state.paused_by, state.paused_at is None) == ("ann", False)
 
 
 def test_how_a_refund_ended_is_confirmed_on_a_full_server(
