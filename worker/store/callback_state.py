@@ -262,13 +262,16 @@ def ended_since(store: Store, since: datetime) -> Iterator[str]:
 
 
 def _ids(store: Store, key: str, first: int) -> Iterator[str]:
-    start = 0
+    start, known = first, 0
     while True:
         with redis_errors(store.address):
             page: Any = store.redis.zrange(
-                store.key(key), first, "+inf", byscore=True, offset=start, num=PAGE
+                store.key(key), start, "+inf", byscore=True, offset=known, num=PAGE, withscores=True
             )
-        yield from page
+        yield from (refund_id for refund_id, _ in page)
         if len(page) < PAGE:
             return
-        start += PAGE
+        # From its time on, not from its rank: earlier ones may leave the index meanwhile.
+        last = int(page[-1][1])
+        of_last = sum(int(score) == last for _, score in page)
+        start, known = last, of_last + (known if last == start else 0)
