@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from worker.model.refund import Stage
@@ -99,6 +99,12 @@ def _pages(store: Store) -> Iterator[list[str]]:
 
     All ids are read first, because a move changes the index that is read.
     """
-    ids = iter(list(store.ids_in(BUCKETS)))
+    with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
+        for bucket in BUCKETS:
+            # Whole, not by rank: the sweep of a running worker changes the order, and a page would
+            # leave out a refund that may have been sent.
+            pipeline.zrange(store.key(f"index:{bucket}"), 0, -1)
+        found: Any = pipeline.execute()
+    ids = iter(dict.fromkeys(chain.from_iterable(found)))
     while page := list(islice(ids, PAGE)):
         yield page

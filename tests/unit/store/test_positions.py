@@ -11,7 +11,8 @@ import pytest
 from tests.factories import NOW
 from tests.support.store_world import World
 from worker.errors import NotStorable
-from worker.store import claims
+from worker.model.refund import Stage
+from worker.store import claims, sweeps
 from worker.store.claims import Claim
 from worker.store.recovery import recover
 
@@ -158,6 +159,28 @@ def test_server_that_forgot_a_recovery_is_noticed(world: World) -> None:
     remembered = claimed(world).position
     promote(world, replica)
     assert claimed(world, remembered).result == "behind"
+
+
+def test_recovery_puts_every_refund_in_doubt_while_workers_sweep(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.store.store.PAGE", 3)
+    ids = [f"order-{number}" for number in range(12)]
+    for refund_id in ids:
+        world.accept(refund_id, payment_intent=f"pi-{refund_id}")
+    world.pass_time(sweeps.NUDGE_GRACE)
+    ask: Any = world.redis.execute_command
+
+    def asked(*command: Any, **options: Any) -> Any:
+        reply = ask(*command, **options)
+        if command[:2] == ("ZRANGE", "refunds:index:queued"):
+            # What is due is nudged again in a while: that puts it behind the others.
+            world.sweep(2)
+        return reply
+
+    monkeypatch.setattr(world.redis, "execute_command", asked)
+    recover(world.store, NOW, resubmitted_for=timedelta(0))
+    assert {each: world.get(each).stage for each in ids} == dict.fromkeys(ids, Stage.IN_DOUBT)
 
 
 @pytest.mark.parametrize(
