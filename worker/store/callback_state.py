@@ -13,7 +13,7 @@ from typing import Any, Final
 from worker.model.times import from_ms, to_ms
 from worker.store import callbacks, meta
 from worker.store.connection import redis_errors
-from worker.store.store import PAGE, SETTLED, Store
+from worker.store.store import SETTLED, Store
 
 _FLAG: Final = "callbacks"
 _LOG_PAGE: Final = 1000
@@ -256,22 +256,7 @@ def replay(store: Store, name: str, members: Iterable[str], *, only_dead: bool =
 
 def ended_since(store: Store, since: datetime) -> Iterator[str]:
     """Yield the refunds that settled since then, and those that need review now, page by page."""
-    for index in sorted(SETTLED):
-        yield from _ids(store, f"index:{index}", to_ms(since))
-    yield from _ids(store, "index:review", 0)
-
-
-def _ids(store: Store, key: str, first: int) -> Iterator[str]:
-    start, known = first, 0
-    while True:
-        with redis_errors(store.address):
-            page: Any = store.redis.zrange(
-                store.key(key), start, "+inf", byscore=True, offset=known, num=PAGE, withscores=True
-            )
-        yield from (refund_id for refund_id, _ in page)
-        if len(page) < PAGE:
-            return
-        # From its time on, not from its rank: earlier ones may leave the index meanwhile.
-        last = int(page[-1][1])
-        of_last = sum(int(score) == last for _, score in page)
-        start, known = last, of_last + (known if last == start else 0)
+    begins = {f"index:{index}": to_ms(since) for index in sorted(SETTLED)} | {"index:review": 0}
+    for name, first in begins.items():
+        for _, refund_id in store.members_of(name, newest_first=False, after=(first, "")):
+            yield refund_id

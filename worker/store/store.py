@@ -254,45 +254,49 @@ class Store(_Scripts):
         if after is None or not after.settled:
             start = None if after is None else (after.score, after.refund_id)
             unsettled = [
-                self._pages(f"index:{bucket}", newest_first=False, after=start)
+                self.members_of(f"index:{bucket}", newest_first=False, after=start)
                 for bucket in chosen
                 if bucket not in SETTLED
             ]
             yield from (Place(False, *found) for found in merge(*unsettled))
         start = (after.score, after.refund_id) if after is not None and after.settled else None
         settled = [
-            self._pages(f"index:{bucket}", newest_first=True, after=start)
+            self.members_of(f"index:{bucket}", newest_first=True, after=start)
             for bucket in chosen
             if bucket in SETTLED
         ]
         yield from (Place(True, *found) for found in merge(*settled, reverse=True))
 
-    def _pages(
+    def members_of(
         self, name: str, *, newest_first: bool, after: tuple[float, str] | None = None
     ) -> Iterator[tuple[float, str]]:
-        """Yield the scores and ids of one sorted set, from the one after `after` on."""
-        start, key = 0, self.key(name)
+        """Yield the scores and ids of one sorted set, from the one after `after` on.
+
+        One whose score changes meanwhile may come twice or not at all; each other one comes once.
+        """
+        key, offset = self.key(name), 0
+        score: float | str = ("+inf" if newest_first else "-inf") if after is None else after[0]
         while True:
             with redis_errors(self.address):
-                if after is None:
-                    page: Any = self.redis.zrange(
-                        key, start, start + PAGE - 1, desc=newest_first, withscores=True
-                    )
-                elif newest_first:
-                    page = self.redis.zrevrangebyscore(
-                        key, after[0], "-inf", start=start, num=PAGE, withscores=True
+                if newest_first:
+                    page: Any = self.redis.zrevrangebyscore(
+                        key, score, "-inf", start=offset, num=PAGE, withscores=True
                     )
                 else:
                     page = self.redis.zrangebyscore(
-                        key, after[0], "+inf", start=start, num=PAGE, withscores=True
+                        key, score, "+inf", start=offset, num=PAGE, withscores=True
                     )
-            for refund_id, score in page:
-                found = (score, refund_id)
+            for refund_id, its_score in page:
+                found = (its_score, refund_id)
                 if after is None or (found < after if newest_first else found > after):
+                    after = found
                     yield found
             if len(page) < PAGE:
                 return
-            start += PAGE
+            # From a score on, not from a rank: those before it may leave the set meanwhile. Only
+            # where one score fills a whole page, there is nothing but the rank.
+            last = page[-1][1]
+            score, offset = last, offset + PAGE if last == score else 0
 
     def ids_contradicted(self) -> list[str]:
         """Return the ids of records that a refund of the provider contradicts, latest first."""
@@ -303,7 +307,7 @@ class Store(_Scripts):
     def places_reversed(self, after: Place | None = None) -> Iterator[Place]:
         """Yield refunds that the provider reversed, latest first, page by page."""
         start = None if after is None else (after.score, after.refund_id)
-        for found in self._pages("reversed", newest_first=True, after=start):
+        for found in self.members_of("reversed", newest_first=True, after=start):
             yield Place(True, *found)
 
     def ids_on_payment(self, payment_intent: str) -> list[str]:

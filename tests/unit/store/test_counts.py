@@ -79,6 +79,25 @@ def test_lists_come_due_first_and_settled_ones_newest_first(world: World) -> Non
     ]
 
 
+@pytest.mark.parametrize(("bucket", "settled"), [("review", False), ("failed", True)])
+def test_a_list_leaves_out_none_while_others_leave_its_index(
+    world: World, monkeypatch: pytest.MonkeyPatch, bucket: str, *, settled: bool
+) -> None:
+    monkeypatch.setattr("worker.store.store.PAGE", 3)
+    index = world.store.key(f"index:{bucket}")
+    # Four of them have one time.
+    times = {f"r{number}": (1, 2, 3, 3, 3, 3, 4, 5)[number] for number in range(8)}
+    world.store.redis.zadd(index, times)
+    expected = [*times]
+    if settled:
+        expected.reverse()
+    assert list(world.store.ids_in([bucket])) == expected
+    found = world.store.ids_in([bucket])
+    first = [next(found) for _ in range(3)]
+    world.store.redis.zrem(index, *first)
+    assert [*first, *found] == expected
+
+
 def test_lists_of_several_indexes_are_merged_by_time(world: World) -> None:
     succeeded, failed = (world.store.key(f"index:{name}") for name in ("succeeded", "failed"))
     world.store.redis.zadd(succeeded, {f"s{number:04}": 2 * number for number in range(PAGE + 2)})
