@@ -52,6 +52,12 @@ class Switches:
     key_prints: frozenset[str] = frozenset()
     """Fingerprints of API keys that are known to belong to the records' account."""
 
+    @property
+    def stopped(self) -> bool:
+        """Return whether something that is not a person's pause stops all sending."""
+        found = (self.credentials_refused_at, self.account_lost_at, self.behind_since)
+        return any(at is not None for at in found)
+
     def knows(self, key: str) -> bool | None:
         """Return whether an API key is known to belong to the records' account.
 

@@ -12,8 +12,11 @@ _VERIFIED: Final = frozenset({Stage.WAITING, Stage.IN_DOUBT, Stage.PROCESSING})
 """The stages in which a worker verifies what a person decided."""
 
 
-def next_of(refund: Refund, *, paused: bool, batch_state: str | None) -> str:
-    """Return what happens next; `paused` is whether everything is."""
+def next_of(refund: Refund, *, paused: bool, batch_state: str | None, stopped: bool = False) -> str:
+    """Return what happens next; `paused` is whether a person paused everything.
+
+    `stopped`: something else stops all sending, such as an API key that is refused.
+    """
     if refund.settled:
         return _settled(refund)
     if refund.stage is Stage.REVIEW:
@@ -24,6 +27,8 @@ def next_of(refund: Refund, *, paused: bool, batch_state: str | None) -> str:
         return "It is canceled unsent, because its batch was canceled."
     if refund.stage in _SENDS and paused:
         return "It is sent once everything is resumed: sending is paused now."
+    if refund.stage in _SENDS and stopped:
+        return "It waits: nothing is sent now, and the overview says why."
     if refund.stage in _SENDS and batch_state == "paused":
         return "It is sent once its batch is resumed: the batch is paused now."
     return _moving(refund)

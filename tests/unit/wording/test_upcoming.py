@@ -98,6 +98,14 @@ def test_what_is_not_sent_yet_says_what_holds_it(
     assert words in next_of(refund, paused=paused, batch_state=batch_state)
 
 
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
+def test_what_is_not_sent_because_all_sending_is_stopped_promises_no_time(stage: Stage) -> None:
+    refund = a_refund(stage=stage, next_check_at=NOW)
+    said = next_of(refund, paused=False, batch_state=None, stopped=True)
+    assert said == "It waits: nothing is sent now, and the overview says why."
+    assert "paused now" in next_of(refund, paused=True, batch_state=None, stopped=True)
+
+
 @pytest.mark.parametrize("stage", [Stage.SENDING, Stage.IN_DOUBT, Stage.PROCESSING])
 def test_a_pause_holds_nothing_that_is_read_only(stage: Stage) -> None:
     refund = a_refund(stage=stage, next_check_at=NOW)

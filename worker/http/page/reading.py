@@ -62,11 +62,12 @@ def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dic
     siblings = refunds.store.run(reads.siblings(refund.payment_intent, refund_id))
     refunds.store.confirm_final(each.updated_at for each in siblings or () if each.settled)
     batch_state = None if refund.batch_id is None else refunds.store.batch_state(refund.batch_id)
-    paused = flags.read(refunds.store).paused_at is not None
+    switches = flags.read(refunds.store)
+    paused, stopped = switches.paused_at is not None, switches.stopped
     return {
         "refund": refund,
-        "rows": _rows(refund, entries, batch_state, paused=paused),
-        "next": next_of(refund, paused=paused, batch_state=batch_state),
+        "rows": _rows(refund, entries, batch_state, paused=paused or stopped),
+        "next": next_of(refund, paused=paused, batch_state=batch_state, stopped=stopped),
         "why": _reason(entries) if refund.stage is Stage.REVIEW else None,
         "moves": [move_of(entry) for entry in entries],
         "callbacks": callback_state.of_refund(refunds.store, refund_id),

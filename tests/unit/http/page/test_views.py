@@ -49,6 +49,17 @@ async def test_the_overview_says_that_the_server_has_forgotten_claims(
     assert "All is well" not in text
 
 
+@pytest.mark.parametrize("flag", ["credentials_refused_at", "account_lost_at", "behind_since"])
+async def test_a_refund_is_not_said_to_be_sent_while_something_stops_all(
+    reader: PageDoor, sync_redis: redis.Redis, flag: str
+) -> None:
+    reader.records.queued("order-1")
+    sync_redis.hset("refunds:meta", flag, "1000")
+    text = (await reader.get("/page/refunds/order-1")).text
+    assert "It waits: nothing is sent now, and the overview says why." in text
+    assert "next check" not in text
+
+
 async def test_the_overview_is_fine_if_nothing_needs_a_person(
     reader: PageDoor, sync_redis: redis.Redis
 ) -> None:
