@@ -30,10 +30,10 @@ _NEVER: Final = tuple(
         "192.88.99.0/24",
         "192.0.0.0/24",
         # The metadata of clouds, with credentials, at addresses that are not link-local: Alibaba,
-        # Azure, AWS, Google, Oracle and Scaleway.
+        # Azure, AWS (a network of its own services), Google, Oracle and Scaleway.
         "100.100.100.200/32",
         "168.63.129.16/32",
-        "fd00:ec2::254/128",
+        "fd00:ec2::/32",
         "fd20:ce::254/128",
         "fd00:c1::a9fe:a9fe/128",
         "fd00:42::42/128",
@@ -43,7 +43,10 @@ _INNER: Final = tuple(
     ipaddress.ip_network(text)
     for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "100.64.0.0/10")
 )
+_V4: Final = 4
 _COMPATIBLE: Final = ipaddress.ip_network("::/96")
+_UNICAST: Final = ipaddress.ip_network("2000::/3")
+"""All public IPv6 addresses; Python calls those of networks that are not in use global too."""
 
 
 def is_allowed(text: str, *, private: bool) -> bool:
@@ -62,7 +65,7 @@ def is_allowed(text: str, *, private: bool) -> bool:
         return False
     if address.is_loopback or any(address in network for network in _INNER):
         return private
-    return address.is_global and not getattr(address, "is_site_local", False)
+    return address.is_global and (address.version == _V4 or address in _UNICAST)
 
 
 def _plain(address: ipaddress.IPv6Address) -> Address:

@@ -51,6 +51,11 @@ INNER = (
     "fe80::1%eth0",
     "fec0::1",
     "ff02::1",
+    # Of networks that are not in use: the first two translate to an IPv4 address.
+    "::ffff:0:7f00:1",
+    "::5efe:7f00:1",
+    "4000::1",
+    "5f00::1",
 )
 PUBLIC = ("93.184.215.14", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "::8.8.8.8")
 
@@ -86,6 +91,8 @@ def test_public_address_is_allowed(address: str) -> None:
         ("168.63.129.16", False),
         ("::ffff:168.63.129.16", False),
         ("fd00:ec2::254", False),
+        ("fd00:ec2::23", False),
+        ("::ffff:0:a9fe:a9fe", False),
         ("fd20:ce::254", False),
         ("fd00:c1::a9fe:a9fe", False),
         ("fd00:42::42", False),
