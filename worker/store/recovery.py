@@ -53,25 +53,33 @@ def recover(
         known: Any = store.redis.hget(store.key("meta"), "run")
     doubted = 0
     for page in _pages(store):
-        steps = [
-            (refund, step)
-            for refund in store.get_many(page)
-            if refund is not None
-            and refund.updated_at < now
-            and (step := decisions.recovered(refund, since, now))
-        ]
-        # Pages need not be durable one by one: everything is confirmed below, before the result is
-        # reported.
-        saved = store.run_many(
-            [
-                saves.save(refund, step, {"since": to_ms(since), "by": by}, durable=False)
-                for refund, step in steps
+        left = page
+        while left:
+            steps = [
+                (refund, step)
+                for refund in store.get_many(left)
+                if refund is not None
+                and refund.created_at < now
+                and (step := decisions.recovered(refund, since, now))
             ]
-        )
-        doubted += sum(
-            result.result == "saved" and step.to is Stage.IN_DOUBT
-            for result, (_, step) in zip(saved, steps, strict=True)
-        )
+            # Pages need not be durable one by one: everything is confirmed below, before the result
+            # is reported.
+            saved = store.run_many(
+                [
+                    saves.save(refund, step, {"since": to_ms(since), "by": by}, durable=False)
+                    for refund, step in steps
+                ]
+            )
+            doubted += sum(
+                result.result == "saved" and step.to is Stage.IN_DOUBT
+                for result, (_, step) in zip(saved, steps, strict=True)
+            )
+            # One that a worker has moved meanwhile, as by a read-back, is decided again.
+            left = [
+                refund.refund_id
+                for result, (refund, _) in zip(saved, steps, strict=True)
+                if result.result == "stale"
+            ]
     _trust(store, max(to_ms(now), _recovered_ms(known) + 1))
     store.confirm()
     return Recovered(doubted=doubted, suspect_until=until)

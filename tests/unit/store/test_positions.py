@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from tests.factories import NOW
+from tests.factories import NOT_DONE, NOW
 from tests.support.store_world import World
 from worker.errors import NotStorable
-from worker.model.refund import Stage
+from worker.model.refund import Refund, Stage
 from worker.store import claims, sweeps
 from worker.store.claims import Claim
 from worker.store.recovery import recover
@@ -181,6 +182,26 @@ def test_recovery_puts_every_refund_in_doubt_while_workers_sweep(
     monkeypatch.setattr(world.redis, "execute_command", asked)
     recover(world.store, NOW, resubmitted_for=timedelta(0))
     assert {each: world.get(each).stage for each in ids} == dict.fromkeys(ids, Stage.IN_DOUBT)
+
+
+def test_recovery_puts_a_refund_in_doubt_that_a_worker_moves_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.accept()
+    claim = world.claim()
+    world.pass_time(sweeps.NUDGE_GRACE)
+    read = world.store.get_many
+
+    def read_before_a_move(ids: Sequence[str]) -> list[Refund | None]:
+        found = read(ids)
+        if found[0] is not None and found[0].stage is Stage.SENDING:
+            world.end(claim, NOT_DONE)
+        return found
+
+    monkeypatch.setattr(world.store, "get_many", read_before_a_move)
+    recovered = recover(world.store, NOW, resubmitted_for=timedelta(0))
+    assert (world.get().stage, recovered.doubted) == (Stage.IN_DOUBT, 1)
+    assert world.get().version == 4
 
 
 @pytest.mark.parametrize(
