@@ -356,7 +356,7 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
     Close it with `aclose`.
 
     Raises as `Settings.require_provider` does, and `SettingsError` for a proxy of another kind than
-    HTTP.
+    HTTP, or with an address that cannot be read.
     """
     key = settings.require_provider()
     context = httpx.create_ssl_context()
@@ -408,8 +408,14 @@ def proxy_for(url: str) -> httpx.Proxy | None:
         return None
     address = address if "://" in address else f"http://{address}"
     remember_address(address)
-    if urlsplit(address).scheme not in {"http", "https"}:
-        raise SettingsError(
-            "the proxy that the environment names must be an http:// or https:// address"
-        )
-    return httpx.Proxy(address)
+    try:
+        named = urlsplit(address)
+        if named.scheme in {"http", "https"} and named.hostname and named.port != 0:
+            return httpx.Proxy(address)
+    except (ValueError, httpx.InvalidURL):
+        pass
+    # Not at the first call: whether that was sent would be unknown.
+    raise SettingsError(
+        f"the proxy that {parts.scheme.upper()}_PROXY or ALL_PROXY names must be an http:// or"
+        " https:// address, such as http://proxy:3128"
+    )

@@ -223,3 +223,15 @@ def test_a_proxy_of_another_kind_is_refused_without_echoing_it(
     with pytest.raises(SettingsError, match="http://") as caught:
         proxy_for("https://provider.invalid")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://me:secret@proxy:port", "http://proxy:99999", "http://[proxy", "http://"]
+)
+def test_a_proxy_with_an_address_that_cannot_be_used_is_refused_before_anything_is_claimed(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    with pytest.raises(SettingsError, match="HTTPS_PROXY") as caught:
+        build_client(settings_for("https://provider.invalid"))
+    assert "secret" not in str(caught.value)
