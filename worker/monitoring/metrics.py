@@ -40,7 +40,7 @@ from worker.monitoring.snapshot import (
     snapshot,
 )
 from worker.monitoring.watch_metrics import UNKNOWN, watch_metrics
-from worker.rules.codes import OTHER, counted
+from worker.rules.codes import CODES, OTHER, counted
 from worker.store.callback_state import CallbackState, read_callbacks
 from worker.store.counters import BOUNDS, INFINITE, WEBHOOK_RESULTS
 from worker.store.store import Store
@@ -163,7 +163,9 @@ def _money(seen: Snapshot) -> Iterator[Metric]:
     failures = CounterMetricFamily(
         "refunds_failures", "Refunds that settled as failed, by error code.", labels=("error_code",)
     )
-    for code, count in _codes(seen.counters, "failed").items():
+    # Each code is shown at 0 before its first failure, so that an alert sees an increase: a batch
+    # that pauses itself fails all at once.
+    for code, count in (dict.fromkeys(sorted(CODES), 0) | _codes(seen.counters, "failed")).items():
         failures.add_metric((code,), count)
     yield failures
     sentence = (

@@ -27,6 +27,7 @@ from worker.model.refund import Lane, Stage, Status
 from worker.model.request import RefundRequest
 from worker.model.steps import Step
 from worker.monitoring import metrics, snapshot
+from worker.rules.codes import CODES
 from worker.settings import Settings
 from worker.store import claims, creations, flags, saves
 from worker.store.async_store import AsyncStore
@@ -239,7 +240,7 @@ def test_a_codes_shape_and_number_are_bounded_and_the_rest_is_one_label(
     codes = {
         dict(labels)["error_code"] for name, labels in figures if name == "refunds_failures_total"
     }
-    assert codes == {"card_declined", "other"}
+    assert codes == {*CODES, "other"}
     assert of(figures, "refunds_failures_total", error_code="card_declined") == 5
     assert of(figures, "refunds_failures_total", error_code="other") == 3 + 2 * 200
     assert of(figures, "refunds_answers_total", code="done") == 7
@@ -248,6 +249,15 @@ def test_a_codes_shape_and_number_are_bounded_and_the_rest_is_one_label(
     assert of(figures, "refunds_unsettled_amount_minor", stage="in_doubt", currency="other") == 4
     assert of(figures, "refunds_unsettled_amount_minor", stage="queued", currency="other") == 5
     assert of(figures, "refunds_unsettled_amount_minor", stage="queued", currency="unknown") == 6
+
+
+def test_the_first_failures_with_a_code_are_an_increase(
+    store: Store, seen: Callable[[], Figures]
+) -> None:
+    assert of(seen(), "refunds_failures_total", error_code="card_declined") == 0
+    store.redis.hset(store.key("counters"), "failed:card_declined", 50)
+    assert of(seen(), "refunds_failures_total", error_code="card_declined") == 50
+    assert of(seen(), "refunds_failures_total", error_code="insufficient_funds") == 0
 
 
 def test_no_label_holds_an_id(store: Store) -> None:
