@@ -41,17 +41,16 @@ def _end(error: RefundError) -> SystemExit:
     return SystemExit(next((code for kind, code in EXITS.items() if isinstance(error, kind)), 1))
 
 
-try:
-    settings = Settings.load()
-except SettingsError as error:
-    raise _end(error) from None
-
 # Celery warns root of pickled messages in lines that are no JSON; here none is accepted.
 warnings.filterwarnings("ignore", category=SecurityWarning)
 
 kombu_transport.install()
 consumer.read_within_bounds()
-app = make_celery(settings)
+try:
+    settings = Settings.load()
+    app = make_celery(settings)
+except SettingsError as error:
+    raise _end(error) from None
 app.conf.update(
     worker_pool="threads",
     worker_consumer="worker.broker.consumer:KeepingConsumer",

@@ -44,6 +44,8 @@ WATCH_RATE: Final = 5.0
 _OTHER_VARIABLES: Final = frozenset({"REFUNDS_SUPERVISOR_PID"})
 _BROKER_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "amqp", "amqps"})
 _KEY: Final = re.compile(r"[A-Za-z0-9_.-]{1,500}")
+_PLAIN: Final = re.compile(r"[!-~]+")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _NUMBERED_SCHEMES: Final = frozenset({"redis", "rediss"})
 _NUMBERED: Final = re.compile(r"(?:/[0-9]{0,9})?")
 _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "unix"})
@@ -221,6 +223,14 @@ class Settings(BaseSettings):
         ):
             raise PydanticCustomError("url", "must be an http:// or https:// address")
         parts = urlsplit(value)
+        # The HTTP client reads other characters in its own way, and may come to the live host by a
+        # name that is not the one that the guards compare.
+        if not _PLAIN.fullmatch(value) or not _HOST.fullmatch(parts.hostname or ""):
+            rule = (
+                "must hold no spaces, and a host of ASCII letters, digits, dots, - and _"
+                " (write an international name as xn--…)"
+            )
+            raise PydanticCustomError("url", rule)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise PydanticCustomError("url", "must not hold credentials, a query or a fragment")
         return value.rstrip("/")

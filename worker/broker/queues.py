@@ -23,6 +23,7 @@ from worker.broker.names import (
     SUBMIT_TASK,
     prefix_of_queues,
 )
+from worker.errors import SettingsError
 from worker.model.refund import Lane
 from worker.settings import Settings
 from worker.store.sentinels import SentinelAddress, is_sentinel
@@ -72,7 +73,10 @@ CONFIGURATION: Final[dict[str, Any]] = {
 
 
 def make_celery(settings: Settings) -> Celery:
-    """Return a Celery app for the settings' broker; it connects at its first use."""
+    """Return a Celery app for the settings' broker; it connects at its first use.
+
+    Raises `SettingsError` for an address that cannot be read.
+    """
     url, options, tls = _broker(settings)
     app = Celery(
         "refunds", broker=url, amqp=wire.AMQP, events=GatheringEvents, set_as_current=False
@@ -106,6 +110,7 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any], dict[str, Any] | N
     url = settings.broker
     tls: dict[str, Any] | None = None
     if url.startswith("amqp"):
+        _require_options(url)
         return url, {"confirm_publish": True}, None
     options: dict[str, Any] = {
         "visibility_timeout": VISIBILITY_SECONDS,
@@ -148,9 +153,25 @@ def _broker(settings: Settings) -> tuple[str, dict[str, Any], dict[str, Any] | N
     return url, options, tls
 
 
+def _require_options(url: str) -> None:
+    """Raise `SettingsError` for an option of an AMQP address that its client cannot read."""
+    try:
+        wire.Connection(url)  # type: ignore[no-untyped-call]  # kombu carries no types
+    except (LookupError, TypeError, ValueError):
+        names = ", ".join(dict(parse_qsl(urlsplit(url).query, keep_blank_values=True)))
+        raise SettingsError(
+            f"REFUNDS_BROKER_URL has an option that the client does not know, or with a value that"
+            f" it cannot read: remove it from {names}"
+        ) from None
+
+
 def _plain(url: str) -> str:
-    """Return a Redis URL that kombu can read; it supports only TLS options, and fails on others."""
+    """Return a Redis URL that kombu can read; it supports only TLS options, and fails on others.
+
+    Without a host it would take the URL for the name of a RabbitMQ server.
+    """
     parts = urlsplit(url)
+    parts = parts._replace(netloc=parts.netloc or "127.0.0.1")
     options = parse_qsl(parts.query)
     database = dict(options).get("db", parts.path.strip("/"))
     of_tls = urlencode([(name, value) for name, value in options if name.startswith("ssl_")])

@@ -88,7 +88,12 @@ def settling(settings: Settings) -> Iterator[Check]:
 
 def ask_provider(settings: Settings) -> Check:
     """Check with a GET, which moves no money, that the provider answers and accepts the key."""
-    accepted = asyncio.run(_is_accepted(settings))
+    try:
+        accepted = asyncio.run(_is_accepted(settings))
+    except SettingsError as error:
+        # Of the way to the provider: a proxy, or the certificates to trust.
+        fix = "correct that variable, or unset it, and restart the workers"
+        return fail("provider", str(error), fix, Trouble.SETTINGS)
     host = settings.provider_host
     if accepted is None:
         fix = f"curl -sS -o /dev/null -w '%{{http_code}}' {settings.api_url}/v1/refunds/x"

@@ -8,11 +8,13 @@ id; every label's values come from a bounded set.
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import accumulate
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from celery import Celery
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
@@ -38,14 +40,21 @@ from worker.monitoring.snapshot import (
     snapshot,
 )
 from worker.monitoring.watch_metrics import UNKNOWN, watch_metrics
-from worker.rules.codes import OTHER, counted
-from worker.store.callback_state import read_callbacks
+from worker.rules.codes import CODES, OTHER, counted
+from worker.store.callback_state import CallbackState, read_callbacks
 from worker.store.counters import BOUNDS, INFINITE, WEBHOOK_RESULTS
 from worker.store.store import Store
-from worker.store.watch_state import read_watch
+from worker.store.watch_state import WatchState, read_watch
 
+ANSWER_SECONDS: Final = 4.0
+"""How long a scrape waits for the records' server, and then for the broker.
+
+Both together are less than the ten seconds that Prometheus waits for a scrape.
+"""
 _MICROS: Final = 1_000_000
 _ALL_LANES: Final = "all"
+
+T = TypeVar("T")
 
 
 class RefundsCollector(Collector):
@@ -76,10 +85,8 @@ class RefundsCollector(Collector):
             "refunds_redis_up", "Whether the Redis server of the records answers."
         )
         try:
-            seen = snapshot(self._store)
-            callbacks = read_callbacks(self._store)
-            watch = read_watch(self._store, self._rungs, from_ms(seen.now_ms))
-        except StoreUnavailable:
+            seen, callbacks, watch = _in_time(self._read)
+        except (StoreUnavailable, TimeoutError):
             up.add_metric([], 0)
             yield up
             return
@@ -103,6 +110,29 @@ class RefundsCollector(Collector):
             yield _gauge("refunds_backlog_warning", sentence, self._backlog_warning)
         if self._app is not None:
             yield from _queues(self._app)
+
+    def _read(self) -> tuple[Snapshot, CallbackState, WatchState]:
+        seen = snapshot(self._store)
+        callbacks = read_callbacks(self._store)
+        return seen, callbacks, read_watch(self._store, self._rungs, from_ms(seen.now_ms))
+
+
+def _in_time(work: Callable[[], T]) -> T:
+    """Return what a function returns; raises `TimeoutError` if its server does not answer in time.
+
+    A client waits ten seconds or more for a server that hangs. Prometheus would give up first, and
+    the alert that the server is away could not fire.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to the caller
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(ANSWER_SECONDS)
 
 
 def _money(seen: Snapshot) -> Iterator[Metric]:
@@ -133,7 +163,9 @@ def _money(seen: Snapshot) -> Iterator[Metric]:
     failures = CounterMetricFamily(
         "refunds_failures", "Refunds that settled as failed, by error code.", labels=("error_code",)
     )
-    for code, count in _codes(seen.counters, "failed").items():
+    # Each code is shown at 0 before its first failure, so that an alert sees an increase: a batch
+    # that pauses itself fails all at once.
+    for code, count in (dict.fromkeys(sorted(CODES), 0) | _codes(seen.counters, "failed")).items():
         failures.add_metric((code,), count)
     yield failures
     sentence = (
@@ -350,8 +382,7 @@ def _server(info: Mapping[str, Any], wanted: int) -> Iterator[Metric]:
 def _queues(app: Celery) -> Iterator[Metric]:
     up = GaugeMetricFamily("refunds_broker_up", "Whether the broker answers, and takes messages.")
     try:
-        depths = {lane: queues.queue_depth(app, lane) for lane in Lane}
-        queues.offer(app)
+        depths = _in_time(lambda: _depths(app))
     except queues.PUBLISH_ERRORS:
         up.add_metric([], 0)
         yield up
@@ -364,6 +395,12 @@ def _queues(app: Celery) -> Iterator[Metric]:
     for lane, depth in depths.items():
         family.add_metric((lane.value,), depth)
     yield family
+
+
+def _depths(app: Celery) -> Mapping[Lane, int]:
+    depths = {lane: queues.queue_depth(app, lane) for lane in Lane}
+    queues.offer(app)
+    return depths
 
 
 def _gauge(name: str, sentence: str, value: float) -> Metric:

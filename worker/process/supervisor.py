@@ -155,11 +155,11 @@ def _signals() -> Iterator[int]:
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    # An ignored signal stays ignored: under nohup a worker outlives its terminal.
+    # An ignored signal stays ignored: under nohup a worker outlives its terminal. But not that of a
+    # child's end: a process that ignores it, as its parent may have done, learns of no exit code.
     numbers = [
-        number
-        for number in (*STOPS, signal.SIGCHLD)
-        if signal.getsignal(number) is not signal.SIG_IGN
+        signal.SIGCHLD,
+        *(number for number in STOPS if signal.getsignal(number) is not signal.SIG_IGN),
     ]
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
 import socket
+import ssl
 import struct
 import time
 import urllib.request
@@ -356,10 +358,10 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
     Close it with `aclose`.
 
     Raises as `Settings.require_provider` does, and `SettingsError` for a proxy of another kind than
-    HTTP.
+    HTTP, or with an address that cannot be read, and for certificates that cannot be read.
     """
     key = settings.require_provider()
-    context = httpx.create_ssl_context()
+    context = _trusted()
 
     def session() -> aiohttp.ClientSession:
         # Created on the loop, at the first request. No netrc and no proxy lookup per request: both
@@ -394,6 +396,22 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
     )
 
 
+def _trusted() -> ssl.SSLContext:
+    """Return the TLS context with the certificates to trust: certifi's, or the environment's."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        file = os.environ.get("SSL_CERT_FILE", "")
+        why = (
+            "holds no certificate in PEM"
+            if isinstance(error, ssl.SSLError)
+            else f"cannot be read ({error.strerror})"
+        )
+        raise SettingsError(
+            f"SSL_CERT_FILE={file} {why}: name a file of PEM that this user may read, or unset it"
+        ) from None
+
+
 def proxy_for(url: str) -> httpx.Proxy | None:
     """Return the proxy that the environment names for a URL.
 
@@ -408,8 +426,14 @@ def proxy_for(url: str) -> httpx.Proxy | None:
         return None
     address = address if "://" in address else f"http://{address}"
     remember_address(address)
-    if urlsplit(address).scheme not in {"http", "https"}:
-        raise SettingsError(
-            "the proxy that the environment names must be an http:// or https:// address"
-        )
-    return httpx.Proxy(address)
+    try:
+        named = urlsplit(address)
+        if named.scheme in {"http", "https"} and named.hostname and named.port != 0:
+            return httpx.Proxy(address)
+    except (ValueError, httpx.InvalidURL):
+        pass
+    # Not at the first call: whether that was sent would be unknown.
+    raise SettingsError(
+        f"the proxy that {parts.scheme.upper()}_PROXY or ALL_PROXY names must be an http:// or"
+        " https:// address, such as http://proxy:3128"
+    )

@@ -89,6 +89,7 @@ _CANNOT_READ: Final = (
 )
 
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+_CHECKS: Final = ("none", "optional", "required")
 _OPTIONS: Final[dict[str, Any]] = {
     "decode_responses": True,
     "socket_timeout": 10,
@@ -116,8 +117,8 @@ def connect(url: str) -> redis.Redis:
     """Return a blocking client, which connects at its first command."""
     if is_sentinel(url):
         address = SentinelAddress.parse(url)
-        _require_files(address.to_sentinels)
-        _require_files(address.to_server)
+        _require_tls(address.to_sentinels)
+        _require_tls(address.to_server)
         sentinel = redis.sentinel.Sentinel(
             list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
         )
@@ -150,8 +151,8 @@ def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis
     """Return a client for the event loop, which connects at its first command."""
     if is_sentinel(url):
         address = SentinelAddress.parse(url)
-        _require_files(address.to_sentinels)
-        _require_files(address.to_server)
+        _require_tls(address.to_sentinels)
+        _require_tls(address.to_server)
         sentinel = redis.asyncio.sentinel.Sentinel(
             list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
         )
@@ -187,15 +188,21 @@ def _try_options(pool: Any) -> None:
 
     An unknown option is found now and not at the first command.
     """
-    _require_files(pool.connection_kwargs)
+    _require_tls(pool.connection_kwargs)
     pool.connection_class(**pool.connection_kwargs)
 
 
-def _require_files(options: Mapping[str, Any]) -> None:
-    """Raise `SettingsError` if a certificate file of the address cannot be used.
+def _require_tls(options: Mapping[str, Any]) -> None:
+    """Raise `SettingsError` if a TLS option of the address cannot be used.
 
-    Without this, the client would report a server that is away or does not speak TLS.
+    Without this, the client would report a server that is away or does not speak TLS, or would fail
+    on a word such as CERT_REQUIRED, which is Celery's.
     """
+    checks = options.get("ssl_cert_reqs")
+    if isinstance(checks, str) and checks not in _CHECKS:
+        raise SettingsError(
+            f"ssl_cert_reqs={checks} of REFUNDS_REDIS_URL is not one of {', '.join(_CHECKS)}"
+        )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for name in _FILES:
         if (path := options.get(name)) is None:

@@ -154,3 +154,18 @@ def test_the_doctor_moves_and_writes_nothing(
     examined(doctor, **BOLD)
     assert sorted(records.store.redis.scan_iter("refunds:*")) == before
     assert health_sandbox.ledger() == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("SSL_CERT_FILE", "/missing/roots.pem"), ("HTTPS_PROXY", "http://proxy:port")],
+)
+def test_a_way_to_the_provider_that_cannot_be_used_is_a_failure_among_the_others(
+    doctor: Cli, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    said = examined(doctor, REFUNDS_API_URL="https://provider.invalid")
+    state, text, _ = said.of("provider")
+    assert (said.code, state) == (2, "fail")
+    assert variable in text
+    assert "queue refunds" in said.checks

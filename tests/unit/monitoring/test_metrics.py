@@ -4,11 +4,13 @@ up.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable
 from datetime import timedelta
+from time import monotonic
 
 import pytest
 import redis
@@ -25,9 +27,11 @@ from worker.model.refund import Lane, Stage, Status
 from worker.model.request import RefundRequest
 from worker.model.steps import Step
 from worker.monitoring import metrics, snapshot
+from worker.rules.codes import CODES
 from worker.settings import Settings
 from worker.store import claims, creations, flags, saves
 from worker.store.async_store import AsyncStore
+from worker.store.connection import connect
 from worker.store.counters import BOUNDS, WEBHOOK_RESULTS, Counters
 from worker.store.store import Store
 
@@ -236,7 +240,7 @@ def test_a_codes_shape_and_number_are_bounded_and_the_rest_is_one_label(
     codes = {
         dict(labels)["error_code"] for name, labels in figures if name == "refunds_failures_total"
     }
-    assert codes == {"card_declined", "other"}
+    assert codes == {*CODES, "other"}
     assert of(figures, "refunds_failures_total", error_code="card_declined") == 5
     assert of(figures, "refunds_failures_total", error_code="other") == 3 + 2 * 200
     assert of(figures, "refunds_answers_total", code="done") == 7
@@ -245,6 +249,15 @@ def test_a_codes_shape_and_number_are_bounded_and_the_rest_is_one_label(
     assert of(figures, "refunds_unsettled_amount_minor", stage="in_doubt", currency="other") == 4
     assert of(figures, "refunds_unsettled_amount_minor", stage="queued", currency="other") == 5
     assert of(figures, "refunds_unsettled_amount_minor", stage="queued", currency="unknown") == 6
+
+
+def test_the_first_failures_with_a_code_are_an_increase(
+    store: Store, seen: Callable[[], Figures]
+) -> None:
+    assert of(seen(), "refunds_failures_total", error_code="card_declined") == 0
+    store.redis.hset(store.key("counters"), "failed:card_declined", 50)
+    assert of(seen(), "refunds_failures_total", error_code="card_declined") == 50
+    assert of(seen(), "refunds_failures_total", error_code="insufficient_funds") == 0
 
 
 def test_no_label_holds_an_id(store: Store) -> None:
@@ -420,6 +433,23 @@ def test_queue_depths_come_from_the_broker_and_a_broker_away_is_told(
     assert of(figures, "refunds_broker_up") == 0
     assert of(figures, "refunds_redis_up") == 1
     assert not [name for name, _ in figures if name == "refunds_queue_messages"]
+
+
+def test_a_server_that_hangs_is_told_before_prometheus_gives_up(
+    store: Store, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert 2 * metrics.ANSWER_SECONDS < 10, "Prometheus waits ten seconds for all figures"
+    monkeypatch.setattr(metrics, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
+        hanging = Store(connect(url), durable=False, address="silent")
+        began = monotonic()
+        assert parsed(metrics.render(hanging)) == {("refunds_redis_up", frozenset()): 0}
+        app = queues.make_celery(Settings.load(redis_url=redis_url, broker_url=url))
+        figures = parsed(metrics.render(store, app))
+        assert monotonic() - began < 5
+    assert of(figures, "refunds_broker_up") == 0
+    assert of(figures, "refunds_redis_up") == 1
 
 
 def test_depth_that_counts_as_deep_is_shown_as_it_is_set(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from pathlib import Path
 
 import httpx
 import pytest
@@ -223,3 +224,26 @@ def test_a_proxy_of_another_kind_is_refused_without_echoing_it(
     with pytest.raises(SettingsError, match="http://") as caught:
         proxy_for("https://provider.invalid")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://me:secret@proxy:port", "http://proxy:99999", "http://[proxy", "http://"]
+)
+def test_a_proxy_with_an_address_that_cannot_be_used_is_refused_before_anything_is_claimed(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", address)
+    with pytest.raises(SettingsError, match="HTTPS_PROXY") as caught:
+        build_client(settings_for("https://provider.invalid"))
+    assert "secret" not in str(caught.value)
+
+
+def test_certificates_of_the_environment_that_cannot_be_read_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    empty = tmp_path / "roots.pem"
+    empty.touch()
+    for file in (empty, tmp_path / "missing.pem"):
+        monkeypatch.setenv("SSL_CERT_FILE", str(file))
+        with pytest.raises(SettingsError, match=f"SSL_CERT_FILE={file} "):
+            build_client(settings_for("https://provider.invalid"))

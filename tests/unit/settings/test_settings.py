@@ -114,6 +114,13 @@ WRONG = [
     ("API_URL", f"https://user:{SECRET}@provider.test"),
     ("API_URL", f"https://provider.test/?key={SECRET}"),
     ("API_URL", f"https://provider.test/#{SECRET}"),
+    # The HTTP client would call the live host, which no guard has read.
+    ("API_URL", "https://api\uff0ewooshpay.com"),
+    ("API_URL", "https://api.wooshpay.com "),
+    ("API_URL", "https://api%2ewooshpay.com"),
+    ("API_URL", "https://provider.test/a b"),
+    ("API_URL", "https://pro\tvider.test"),
+    ("API_URL", "https://\uff50rovider.test"),
     *(
         (name, value)
         for name in ("LIVE", "ALLOW_HTTP", "FIRST_LOOK")

@@ -96,6 +96,8 @@ def test_key_that_would_break_a_header_is_refused_without_showing_it(
         ("https://provider.test:443", "provider.test"),
         ("https://provider.test:8443", "provider.test:8443"),
         ("http://127.0.0.1:8085", "127.0.0.1:8085"),
+        ("http://[::1]/v1", "::1"),
+        ("https://refund-provider.internal_net/", "refund-provider.internal_net"),
     ],
 )
 def test_provider_host_is_one_name_for_one_provider(

@@ -40,3 +40,20 @@ def test_a_certificate_file_that_cannot_be_used_is_one_sentence(
 def test_a_certificate_in_pem_is_accepted() -> None:
     pem = Path(__file__).parents[2] / "support" / "loopback.pem"
     connect(f"rediss://host:1/0?ssl_ca_certs={pem}").close()
+
+
+@pytest.mark.parametrize("opening", [connect, connect_async])
+@pytest.mark.parametrize("scheme", ["rediss://host:1/0?", "sentinels://host:1/0?master=m&"])
+def test_a_word_for_how_certificates_are_checked_that_celery_alone_knows_is_one_sentence(
+    opening: object, scheme: str
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        opening(f"{scheme}ssl_cert_reqs=CERT_REQUIRED")  # type: ignore[operator]
+    assert str(raised.value) == (
+        "ssl_cert_reqs=CERT_REQUIRED of REFUNDS_REDIS_URL is not one of none, optional, required"
+    )
+
+
+@pytest.mark.parametrize("word", ["none", "optional", "required"])
+def test_a_word_for_how_certificates_are_checked_is_accepted(word: str) -> None:
+    connect(f"rediss://host:1/0?ssl_cert_reqs={word}").close()
