@@ -168,6 +168,14 @@ class Recorder:
                 await self.contradict(refund, step)
             case "illegal":
                 raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
+            case "missing" if step.proof:
+                # Nothing else here knows that the money moved.
+                log.critical(
+                    "proof_without_record",
+                    refund_id=refund.refund_id,
+                    alarm=True,
+                    provider_refund_id=step.changes.get("provider_refund_id"),
+                )
             case "stale" | "already" | "missing":
                 log.info(
                     "save_superseded",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import redis
 import redis.asyncio
@@ -88,6 +88,27 @@ _CANNOT_READ: Final = (
     "with reserved characters of the password percent-encoded"
 )
 
+_OF_ADDRESS: Final = frozenset(
+    {
+        "db",
+        "username",
+        "password",
+        "protocol",
+        "client_name",
+        "lib_name",
+        "lib_version",
+        "socket_timeout",
+        "socket_connect_timeout",
+        "socket_keepalive",
+        "retry_on_timeout",
+        "health_check_interval",
+        "max_connections",
+    }
+)
+"""What an address may hold after its `?`, besides the options of TLS.
+
+Redis-py takes others too, such as `retry`, but not as a text.
+"""
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _CHECKS: Final = ("none", "optional", "required")
 _OPTIONS: Final[dict[str, Any]] = {
@@ -124,6 +145,7 @@ def connect(url: str) -> redis.Redis:
         )
         client: redis.Redis = sentinel.master_for(address.master, **_OPTIONS, **address.to_server)
         return client
+    _require_known(url)
     with _readable():
         plain = redis.Redis.from_url(url, **_options_for(url))
         _try_options(plain.connection_pool)
@@ -160,6 +182,7 @@ def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis
             address.master, **_OPTIONS, **address.to_server
         )
     else:
+        _require_known(url)
         with _readable():
             client = redis.asyncio.Redis.from_url(
                 url, max_connections=max_connections, **_options_for(url)
@@ -168,6 +191,18 @@ def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis
     pool = client.connection_pool
     pool.connection_class = packing(pool.connection_class)
     return client
+
+
+def _require_known(url: str) -> None:
+    """Raise `SettingsError` if an address has an option that no text can set."""
+    with suppress(ValueError):
+        for name in dict(parse_qsl(urlsplit(url).query, keep_blank_values=True)):
+            if name not in _OF_ADDRESS and not name.startswith("ssl_"):
+                raise _unknown_option(repr(name))
+
+
+def _unknown_option(name: str) -> SettingsError:
+    return SettingsError(f"REFUNDS_REDIS_URL has an unknown option, {name}: remove it")
 
 
 @contextmanager
@@ -180,7 +215,7 @@ def _readable() -> Iterator[None]:
         # redis-py passes on every option after the `?`. Report only the option's name, never its
         # value.
         name = str(error).rpartition("argument ")[2]
-        raise SettingsError(f"REFUNDS_REDIS_URL has an unknown option, {name}: remove it") from None
+        raise _unknown_option(name) from None
 
 
 def _try_options(pool: Any) -> None:

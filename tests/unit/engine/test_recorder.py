@@ -251,6 +251,17 @@ async def test_save_that_came_too_late_is_told_and_changes_nothing(
     assert (line["refund_id"], line["result"], line["label"]) == (ID, "stale", "not_sent")
 
 
+async def test_proof_of_a_refund_whose_record_is_gone_rings_an_alarm(
+    desk: Desk, log: list[Any], async_redis: redis.asyncio.Redis
+) -> None:
+    refund = await desk.claimed()
+    await async_redis.flushdb()
+    saved, _ = await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
+    assert saved.result == "missing"
+    (line,) = named(log, "proof_without_record")
+    assert (line["refund_id"], line["alarm"], line["provider_refund_id"]) == (ID, True, "re_1")
+
+
 async def test_proof_against_a_settled_refund_rings_an_alarm(desk: Desk, log: list[Any]) -> None:
     refund = await desk.claimed()
     await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
