@@ -17,7 +17,7 @@ from worker.model.answers import (
     ReadbackVerdict,
 )
 from worker.model.refund import Baseline, Refund, Stage, Status
-from worker.rules.outcomes import contradiction, odd_status
+from worker.rules.outcomes import FINAL_STATUSES, contradiction, odd_status
 from worker.rules.payloads import STATUSES
 
 
@@ -139,12 +139,10 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
     """Return whether an entry may be our refund although our id and generation are missing."""
     # Dates are not used: that would compare two clocks.
     if entry.refund_id == refund.refund_id:
-        # We know our earlier generations. A later one was sent by a record that a restored server
-        # lost.
-        return (
-            not (entry.generation or "").isdigit()
-            or int(entry.generation or 0) >= refund.generation
-        )
+        # A later generation was sent by a record that a restored server lost.
+        generation = entry.generation or ""
+        is_earlier = generation.isdigit() and int(generation) < refund.generation
+        return not is_earlier or _stands_unknown(entry, refund)
     # An id that a person has only named, and that was not read yet, may be ours as well as the
     # sibling's.
     if entry.id in _known_ids([sibling for sibling in siblings if sibling.operator_says is None]):
@@ -159,6 +157,15 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
         or entry.amount is None
         or entry.amount in {-1, refund.asked_amount}
     )
+
+
+def _stands_unknown(entry: ProviderRefund, refund: Refund) -> bool:
+    """Return whether an earlier generation's entry moved money, or may, and nothing reads it.
+
+    The generation had failed, so its record knows a refund that moved nothing, or none.
+    """
+    is_over = FINAL_STATUSES.get(entry.status or "") in {Status.FAILED, Status.CANCELED}
+    return not is_over and entry.id not in refund.prior_ids
 
 
 def judge_totals(
