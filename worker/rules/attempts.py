@@ -174,7 +174,7 @@ def after_attempt(
     Only a proof ends an existing doubt.
     """
     if outcome.found is not None and outcome.verdict is TryVerdict.DONE:
-        return done(refund, outcome.found, "reply", now)
+        return done_alone(refund, outcome.found, "reply", now)
     seen: dict[str, Any] = {
         "error_code": outcome.code,
         "error_message": outcome.message,
@@ -508,6 +508,38 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
     )
 
 
+def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
+    """Return `done`'s step, unless what failed may not be all that was made for this refund.
+
+    If only a person says that an earlier send did not happen, a person decides again. The failed
+    one is kept like that of an earlier generation: it moved nothing, and is read before a send.
+    """
+    step = done(refund, found, evidence, now)
+    is_the_one = refund.operator_says == "succeeded"
+    is_another = refund.provider_refund_id not in {None, found.id}
+    moved_nothing = step.status in {Status.FAILED, Status.CANCELED}
+    if not moved_nothing or not refund.absent_by_word or is_the_one or is_another:
+        return step
+    changes = {
+        "error_code": step.changes["error_code"],
+        "error_message": step.changes["error_message"],
+        "retriable": Retriable.NO,
+        "doubt_since": refund.doubt_since or now,
+        "quiet_at": refund.quiet_at or now,
+        "prior_refund_ids": " ".join(dict.fromkeys((*refund.prior_ids, found.id))),
+        "provider_refund_id": None,
+        "provider_status": None,
+        "processing_since": None,
+        "evidence": None,
+    }
+    alarm = (
+        f"{found.id} is {found.status}, and only a person says that an earlier attempt did not"
+        " happen: that one may have moved the money"
+    )
+    to_person = to_review({**changes, **NO_WORD, **NO_READBACKS}, step.changes["error_code"], alarm)
+    return replace(to_person, source=evidence)
+
+
 def in_words(sentence: str, found: ProviderRefund) -> str:
     """Return the sentence with the provider's own words for the failure, if it gave any."""
     return f"{sentence}: {found.failure_words}"[:LONGEST_TEXT] if found.failure_words else sentence
@@ -535,6 +567,7 @@ _SETTLED_DROPS: Final = (
     "missing_since",
     "unconfirmed_since",
     "currency_checked",
+    "absent_by_word",
     *NO_WORD,
     # The key is derived from the id and the generation, so it need not be stored.
     "idempotency_key",

@@ -34,7 +34,9 @@ def judge_list(
 
     `siblings` are our other refunds on the payment, None if they are too many to be read.
     """
-    ours = [entry for entry in entries if _is_this(entry, refund)]
+    ours = [
+        entry for entry in entries if _is_this(entry, refund) and not _is_known_over(entry, refund)
+    ]
     if ours:
         return _look_at_ours(refund, ours, entries)
     if not complete:
@@ -120,6 +122,16 @@ def _is_this(entry: ProviderRefund, refund: Refund) -> bool:
     return entry.refund_id == refund.refund_id and generation == str(refund.generation)
 
 
+def _is_over(entry: ProviderRefund) -> bool:
+    """Return whether an entry moved nothing."""
+    return FINAL_STATUSES.get(entry.status or "") in {Status.FAILED, Status.CANCELED}
+
+
+def _is_known_over(entry: ProviderRefund, refund: Refund) -> bool:
+    """Return whether an entry moved nothing and is known: another send is what is looked for."""
+    return _is_over(entry) and entry.id in refund.prior_ids
+
+
 def _is_later(entry: ProviderRefund, refund: Refund) -> bool:
     generation = entry.generation or ""
     return (
@@ -142,7 +154,9 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
         # A later generation was sent by a record that a restored server lost.
         generation = entry.generation or ""
         is_earlier = generation.isdigit() and int(generation) < refund.generation
-        return not is_earlier or _stands_unknown(entry, refund)
+        if is_earlier:
+            return not _is_over(entry) and entry.id not in refund.prior_ids
+        return not _is_known_over(entry, refund)
     # An id that a person has only named, and that was not read yet, may be ours as well as the
     # sibling's.
     if entry.id in _known_ids([sibling for sibling in siblings if sibling.operator_says is None]):
@@ -157,15 +171,6 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
         or entry.amount is None
         or entry.amount in {-1, refund.asked_amount}
     )
-
-
-def _stands_unknown(entry: ProviderRefund, refund: Refund) -> bool:
-    """Return whether an earlier generation's entry moved money, or may, and nothing reads it.
-
-    The generation had failed, so its record knows a refund that moved nothing, or none.
-    """
-    is_over = FINAL_STATUSES.get(entry.status or "") in {Status.FAILED, Status.CANCELED}
-    return not is_over and entry.id not in refund.prior_ids
 
 
 def judge_totals(

@@ -102,13 +102,16 @@ def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict
         return CandidateVerdict.CONTRADICTS, "its metadata carry an unreadable generation"
     if int(generation) > refund.generation:
         return CandidateVerdict.LATER, ""
+    moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
     if int(generation) < refund.generation:
-        moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
         if moved_nothing:
             return CandidateVerdict.OTHER, ""
         if (wrong := contradiction(replace(found, generation=None), refund)) is not None:
             return CandidateVerdict.CONTRADICTS, f"it has our id but another {wrong}"
         return CandidateVerdict.EARLIER, ""
+    if moved_nothing and found.id in refund.prior_ids:
+        # It is known: only a person says what became of an earlier send beside it.
+        return CandidateVerdict.OTHER, ""
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:
         return CandidateVerdict.CONTRADICTS, f"it has our id but another {wrong or 'status'}"
