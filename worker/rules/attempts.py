@@ -19,7 +19,7 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Action, Step
 from worker.rules.codes import may_be_an_echo, proves_no_earlier, retriable
-from worker.rules.outcomes import FINAL_STATUSES, fold
+from worker.rules.outcomes import FINAL_STATUSES, fold, is_later
 from worker.rules.payloads import LONGEST_TEXT, STATUSES
 
 MAX_SERVER_ERRORS: Final = 3
@@ -485,9 +485,11 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         changes["amount"] = amount
     changes |= {name: None for name in _OF_A_FAILURE if getattr(refund, name) is not None}
     if final is not Status.SUCCEEDED:
-        # A person may insist on a refund of another amount. A retry would be of that amount.
+        # A person may insist on a refund of another amount. A retry would be of that amount. The
+        # key of a lost generation stands for what that one sent.
         is_as_asked = found.amount is None or refund.asked_amount in {None, found.amount}
-        can_be_repeated = is_as_asked and refund.set_aside_ids is None
+        is_like_ours = is_as_asked and not is_later(found, refund)
+        can_be_repeated = is_like_ours and refund.set_aside_ids is None
         reason = found.failure_reason or ("canceled" if final is Status.CANCELED else "unknown")
         changes |= {
             "failure_reason": reason,

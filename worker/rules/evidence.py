@@ -17,7 +17,7 @@ from worker.model.answers import (
     ReadbackVerdict,
 )
 from worker.model.refund import Baseline, Refund, Stage, Status
-from worker.rules.outcomes import FINAL_STATUSES, contradiction, odd_status
+from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_later, odd_status
 from worker.rules.payloads import STATUSES
 
 
@@ -97,7 +97,7 @@ def _look_at_ours(
     conflict = None
     if len({entry.id for entry in ours}) > 1:
         conflict = "the provider shows two refunds with our id: money may have moved twice"
-    elif any(_is_later(entry, refund) for entry in entries):
+    elif any(is_later(entry, refund) for entry in entries):
         conflict = (
             "the provider shows a later generation with our id: lost records had sent it again"
         )
@@ -130,15 +130,6 @@ def _is_over(entry: ProviderRefund) -> bool:
 def _is_known_over(entry: ProviderRefund, refund: Refund) -> bool:
     """Return whether an entry moved nothing and is known: another send is what is looked for."""
     return _is_over(entry) and entry.id in refund.prior_ids
-
-
-def _is_later(entry: ProviderRefund, refund: Refund) -> bool:
-    generation = entry.generation or ""
-    return (
-        entry.refund_id == refund.refund_id
-        and generation.isdigit()
-        and int(generation) > refund.generation
-    )
 
 
 def _known_ids(siblings: Sequence[Refund]) -> set[str]:

@@ -25,7 +25,7 @@ from worker.model.answers import (
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules.attempts import NO_WORD, done, in_words, to_review
-from worker.rules.outcomes import FINAL_STATUSES, classify, contradiction, odd_status
+from worker.rules.outcomes import FINAL_STATUSES, classify, contradiction, is_later, odd_status
 from worker.rules.payloads import STATUSES
 
 WAITS: Final = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1))
@@ -276,7 +276,12 @@ def changed_by_provider(
 
 def _reversed(refund: Refund, found: ProviderRefund, source: str, now: datetime) -> Step:
     reason = found.failure_reason or ("canceled" if found.status == "canceled" else "unknown")
-    can_be_repeated = refund.can_be_made_again and refund.set_aside_ids is None
+    can_be_repeated = (
+        refund.can_be_made_again
+        and refund.set_aside_ids is None
+        # The key of a lost generation stands for what that one sent.
+        and not is_later(found, refund)
+    )
     changes = {
         "provider_status": found.status,
         "failure_reason": reason,
