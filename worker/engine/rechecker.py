@@ -20,7 +20,7 @@ from worker.model.refund import Refund, Stage
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, Permit
 from worker.rules import rechecks
-from worker.rules.attempts import done
+from worker.rules.attempts import done, done_alone
 from worker.rules.outcomes import classify
 from worker.rules.rechecks import Candidate, CandidateVerdict, RecheckResult
 from worker.store.saves import Saved
@@ -153,7 +153,7 @@ class Rechecker:
             case CandidateVerdict.OURS if found is not None:
                 identified = rechecks.identified(refund, found)
                 self._on_recheck("found" if identified is None else identified.label)
-                step = identified or done(refund, found, "lookup", now)
+                step = identified or done_alone(refund, found, "lookup", now)
                 return (await self._save(refund, step))[1]
             case CandidateVerdict.EARLIER if found is not None and rechecks.was_never_sent(refund):
                 self._on_recheck("found")

@@ -163,6 +163,8 @@ class Refund:
     """The code with which the refund shall be settled as failed."""
     operator_unverified: bool = False
     """The person's statement counts unless something that can be read contradicts it."""
+    absent_by_word: bool = False
+    """It was sent again, and only a person says that what was sent before did not happen."""
     hinted: str | None = None
     """Ids of provider refunds, between spaces, that webhooks named for this refund.
 
@@ -173,7 +175,10 @@ class Refund:
     possible_refund_id: str | None = None
     """A provider refund that may be this one: it agrees, and carries no id of ours."""
     prior_refund_ids: str | None = None
-    """Provider refunds of earlier generations, between spaces; read again before a send."""
+    """Provider refunds of earlier generations, between spaces; read again before a send.
+
+    Also one that failed while only a person said that an earlier send did not happen.
+    """
     set_aside_ids: str | None = None
     """Provider refunds shown for this one beside the one that a person named, between spaces.
 

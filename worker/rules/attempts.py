@@ -19,7 +19,7 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Action, Step
 from worker.rules.codes import may_be_an_echo, proves_no_earlier, retriable
-from worker.rules.outcomes import FINAL_STATUSES, fold
+from worker.rules.outcomes import FINAL_STATUSES, fold, is_later
 from worker.rules.payloads import LONGEST_TEXT, STATUSES
 
 MAX_SERVER_ERRORS: Final = 3
@@ -174,7 +174,7 @@ def after_attempt(
     Only a proof ends an existing doubt.
     """
     if outcome.found is not None and outcome.verdict is TryVerdict.DONE:
-        return done(refund, outcome.found, "reply", now)
+        return done_alone(refund, outcome.found, "reply", now)
     seen: dict[str, Any] = {
         "error_code": outcome.code,
         "error_message": outcome.message,
@@ -485,9 +485,11 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         changes["amount"] = amount
     changes |= {name: None for name in _OF_A_FAILURE if getattr(refund, name) is not None}
     if final is not Status.SUCCEEDED:
-        # A person may insist on a refund of another amount. A retry would be of that amount.
+        # A person may insist on a refund of another amount. A retry would be of that amount. The
+        # key of a lost generation stands for what that one sent.
         is_as_asked = found.amount is None or refund.asked_amount in {None, found.amount}
-        can_be_repeated = is_as_asked and refund.set_aside_ids is None
+        is_like_ours = is_as_asked and not is_later(found, refund)
+        can_be_repeated = is_like_ours and refund.set_aside_ids is None
         reason = found.failure_reason or ("canceled" if final is Status.CANCELED else "unknown")
         changes |= {
             "failure_reason": reason,
@@ -506,6 +508,38 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         source=evidence,
         by=by,
     )
+
+
+def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
+    """Return `done`'s step, unless what failed may not be all that was made for this refund.
+
+    If only a person says that an earlier send did not happen, a person decides again. The failed
+    one is kept like that of an earlier generation: it moved nothing, and is read before a send.
+    """
+    step = done(refund, found, evidence, now)
+    is_the_one = refund.operator_says == "succeeded"
+    is_another = refund.provider_refund_id not in {None, found.id}
+    moved_nothing = step.status in {Status.FAILED, Status.CANCELED}
+    if not moved_nothing or not refund.absent_by_word or is_the_one or is_another:
+        return step
+    changes = {
+        "error_code": step.changes["error_code"],
+        "error_message": step.changes["error_message"],
+        "retriable": Retriable.NO,
+        "doubt_since": refund.doubt_since or now,
+        "quiet_at": refund.quiet_at or now,
+        "prior_refund_ids": " ".join(dict.fromkeys((*refund.prior_ids, found.id))),
+        "provider_refund_id": None,
+        "provider_status": None,
+        "processing_since": None,
+        "evidence": None,
+    }
+    alarm = (
+        f"{found.id} is {found.status}, and only a person says that an earlier attempt did not"
+        " happen: that one may have moved the money"
+    )
+    to_person = to_review({**changes, **NO_WORD, **NO_READBACKS}, step.changes["error_code"], alarm)
+    return replace(to_person, source=evidence)
 
 
 def in_words(sentence: str, found: ProviderRefund) -> str:
@@ -535,6 +569,7 @@ _SETTLED_DROPS: Final = (
     "missing_since",
     "unconfirmed_since",
     "currency_checked",
+    "absent_by_word",
     *NO_WORD,
     # The key is derived from the id and the generation, so it need not be stored.
     "idempotency_key",

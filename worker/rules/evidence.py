@@ -17,7 +17,7 @@ from worker.model.answers import (
     ReadbackVerdict,
 )
 from worker.model.refund import Baseline, Refund, Stage, Status
-from worker.rules.outcomes import contradiction, odd_status
+from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_later, odd_status
 from worker.rules.payloads import STATUSES
 
 
@@ -34,7 +34,9 @@ def judge_list(
 
     `siblings` are our other refunds on the payment, None if they are too many to be read.
     """
-    ours = [entry for entry in entries if _is_this(entry, refund)]
+    ours = [
+        entry for entry in entries if _is_this(entry, refund) and not _is_known_over(entry, refund)
+    ]
     if ours:
         return _look_at_ours(refund, ours, entries)
     if not complete:
@@ -95,7 +97,7 @@ def _look_at_ours(
     conflict = None
     if len({entry.id for entry in ours}) > 1:
         conflict = "the provider shows two refunds with our id: money may have moved twice"
-    elif any(_is_later(entry, refund) for entry in entries):
+    elif any(is_later(entry, refund) for entry in entries):
         conflict = (
             "the provider shows a later generation with our id: lost records had sent it again"
         )
@@ -120,13 +122,14 @@ def _is_this(entry: ProviderRefund, refund: Refund) -> bool:
     return entry.refund_id == refund.refund_id and generation == str(refund.generation)
 
 
-def _is_later(entry: ProviderRefund, refund: Refund) -> bool:
-    generation = entry.generation or ""
-    return (
-        entry.refund_id == refund.refund_id
-        and generation.isdigit()
-        and int(generation) > refund.generation
-    )
+def _is_over(entry: ProviderRefund) -> bool:
+    """Return whether an entry moved nothing."""
+    return FINAL_STATUSES.get(entry.status or "") in {Status.FAILED, Status.CANCELED}
+
+
+def _is_known_over(entry: ProviderRefund, refund: Refund) -> bool:
+    """Return whether an entry moved nothing and is known: another send is what is looked for."""
+    return _is_over(entry) and entry.id in refund.prior_ids
 
 
 def _known_ids(siblings: Sequence[Refund]) -> set[str]:
@@ -139,12 +142,12 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
     """Return whether an entry may be our refund although our id and generation are missing."""
     # Dates are not used: that would compare two clocks.
     if entry.refund_id == refund.refund_id:
-        # We know our earlier generations. A later one was sent by a record that a restored server
-        # lost.
-        return (
-            not (entry.generation or "").isdigit()
-            or int(entry.generation or 0) >= refund.generation
-        )
+        # A later generation was sent by a record that a restored server lost.
+        generation = entry.generation or ""
+        is_earlier = generation.isdigit() and int(generation) < refund.generation
+        if is_earlier:
+            return not _is_over(entry) and entry.id not in refund.prior_ids
+        return not _is_known_over(entry, refund)
     # An id that a person has only named, and that was not read yet, may be ours as well as the
     # sibling's.
     if entry.id in _known_ids([sibling for sibling in siblings if sibling.operator_says is None]):

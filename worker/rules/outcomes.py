@@ -60,9 +60,24 @@ def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
         found.generation is not None
         and found.generation != str(refund.generation)
         and found.id not in refund.prior_ids
+        and not (found.id == refund.provider_refund_id and is_later(found, refund))
     ):
         return "metadata.refund_generation"
     return None
+
+
+def is_later(found: ProviderRefund, refund: Refund) -> bool:
+    """Return whether a provider's refund of ours is of a later generation than the record.
+
+    A record that a restored server lost had sent it. A person may have named it as the one that
+    counts.
+    """
+    generation = found.generation or ""
+    return (
+        found.refund_id == refund.refund_id
+        and generation.isdigit()
+        and int(generation) > refund.generation
+    )
 
 
 def classify(answer: Answer, refund: Refund) -> Outcome:

@@ -29,6 +29,7 @@ from worker.rules.attempts import (
     Rules,
     backoff,
     done,
+    done_alone,
     poll_delay,
     settled_drops,
     to_review,
@@ -72,7 +73,7 @@ def after_readback(
         and read_back.found is not None
         and not _is_stuck(refund, read_back.found, now)
     ):
-        return done(refund, read_back.found, read_back.source or "list", now)
+        return done_alone(refund, read_back.found, read_back.source or "list", now)
     if refund.operator_says in {"absent", "failed"}:
         return _after_word(refund, read_back, rules, now, jitter)
     match read_back.verdict:
@@ -321,6 +322,11 @@ def _absence_proven(refund: Refund, label: str, source: str, now: datetime) -> S
         "proven_absent_at": now,
         "evidence": source,
     }
+    if source == "operator":
+        changes["absent_by_word"] = True
+    elif refund.absent_by_word:
+        # What was sent before that word is absent too.
+        changes["absent_by_word"] = None
     if source == "operator" and refund.hinted is not None:
         # What a webhook named could not be read, and a person insists all the same.
         changes["hints_dropped"] = refund.hinted
@@ -379,7 +385,7 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
                 refund, "contradictory_reply", "the provider answered with another refund's id", now
             )
         if outcome.verdict is TryVerdict.DONE and not found.is_pending:
-            return done(refund, found, _read_by(refund, found), now)
+            return done_alone(refund, found, _read_by(refund, found), now)
     if outcome.code in {"contradictory_reply", "unknown_status"}:
         return _contradicted(refund, answer, outcome, now)
     if outcome.verdict is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:

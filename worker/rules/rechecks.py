@@ -25,7 +25,7 @@ from worker.model.answers import (
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules.attempts import NO_WORD, done, in_words, to_review
-from worker.rules.outcomes import FINAL_STATUSES, classify, contradiction, odd_status
+from worker.rules.outcomes import FINAL_STATUSES, classify, contradiction, is_later, odd_status
 from worker.rules.payloads import STATUSES
 
 WAITS: Final = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1))
@@ -102,13 +102,16 @@ def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict
         return CandidateVerdict.CONTRADICTS, "its metadata carry an unreadable generation"
     if int(generation) > refund.generation:
         return CandidateVerdict.LATER, ""
+    moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
     if int(generation) < refund.generation:
-        moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
         if moved_nothing:
             return CandidateVerdict.OTHER, ""
         if (wrong := contradiction(replace(found, generation=None), refund)) is not None:
             return CandidateVerdict.CONTRADICTS, f"it has our id but another {wrong}"
         return CandidateVerdict.EARLIER, ""
+    if moved_nothing and found.id in refund.prior_ids:
+        # It is known: only a person says what became of an earlier send beside it.
+        return CandidateVerdict.OTHER, ""
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:
         return CandidateVerdict.CONTRADICTS, f"it has our id but another {wrong or 'status'}"
@@ -273,7 +276,12 @@ def changed_by_provider(
 
 def _reversed(refund: Refund, found: ProviderRefund, source: str, now: datetime) -> Step:
     reason = found.failure_reason or ("canceled" if found.status == "canceled" else "unknown")
-    can_be_repeated = refund.can_be_made_again and refund.set_aside_ids is None
+    can_be_repeated = (
+        refund.can_be_made_again
+        and refund.set_aside_ids is None
+        # The key of a lost generation stands for what that one sent.
+        and not is_later(found, refund)
+    )
     changes = {
         "provider_status": found.status,
         "failure_reason": reason,

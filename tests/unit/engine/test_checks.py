@@ -12,6 +12,7 @@ import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, MINUTE, NOW, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
+from tests.unit.engine.rereads import NAMED, hint
 from tests.unit.engine.shop import (
     ID,
     LIST,
@@ -315,3 +316,21 @@ async def test_payment_that_is_not_confirmed_is_asked_for_ever_rarer(
         shop.pass_time(30 * MINUTE)
         await shop.handle()
         assert (await shop.stored()).next_check_at == NOW + 30 * MINUTE + 675 * SECOND
+
+
+async def test_refund_that_a_webhook_names_while_its_payment_is_read_is_not_refused_as_unsent(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async def named_meanwhile(_: httpx.Request) -> httpx.Response:
+        await hint(shop)
+        return totals(0, currency="jpy")
+
+    async with opened(async_redis) as shop:
+        await shop.accept(currency="usd")
+        shop.provider.will(PAID, named_meanwhile)
+        assert await shop.handle() == "changed meanwhile"
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_9")
+        assert refund.contradicted_by is None

@@ -10,9 +10,10 @@ import pytest
 import redis.asyncio
 
 from tests.factories import BLIND, HOUR, done_as, refund_payload
-from tests.unit.engine.rereads import hint, retried_and_refused, settle
+from tests.unit.engine.deciding import bring_to_review, decided, look
+from tests.unit.engine.rereads import OWN, RETRIED, hint, retried_and_refused, settle
 from tests.unit.engine.shop import ID, POST, Shop, events, opened, says
-from worker.model.refund import Retriable, Stage, Status
+from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.rules import attempts, decisions
 from worker.store import saves, scripts
 
@@ -196,3 +197,70 @@ async def test_what_a_person_has_ended_is_no_alarm_again_at_the_next_read(
         assert await shop.handle() == "succeeded"
         assert (await shop.stored()).contradicted_by is None
         assert events(log, alarm=True) == []
+
+
+# A generation that a restored server has lost
+
+
+async def named_later(shop: Shop, status: str) -> Refund:
+    """A record that lost its retry, after a person has named what the retry made."""
+    await settle(shop, "failed")
+    metadata = {"refund_id": ID, "refund_generation": "2"}
+    later = refund_payload(id="re_2", metadata=metadata)
+    shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+    shop.provider.will(RETRIED, says(200, later), says(200, later | {"status": status}))
+    await hint(shop, "re_2")
+    await shop.handle()
+    refund = await shop.stored()
+    assert refund.contradicted_by == "re_2"
+    await decided(shop, decisions.resolve_succeeded(refund, "re_2", shop.now, by="ann"))
+    return await look(shop)
+
+
+async def test_retry_that_was_lost_is_found_to_be_reversed_like_any_other_refund(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis) as shop:
+        refund = await named_later(shop, "succeeded")
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_2")
+        before = events(log, alarm=True).count("proof_against_settled")
+        metadata = {"refund_id": ID, "refund_generation": "2"}
+        failed = refund_payload(id="re_2", metadata=metadata, status="failed")
+        shop.provider.will(RETRIED, says(200, failed))
+        await async_redis.zadd("refunds:rechecks", {ID: 1})
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.reversed_at is None) == (Status.FAILED, False)
+        assert events(log, alarm=True).count("proof_against_settled") == before
+        # The next generation's key is that of the retry that was lost.
+        assert refund.retriable is Retriable.NO
+
+
+async def test_retry_that_was_lost_and_has_failed_is_not_sent_under_its_key_again(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        refund = await named_later(shop, "failed")
+        assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.NO)
+
+
+async def test_retry_that_was_lost_and_is_pending_is_polled_to_its_end(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        refund = await named_later(shop, "pending")
+        assert refund.stage is Stage.PROCESSING
+        refund = await look(shop)
+        assert (refund.stage, refund.provider_refund_id) == (Stage.PROCESSING, "re_2")
+
+
+async def test_refund_in_doubt_ends_as_the_retry_that_was_lost_once_a_person_names_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        refund = await bring_to_review(shop)
+        metadata = {"refund_id": ID, "refund_generation": "2"}
+        shop.provider.will(RETRIED, says(200, refund_payload(id="re_2", metadata=metadata)))
+        await decided(shop, decisions.resolve_succeeded(refund, "re_2", shop.now, by="ann"))
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_2")

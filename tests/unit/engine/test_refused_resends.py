@@ -10,10 +10,10 @@ import redis.asyncio
 
 from tests.factories import BLIND, VERIFY, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, posts
-from tests.unit.engine.rereads import OWN, failed_and_retried
-from tests.unit.engine.shop import LIST, PAID, POST, Shop, error, listing, opened, totals
+from tests.unit.engine.rereads import OWN, RETRIED, failed_and_retried, hint
+from tests.unit.engine.shop import LIST, PAID, POST, Shop, error, listing, opened, says, totals
 from worker.errors import NotCancelable
-from worker.model.refund import Refund, Stage, Status
+from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.rules import decisions
 from worker.rules.attempts import Rules
 
@@ -159,3 +159,139 @@ async def test_refusal_that_was_not_true_before_fails_only_what_is_proven_absent
         refund = await look(shop)
         stage = Stage.REVIEW if source == "operator" else Stage.SETTLED
         assert (refund.stage, refund.error_code, posts(shop)) == (stage, code, 3)
+
+
+# The provider makes a refund for the send, and that one fails
+
+
+def second(status: str) -> httpx.Response:
+    """What the send after a person's word made."""
+    return says(200, refund_payload(id="re_2", status=status, failure_reason="insufficient_funds"))
+
+
+async def resent(shop: Shop, shows: str) -> Refund:
+    """A refund in doubt that was sent again, and what that send made has ended as shown."""
+    refund = await bring_to_review(shop)
+    await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+    shop.provider.will(LIST, listing())
+    shop.provider.will(PAID, EMPTY)
+    replies = {"at once": second("failed"), "later": second("pending")}
+    shop.provider.will(POST, replies.get(shows, httpx.ReadError("cut")))
+    shop.provider.will(RETRIED, second("failed"))
+    refund = await look(shop, 1 if shop.rules is BLIND else 2)
+    if shows == "by a webhook":
+        await hint(shop, "re_2")
+        await shop.store.redis.zadd("refunds:rechecks", {refund.refund_id: 1})
+    return refund if shows == "at once" else await look(shop)
+
+
+@pytest.mark.parametrize("shows", ["at once", "later", "by a webhook"])
+async def test_failed_send_proves_nothing_of_what_only_a_person_calls_absent(
+    async_redis: redis.asyncio.Redis, shows: str
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await resent(shop, shows)
+        assert (refund.stage, refund.error_code, posts(shop)) == (
+            Stage.REVIEW,
+            "insufficient_funds",
+            2,
+        )
+        assert (refund.provider_refund_id, refund.prior_refund_ids) == (None, "re_2")
+        assert "may have moved the money" in (await shop.history())[-1]["alarm"]
+
+
+@pytest.mark.parametrize("shows", ["at once", "later"])
+async def test_failed_send_fails_what_a_list_has_proven_absent(
+    async_redis: redis.asyncio.Redis, shows: str
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        refund = await resent(shop, shows)
+        assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.YES)
+
+
+async def test_failed_send_is_read_no_more_once_it_is_known(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await resent(shop, "at once")
+        await hint(shop, "re_2")
+        await shop.handle()
+        assert (await shop.stored()).version == refund.version
+        await decided(shop, decisions.resolve_failed(refund, "gone", by="ann", unverified=True))
+        refund = await look(shop)
+        assert (refund.status, refund.evidence, refund.error_code) == (
+            Status.FAILED,
+            "operator",
+            "gone",
+        )
+        assert refund.retriable is Retriable.NO
+
+
+@pytest.mark.parametrize(
+    ("first", "status"), [("succeeded", Status.SUCCEEDED), (None, Status.FAILED)]
+)
+async def test_list_shows_what_became_of_the_first_send_beside_the_failed_one(
+    async_redis: redis.asyncio.Redis, first: str | None, status: Status
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        refund = await bring_to_review(shop)
+        await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+        unnamed = refund_payload(id="re_8", metadata={})
+        shop.provider.will(LIST, listing(unnamed))
+        shop.provider.will(POST, second("failed"))
+        refund = await look(shop)
+        assert (refund.stage, posts(shop)) == (Stage.REVIEW, 2)
+        await decided(shop, decisions.resolve_failed(refund, "gone", by="ann"))
+        failed = refund_payload(id="re_2", status="failed")
+        shown = [failed] if first is None else [failed, refund_payload(status=first)]
+        shop.provider.will(LIST, listing(*shown))
+        shop.provider.will(PAID, EMPTY)
+        shop.provider.will(RETRIED, second("failed"))
+        refund = await look(shop, 1 if first else 3)
+        assert (refund.status, refund.evidence) == (status, "list")
+
+
+async def test_what_failed_beside_the_pending_send_does_not_end_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await bring_to_review(shop)
+        await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+        shop.provider.will(POST, second("pending"))
+        refund = await look(shop)
+        shop.provider.will(OWN, says_failed())
+        await hint(shop, "re_1")
+        await shop.handle()
+        assert (await shop.stored()).version == refund.version
+        shop.provider.will(RETRIED, second("succeeded"))
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_2")
+
+
+async def test_list_that_proves_absence_later_outweighs_the_persons_word(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        refund = await bring_to_review(shop)
+        await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+        shop.provider.will(LIST, listing(refund_payload(id="re_8", metadata={})))
+        shop.provider.will(POST, httpx.ReadError("cut"), second("failed"))
+        assert (await look(shop)).absent_by_word
+        shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, EMPTY)
+        refund = await look(shop, 4)
+        assert (refund.status, refund.provider_refund_id, posts(shop)) == (
+            Status.FAILED,
+            "re_2",
+            3,
+        )
+
+
+async def test_person_may_name_the_failed_send_as_the_one_that_counts(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await resent(shop, "at once")
+        await decided(shop, decisions.resolve_succeeded(refund, "re_2", shop.now, by="ann"))
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.FAILED, "re_2")

@@ -62,4 +62,6 @@ def back(label: str, changes: dict[str, Any] | None = None, **fields: Any) -> St
 
 def taken_for_absent(source: str, label: str, absent_at: Any = NOW, **more: Any) -> Step:
     changes = ANEW | {"absent_at": absent_at, "proven_absent_at": NOW, "evidence": source} | more
+    if source == "operator":
+        changes["absent_by_word"] = True
     return pending(Stage.IN_DOUBT, label, changes, 30 * SECOND, source=source, by="ann")

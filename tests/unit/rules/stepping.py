@@ -59,6 +59,7 @@ DROPPED = dict.fromkeys(
         "missing_since",
         "unconfirmed_since",
         "currency_checked",
+        "absent_by_word",
         "operator_says",
         "operator_by",
         "operator_code",

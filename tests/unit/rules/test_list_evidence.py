@@ -114,9 +114,27 @@ def test_refund_that_a_person_only_named_for_a_sibling_may_be_this_one() -> None
     assert listed(entry, siblings=[named]).verdict is ReadbackVerdict.INCONCLUSIVE
 
 
-def test_an_earlier_generation_of_ours_is_not_this_one() -> None:
-    refund = a_refund(Stage.IN_DOUBT, generation=2, first_attempt_at=STARTED)
-    assert listed(found(generation="1"), refund=refund).verdict is ReadbackVerdict.ABSENT
+@pytest.mark.parametrize(
+    ("status", "prior_refund_ids"),
+    [("failed", None), ("canceled", None), ("succeeded", "re_0 re_1"), ("pending", "re_1")],
+)
+def test_an_earlier_generation_of_ours_is_not_this_one(
+    status: str, prior_refund_ids: str | None
+) -> None:
+    # One that is known is read by its id before anything is sent.
+    refund = a_refund(Stage.IN_DOUBT, generation=2, prior_refund_ids=prior_refund_ids)
+    look = listed(found(generation="1", status=status), refund=refund)
+    assert look.verdict is ReadbackVerdict.ABSENT
+
+
+@pytest.mark.parametrize("status", ["succeeded", "pending", "on_hold", None])
+def test_earlier_generation_of_ours_that_stands_and_is_not_known_proves_no_absence(
+    status: str | None,
+) -> None:
+    # The record says that nothing of it moved. Another send would move the money twice.
+    refund = a_refund(Stage.IN_DOUBT, generation=2, prior_refund_ids="re_0")
+    look = listed(found(generation="1", status=status), refund=refund)
+    assert look.verdict is ReadbackVerdict.INCONCLUSIVE
 
 
 def test_entry_with_our_id_and_no_generation_is_not_taken_for_a_later_one() -> None:

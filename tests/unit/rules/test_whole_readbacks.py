@@ -52,7 +52,8 @@ def sibling(**fields: Any) -> Any:
         (found(generation="2"), ReadbackVerdict.INCONCLUSIVE),
         # One of ours that is written in another way than we write it.
         (found(generation="01"), ReadbackVerdict.INCONCLUSIVE),
-        (found(generation="0"), ReadbackVerdict.ABSENT),
+        (found(generation="0", status="failed"), ReadbackVerdict.ABSENT),
+        (found(generation="0"), ReadbackVerdict.INCONCLUSIVE),
         (found(generation="x"), ReadbackVerdict.INCONCLUSIVE),
         (found(generation=""), ReadbackVerdict.INCONCLUSIVE),
     ],

@@ -41,8 +41,10 @@ local function save(ARGV)
   elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
     return {'stale', int(NOW), ''}
   elseif to == 'settled' and r.hinted
-    and (r.stage == 'review' or ARGV[9] == 'canceled' and (r.stage == 'queued' or r.stage == 'waiting')) then
-    -- A person or the caller ended it before a webhook named a refund of the provider, which does not change the version.
+    and (r.stage == 'review' or ARGV[9] ~= 'succeeded' and (r.stage == 'queued' or r.stage == 'waiting')
+      or ARGV[9] == 'failed' and r.operator_says == 'failed' and not r.operator_unverified) then
+    -- A person, the caller or a guard ended it before a webhook named a refund of the provider, which does not change the
+    -- version. It removes a person's insistence, so one who gave up what was named and could not be read still insists.
     return {'stale', int(NOW), ''}
   end
   if set.provider_refund_id and set.provider_refund_id ~= '' then
