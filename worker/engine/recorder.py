@@ -168,21 +168,8 @@ class Recorder:
                 await self.contradict(refund, step)
             case "illegal":
                 raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
-            case "missing" if step.proof:
-                # Nothing else here knows that the money moved.
-                log.critical(
-                    "proof_without_record",
-                    refund_id=refund.refund_id,
-                    alarm=True,
-                    provider_refund_id=step.changes.get("provider_refund_id"),
-                )
             case "stale" | "already" | "missing":
-                log.info(
-                    "save_superseded",
-                    refund_id=refund.refund_id,
-                    result=saved.result,
-                    label=step.label,
-                )
+                _log_superseded(refund, step, saved)
         return None
 
     async def contradict(self, refund: Refund, proof: Step) -> None:
@@ -221,6 +208,24 @@ class Recorder:
             _, ending = await self.save(refund, readback.after_owned(refund, changes, alarm), {})
             return ending
         return None
+
+
+def _log_superseded(refund: Refund, step: Step, saved: Saved) -> None:
+    if step.proof and saved.result == "missing":
+        # Nothing else here knows that the money moved.
+        log.critical(
+            "proof_without_record",
+            refund_id=refund.refund_id,
+            alarm=True,
+            provider_refund_id=step.changes.get("provider_refund_id"),
+        )
+    else:
+        log.info(
+            "save_superseded",
+            refund_id=refund.refund_id,
+            result=saved.result,
+            label=step.label,
+        )
 
 
 def _event(step: Step) -> str:
