@@ -77,11 +77,13 @@ class Sheet:
     computed, would be read as blank although it is not.
     """
 
-    _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>")
-    _TAGS: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c|f|v)(?=[\s/>])([^>]*)>")
+    # The last group is the first character of a tag's text, if the tag has a text.
+    _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>()")
+    _TAGS: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c|f|v)(?=[\s/>])([^>]*)>([^<]?)")
     _SUSPECT: Final = re.compile(rb"""<(?:[A-Za-z0-9]+:)?f[\s/>]|\st=["']e["']""")
     _ADDRESS: Final = re.compile(rb"""\sr=["']([A-Z]{0,3})([0-9]{1,7})["']""")
     _ERROR: Final = re.compile(rb"""\st=["']e["']""")
+    _TEXT: Final = re.compile(rb"""\st=["']str["']""")
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -90,6 +92,8 @@ class Sheet:
         self._rows = self._columns = 0
         self._formula = False
         """Whether the current cell has a formula but, so far, no result."""
+        self._cell = b""
+        """The attributes of the current cell."""
         self.hidden = 0
         """The number of hidden rows, such as rows behind a filter."""
         self.unread: set[tuple[int, int]] = set()
@@ -98,15 +102,16 @@ class Sheet:
     def grow(self, block: bytes) -> None:
         """Checks the next bytes of a sheet; raises `InputError` as soon as it is too large."""
         block = self._rest + block
-        end = block.rfind(b">") + 1
+        # All before the last tag: its own text may be in the next block.
+        end = max(block.rfind(b"<"), 0)
         self._rest = block[end:]
         # Most sheets have no formula, so half of the tags need no check.
         tags = self._TAGS if self._formula or self._SUSPECT.search(block) else self._TAG
-        for kind, attributes in tags.findall(block[:end]):
+        for kind, attributes, text in tags.findall(block[:end]):
             if kind == b"f":
                 self._formula = True
             elif kind == b"v":
-                self._formula = self._formula and attributes.endswith(b"/")
+                self._formula = self._formula and not self._is_result(attributes, text)
             else:
                 self._next(kind, attributes)
         if self._rows * self._columns > (most := self._source.options.max_workbook_cells):
@@ -114,6 +119,12 @@ class Sheet:
                 f"spans {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
             )
             raise _workbook_too_large(self._source, what)
+
+    def _is_result(self, attributes: bytes, text: bytes) -> bool:
+        """Return whether a value is a result: only that of a formula for text may be empty."""
+        if attributes.endswith(b"/"):
+            return False
+        return bool(text or self._TEXT.search(self._cell))
 
     def _next(self, kind: bytes, attributes: bytes) -> None:
         """Moves to the next row or cell."""
@@ -130,8 +141,10 @@ class Sheet:
             self._row, self._column = int(address[2]), _column_number(address[1])
         else:
             self._column += 1
-        if kind == b"c" and self._ERROR.search(attributes):
-            self.unread.add((self._row, self._column))
+        if kind == b"c":
+            self._cell = attributes
+            if self._ERROR.search(attributes):
+                self.unread.add((self._row, self._column))
         self._rows, self._columns = max(self._rows, self._row), max(self._columns, self._column)
 
     def end(self) -> None:

@@ -47,6 +47,8 @@ def changed(book: bytes, old: bytes, new: bytes, member: str = "xl/worksheets/sh
         b"<c t='e' r='%s' s='1'><v>#REF!</v></c>",
         FORMULA,
         b'<c r="%s"><f>1+1</f><v/></c>',
+        b'<c r="%s"><f>1+1</f><v></v></c>',
+        b'<c r="%s" t="n"><x:f>1+1</x:f><x:v></x:v></c>',
         b'<c r="%s"><f t="shared" si="0"/></c>',
         b'<x:c r="%s" t="n"><x:f>1+1</x:f></x:c>',
     ],
@@ -64,6 +66,14 @@ def test_a_cell_without_a_value_is_not_blank(
     ]
     assert taken.ids == ["b"]
     assert "#ERROR" in files.result(book, name="refunds.xlsx", ignore_extra=True)
+
+
+def test_a_formula_may_have_an_empty_text_as_its_result(files: Files) -> None:
+    book = changed(
+        workbook(ROWS), cell("D2", "usd"), b'<c r="D2" t="str"><f>IF(1,"","usd")</f><v></v></c>'
+    )
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert [each.currency for each in taken.requests] == [None, "usd"]
 
 
 @pytest.mark.parametrize("computed", [b"<v>500</v>", b"<v>500.0</v>"])
