@@ -77,6 +77,7 @@ class Sheet:
     computed, would be read as blank although it is not.
     """
 
+    _END: Final = re.compile(rb"</(?:[A-Za-z0-9]+:)?sheetData\s*>")
     # The last group is the first character of a tag's text, if the tag has a text.
     _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>()")
     _TAGS: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c|f|v)(?=[\s/>])([^>]*)>([^<]?)")
@@ -92,6 +93,8 @@ class Sheet:
         self._rows = self._columns = 0
         self._formula = False
         """Whether the current cell has a formula but, so far, no result."""
+        self._over = False
+        """Whether all cells were seen: what follows, as a list of choices, has other formulas."""
         self._cell = b""
         """The attributes of the current cell."""
         self.hidden = 0
@@ -105,20 +108,30 @@ class Sheet:
         # All before the last tag: its own text may be in the next block.
         end = max(block.rfind(b"<"), 0)
         self._rest = block[end:]
+        if not self._over and (last := self._END.search(block)) is not None:
+            self._check(block[: last.start()])
+            self.end()
+            self._over = True
+            self._check(block[last.start() : end])
+        else:
+            self._check(block[:end])
+        if self._rows * self._columns > (most := self._source.options.max_workbook_cells):
+            what = (
+                f"spans {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
+            )
+            raise _workbook_too_large(self._source, what)
+
+    def _check(self, block: bytes) -> None:
+        """Checks the tags in whole tags and texts."""
         # Most sheets have no formula, so half of the tags need no check.
-        tags = self._TAGS if self._formula or self._SUSPECT.search(block) else self._TAG
-        for kind, attributes, text in tags.findall(block[:end]):
+        has_formulas = not self._over and (self._formula or self._SUSPECT.search(block))
+        for kind, attributes, text in (self._TAGS if has_formulas else self._TAG).findall(block):
             if kind == b"f":
                 self._formula = True
             elif kind == b"v":
                 self._formula = self._formula and not self._is_result(attributes, text)
             else:
                 self._next(kind, attributes)
-        if self._rows * self._columns > (most := self._source.options.max_workbook_cells):
-            what = (
-                f"spans {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
-            )
-            raise _workbook_too_large(self._source, what)
 
     def _is_result(self, attributes: bytes, text: bytes) -> bool:
         """Return whether a value is a result: only that of a formula for text may be empty."""
@@ -151,6 +164,7 @@ class Sheet:
         """Notes the last cell if it has a formula without a result."""
         if self._formula:
             self.unread.add((self._row, self._column))
+            self._formula = False
 
 
 def _column_number(letters: bytes) -> int:

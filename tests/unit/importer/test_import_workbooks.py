@@ -89,6 +89,18 @@ def test_an_ignored_column_may_hold_errors(files: Files) -> None:
     assert files.take(book, "refunds.xlsx", ignore_extra=True).ids == ["a", "b"]
 
 
+@pytest.mark.parametrize("rows", [b"</sheetData>", b"</sheetData >"])
+def test_a_formula_beside_the_cells_is_not_that_of_the_last_one(files: Files, rows: bytes) -> None:
+    choices = (
+        b"<extLst><ext><x14:formula1><xm:f>Lists!$A$1:$A$9</xm:f></x14:formula1></ext></extLst>"
+    )
+    book = changed(workbook(ROWS), cell("E3", "y"), b"")
+    book = changed(book, cell("D3", "usd"), b'<c r="D3" s="1"/>')
+    book = changed(book, b"</sheetData>", rows + choices)
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert (taken.ids, taken.errors) == (["a", "b"], [])
+
+
 def test_errors_in_another_sheet_do_not_matter(files: Files) -> None:
     book = workbook([["x", "y", "z"], [1, 2, 3]], [["id", "pi", "amount"], ["a", "pi_1", ""]])
     book = changed(book, cell("C2", 3), ERROR % b"C2")
