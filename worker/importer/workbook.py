@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from worker.errors import InputError
 
 _BLOCK: Final = 128 * 1024
+_PACKED: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+"""How the parts of a workbook may be compressed."""
 
 
 def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
@@ -40,6 +42,11 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
                     " it as .xlsx or CSV"
                 )
             for member in archive.infolist():
+                if member.compress_type not in _PACKED:
+                    raise source.problem(
+                        f"is not a workbook that can be read: its part {member.filename!r} is"
+                        " compressed as in other zip files; save it as .xlsx or CSV"
+                    )
                 sheet = sheets[member.filename] = Sheet(source)
                 with archive.open(member) as stream:
                     while block := read_block(source, stream, _BLOCK):

@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from tests.support.files import Files, workbook
+from worker.errors import InputError
 from worker.importer import ImportOptions, open_source, validate
 
 HEADER: list[object] = ["id", "pi", "amount", "currency", "note"]
@@ -139,3 +140,17 @@ def test_rows_behind_a_filter_are_counted(files: Files) -> None:
         ) as source:
             assert validate(source).summary.accepted == 2
             assert source.hidden_rows == hidden
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_part_compressed_as_in_other_zip_files_is_named(files: Files, kind: int) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(workbook(ROWS))) as book, zipfile.ZipFile(out, "w") as other:
+        for name in book.namelist():
+            other.writestr(name, book.read(name), kind)
+    packed = out.getvalue()
+    at = packed.index(b"[Content_Types].xml") + 40
+    damaged = packed[:at] + b"\xff" * 9 + packed[at + 9 :]
+    for content in (packed, damaged):
+        with pytest.raises(InputError, match=r"its part '\[Content_Types\].xml' is compressed"):
+            files.take(content, "refunds.xlsx", ignore_extra=True)
