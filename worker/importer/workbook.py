@@ -185,14 +185,15 @@ def sheet_rows(source: Source, file: IO[bytes]) -> Iterator[list[object]]:
     """Yield all rows of the sheet to import; cells without a value are `UNREAD`."""
     sheets = _scanned(source, file)
     members = _members(file)
-    name, rows = _chosen(source, file)
+    name, before, rows = _chosen(source, file)
     # If the part that holds the sheet is unknown, the findings in all parts count.
     known = [sheets[members[name]]] if members.get(name) in sheets else [*sheets.values()]
     source.hidden_rows = sum(sheet.hidden for sheet in known)
     unread: dict[int, list[int]] = {}
     for sheet in known:
         for row, column in sheet.unread:
-            unread.setdefault(row, []).append(column)
+            if column > before:
+                unread.setdefault(row, []).append(column - before)
     for number, found in enumerate(rows, 1):
         cells = [*found]
         for column in unread.get(number, ()):
@@ -234,8 +235,11 @@ def _tags(xml: bytes, name: str) -> Iterator[dict[str, str]]:
         }
 
 
-def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[object]]]:
-    """Return the name of the sheet to import, and its rows."""
+def _chosen(source: Source, file: IO[bytes]) -> tuple[str, int, Iterator[Sequence[object]]]:
+    """Return the name of the sheet to import, its empty columns before the first, and its rows.
+
+    The rows have no cells of these columns.
+    """
     try:
         import python_calamine as calamine  # noqa: PLC0415 - an extra, needed only to read XLSX
     except ImportError:
@@ -257,7 +261,7 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[obj
                     raise source.problem(
                         f"has no sheet {wanted!r}: its sheets are {', '.join(sheets)}"
                     )
-                return wanted, _iterated(workbook, wanted)
+                return wanted, *_iterated(workbook, wanted)
             filled = [name for name in sheets if workbook.get_sheet_by_name(name).height > 0]
             if not filled:
                 raise source.problem("is empty: no sheet has cells")
@@ -266,7 +270,7 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[obj
                     f"has several sheets with rows ({', '.join(filled)}): name the right one"
                     " with --sheet"
                 )
-            return filled[0], _iterated(workbook, filled[0])
+            return filled[0], *_iterated(workbook, filled[0])
     except (
         calamine.CalamineError,
         calamine.PasswordError,
@@ -276,6 +280,8 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[obj
         raise source.problem(f"is not a complete XLSX workbook: {error}") from None
 
 
-def _iterated(workbook: Any, name: str) -> Iterator[Sequence[object]]:
-    rows: Iterator[Sequence[object]] = workbook.get_sheet_by_name(name).iter_rows()
-    return rows
+def _iterated(workbook: Any, name: str) -> tuple[int, Iterator[Sequence[object]]]:
+    sheet = workbook.get_sheet_by_name(name)
+    rows: Iterator[Sequence[object]] = sheet.iter_rows()
+    # An empty sheet has no start.
+    return (sheet.start or (0, 0))[1], rows

@@ -69,6 +69,31 @@ def test_a_cell_without_a_value_is_not_blank(
     assert "#ERROR" in files.result(book, name="refunds.xlsx", ignore_extra=True)
 
 
+@pytest.mark.parametrize("empty", [1, 2])
+@pytest.mark.parametrize("unread", [ERROR, FORMULA])
+def test_a_cell_without_a_value_is_found_beside_empty_columns(
+    files: Files, empty: int, unread: bytes
+) -> None:
+    rows: list[list[object]] = [[None] * empty + row for row in ROWS]
+    reference = f"{chr(67 + empty)}2"
+    book = changed(workbook(rows), cell(reference, 500), unread % reference.encode())
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert [(error.line, error.column, error.code) for error in taken.errors] == [
+        (2, "amount", "cell_error")
+    ]
+    assert taken.ids == ["b"]
+
+
+def test_a_column_without_any_value_is_not_read(files: Files) -> None:
+    rows: list[list[object]] = [[n, *row] for n, row in enumerate(ROWS, 1)]
+    book = workbook(rows)
+    for number in (1, 2, 3):
+        reference = f"A{number}"
+        book = changed(book, cell(reference, number), FORMULA % reference.encode())
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert (taken.ids, taken.errors) == (["a", "b"], [])
+
+
 def test_a_formula_may_have_an_empty_text_as_its_result(files: Files) -> None:
     book = changed(
         workbook(ROWS), cell("D2", "usd"), b'<c r="D2" t="str"><f>IF(1,"","usd")</f><v></v></c>'
