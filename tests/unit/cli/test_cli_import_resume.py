@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.cli_runner import Cli, Records
-from worker.batches import read_batch
+from worker.batches import cancel_batch, read_batch
 from worker.errors import InputError
 from worker.importer.prefetch import ahead
 
@@ -117,6 +117,21 @@ def test_a_result_claims_no_refund_that_took_a_rows_id_during_the_import(
         "conflict",
     )
     assert taken["provider_refund_id"] == ""
+
+
+def test_an_import_does_not_end_well_if_its_batch_was_canceled_meanwhile(
+    cli: Cli, records: Records, season: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def and_then_canceled(items: Iterable[Any]) -> Iterator[Iterator[Any]]:
+        cancel_batch(records.store, "b-1", "kim")
+        yield iter(items)
+
+    monkeypatch.setattr("worker.file_import.submitting.ahead", and_then_canceled)
+    ran = cli("import", season, "--batch", "b-1", "--json", "--delay", "1h")
+    assert (ran.code, ran.object["created"]) == (6, ROWS)
+    assert "batch b-1 was canceled during its import" in ran.err
+    assert "nothing is sent before" not in ran.err
 
 
 def test_what_is_read_ahead_comes_in_its_order_and_ends_in_its_error() -> None:
