@@ -12,11 +12,11 @@ import re
 import zipfile
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from worker.importer.cells import UNREAD
+from worker.importer.cells import MERGED, UNREAD, is_blank
 from worker.importer.sources import Source, read_block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from worker.errors import InputError
 
@@ -91,6 +91,10 @@ class Sheet:
     _SUSPECT: Final = re.compile(rb"""<(?:[A-Za-z0-9]+:)?f[\s/>]|\st=["']e["']""")
     _ADDRESS: Final = re.compile(rb"""\sr=["']([A-Z]{0,3})([0-9]{1,7})["']""")
     _ERROR: Final = re.compile(rb"""\st=["']e["']""")
+    _MERGED: Final = re.compile(
+        rb"""<(?:[A-Za-z0-9]+:)?mergeCell\s[^>]*?\bref=["']"""
+        rb"""([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})["']"""
+    )
     _TEXT: Final = re.compile(rb"""\st=["']str["']""")
 
     def __init__(self, source: Source) -> None:
@@ -108,6 +112,9 @@ class Sheet:
         """The number of hidden rows, such as rows behind a filter."""
         self.unread: set[tuple[int, int]] = set()
         """The row and the column, from 1, of each cell without a value."""
+        self._merged = 0
+        self.merged: dict[int, dict[int, tuple[int, int]]] = {}
+        """By row and column, from 1, the row and the column whose value a merged cell shows."""
 
     def grow(self, block: bytes) -> None:
         """Checks the next bytes of a sheet; raises `InputError` as soon as it is too large."""
@@ -119,7 +126,9 @@ class Sheet:
             self._check(block[: last.start()])
             self.end()
             self._over = True
-            self._check(block[last.start() : end])
+            self._after(block[last.start() : end])
+        elif self._over:
+            self._after(block[:end])
         else:
             self._check(block[:end])
         if self._rows * self._columns > (most := self._source.options.max_workbook_cells):
@@ -127,6 +136,19 @@ class Sheet:
                 f"spans {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
             )
             raise _workbook_too_large(self._source, what)
+
+    def _after(self, block: bytes) -> None:
+        """Checks what follows the cells, and notes which of them are merged."""
+        self._check(block)
+        for left, top, right, bottom in self._MERGED.findall(block):
+            first, last = _column_number(left), min(_column_number(right), self._columns)
+            rows = range(int(top), min(int(bottom), self._rows) + 1)
+            self._merged += max(0, last - first + 1) * len(rows)
+            if self._merged > self._source.options.max_workbook_cells:
+                raise self._source.problem("has merged cells that overlap: unmerge them")
+            for row in rows:
+                shown = dict.fromkeys(range(first, last + 1), (int(top), first))
+                self.merged.setdefault(row, {}).update(shown)
 
     def _check(self, block: bytes) -> None:
         """Checks the tags in whole tags and texts."""
@@ -194,13 +216,42 @@ def sheet_rows(source: Source, file: IO[bytes]) -> Iterator[list[object]]:
         for row, column in sheet.unread:
             if column > before:
                 unread.setdefault(row, []).append(column - before)
+    has_names = False
+    filled: set[tuple[int, int]] = set()
     for number, found in enumerate(rows, 1):
         cells = [*found]
         for column in unread.get(number, ()):
             cells += [""] * (column - len(cells))
             if cells[column - 1] in {"", None}:
                 cells[column - 1] = UNREAD
+        # A row of blanks is none, and the name of a column may be merged with its neighbour.
+        if not all(map(is_blank, cells)):
+            for sheet in known if has_names else ():
+                _mark_merged(cells, before, sheet.merged.get(number, {}), number, filled)
+            has_names = True
         yield cells
+
+
+def _mark_merged(
+    cells: list[object],
+    before: int,
+    merged: Mapping[int, tuple[int, int]],
+    number: int,
+    filled: set[tuple[int, int]],
+) -> None:
+    """Mark the blank cells of a row that show the value of another one.
+
+    `filled` are the cells with a value that others show, of this row and those above.
+    """
+    for column, shown in sorted(merged.items()):
+        at = column - before - 1
+        if not 0 <= at < len(cells):
+            continue
+        if not is_blank(cells[at]):
+            if shown == (number, column):
+                filled.add(shown)
+        elif shown in filled:
+            cells[at] = MERGED
 
 
 def _members(file: IO[bytes]) -> dict[str, str]:

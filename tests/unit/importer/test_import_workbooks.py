@@ -110,6 +110,54 @@ def test_a_formula_with_a_result_is_read_as_its_result(computed: bytes, files: F
     ] == [500, 700]
 
 
+def merged(book: bytes, *ranges: str) -> bytes:
+    cells = "".join(f'<mergeCell ref="{each}"/>' for each in ranges)
+    end = f"</sheetData><mergeCells>{cells}</mergeCells>".encode()
+    return changed(book, b"</sheetData>", end)
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_cell_that_shows_the_value_of_another_row_is_not_blank(files: Files, empty: int) -> None:
+    rows: list[list[object]] = [[None] * empty + row for row in ROWS]
+    rows[2][empty + 2] = None
+    amount = chr(67 + empty)
+    book = merged(workbook(rows), f"{amount}2:{amount}3")
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert [(error.line, error.column, error.code) for error in taken.errors] == [
+        (3, "amount", "cell_merged")
+    ]
+    assert taken.ids == ["a"]
+
+
+def test_rows_of_merged_cells_alone_are_blank(files: Files) -> None:
+    rows: list[list[object]] = [HEADER, ROWS[1], [None] * 5, ROWS[2]]
+    book = merged(workbook(rows), *(f"{column}2:{column}3" for column in "ABCDE"))
+    assert files.take(book, "refunds.xlsx", ignore_extra=True).lines == [2, 4]
+
+
+def test_merged_cells_without_a_value_and_names_of_columns_are_blank(files: Files) -> None:
+    rows = [[*HEADER, None], [*ROWS[1]], [*ROWS[2]]]
+    rows[1][3] = rows[2][3] = None
+    book = merged(workbook(rows), "E1:F1", "D2:D3")
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert (taken.ids, taken.errors) == (["a", "b"], [])
+    beside = [HEADER, ["a", "pi_1", 500, None, None], ROWS[2]]
+    taken = files.take(merged(workbook(beside), "C2:D2"), "refunds.xlsx", ignore_extra=True)
+    assert [(error.column, error.code) for error in taken.errors] == [("currency", "cell_merged")]
+
+
+def test_merged_cells_beside_the_rows_and_many_of_them_cost_nothing(files: Files) -> None:
+    book = merged(workbook(ROWS), "F1:XFD1048576", "A4:E1048576")
+    assert files.take(book, "refunds.xlsx", ignore_extra=True).ids == ["a", "b"]
+    with pytest.raises(InputError, match="merged cells that overlap"):
+        files.take(
+            merged(workbook(ROWS), *["A1:E3"] * 9),
+            "refunds.xlsx",
+            ignore_extra=True,
+            max_workbook_cells=100,
+        )
+
+
 def test_an_ignored_column_may_hold_errors(files: Files) -> None:
     book = changed(workbook(ROWS), cell("E2", "x"), ERROR % b"E2")
     assert files.take(book, "refunds.xlsx", ignore_extra=True).ids == ["a", "b"]
