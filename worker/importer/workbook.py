@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _BLOCK: Final = 128 * 1024
 _PACKED: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 """How the parts of a workbook may be compressed."""
+_MOST_MERGED: Final = 200_000
+"""Merged cells of all sheets that are held in memory."""
 
 
 def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
@@ -31,7 +33,7 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
     Raises `InputError` if it is not a workbook, or is too large.
     """
     # A zip file can misstate its own sizes, so every member is unpacked once, and discarded.
-    total = 0
+    total = merged = 0
     sheets: dict[str, Sheet] = {}
     try:
         with zipfile.ZipFile(file) as archive:
@@ -61,6 +63,9 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
                         if member.filename.endswith(".xml"):
                             sheet.grow(block)
                 sheet.end()
+                merged += sheet.merged_cells
+                if merged > _MOST_MERGED:
+                    raise _too_many_merged(source)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
         raise source.problem(f"is not a complete XLSX workbook: {error}") from None
     file.seek(0)
@@ -71,6 +76,12 @@ def _workbook_too_large(source: Source, what: str) -> InputError:
     return source.problem(
         f"{what}, and a workbook is held in memory: save the sheet as CSV, which can have any"
         " length"
+    )
+
+
+def _too_many_merged(source: Source) -> InputError:
+    return source.problem(
+        f"has more than {_MOST_MERGED:,} merged cells: unmerge them, or save the sheet as CSV"
     )
 
 
@@ -112,7 +123,7 @@ class Sheet:
         """The number of hidden rows, such as rows behind a filter."""
         self.unread: set[tuple[int, int]] = set()
         """The row and the column, from 1, of each cell without a value."""
-        self._merged = 0
+        self.merged_cells = 0
         self.merged: dict[int, dict[int, tuple[int, int]]] = {}
         """By row and column, from 1, the row and the column whose value a merged cell shows."""
 
@@ -143,9 +154,9 @@ class Sheet:
         for left, top, right, bottom in self._MERGED.findall(block):
             first, last = _column_number(left), min(_column_number(right), self._columns)
             rows = range(int(top), min(int(bottom), self._rows) + 1)
-            self._merged += max(0, last - first + 1) * len(rows)
-            if self._merged > self._source.options.max_workbook_cells:
-                raise self._source.problem("has merged cells that overlap: unmerge them")
+            self.merged_cells += max(0, last - first + 1) * len(rows)
+            if self.merged_cells > _MOST_MERGED:
+                raise _too_many_merged(self._source)
             for row in rows:
                 shown = dict.fromkeys(range(first, last + 1), (int(top), first))
                 self.merged.setdefault(row, {}).update(shown)

@@ -146,16 +146,22 @@ def test_merged_cells_without_a_value_and_names_of_columns_are_blank(files: File
     assert [(error.column, error.code) for error in taken.errors] == [("currency", "cell_merged")]
 
 
-def test_merged_cells_beside_the_rows_and_many_of_them_cost_nothing(files: Files) -> None:
+def test_merged_cells_beside_the_rows_cost_nothing(files: Files) -> None:
     book = merged(workbook(ROWS), "F1:XFD1048576", "A4:E1048576")
     assert files.take(book, "refunds.xlsx", ignore_extra=True).ids == ["a", "b"]
-    with pytest.raises(InputError, match="merged cells that overlap"):
-        files.take(
-            merged(workbook(ROWS), *["A1:E3"] * 9),
-            "refunds.xlsx",
-            ignore_extra=True,
-            max_workbook_cells=100,
-        )
+
+
+@pytest.mark.parametrize("sheets", [1, 3])
+def test_the_merged_cells_of_all_sheets_are_limited(files: Files, sheets: int) -> None:
+    blank: list[object] = [None, None]
+    rows: list[list[object]] = [["id", "pi"], *[blank] * 49_999, ["a", "pi_1"]]
+    book = workbook(*[rows] * sheets)
+    for number in range(1, sheets + 1):
+        member = f"xl/worksheets/sheet{number}.xml"
+        cells = b'<mergeCell ref="A1:B50001"/>' * (3 if sheets == 1 else 1)
+        book = changed(book, b"</sheetData>", b"</sheetData>" + cells, member)
+    with pytest.raises(InputError, match="more than 200,000 merged cells"):
+        files.take(book, "refunds.xlsx", sheet="Sheet1")
 
 
 def test_an_ignored_column_may_hold_errors(files: Files) -> None:
