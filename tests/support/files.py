@@ -9,7 +9,7 @@ import gzip
 import io
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,16 @@ class Files:
         name: str = "refunds.csv",
         **options: Any,
     ) -> str:
-        """The result file of an import for these records."""
-        by_id = {refund.refund_id: refund for refund in records}
+        """The result file of an import for these records, as if made from the rows."""
         out = io.StringIO(newline="")
         with open_source(self.write(content, name), ImportOptions(**options)) as source:
             validation = validate(source)
+            asked = {each.request.refund_id: each.request for each in accepted(source, validation)}
+            by_id = {
+                refund.refund_id: replace(refund, fingerprint=asked[refund.refund_id].fingerprint)
+                for refund in records
+                if refund.refund_id in asked
+            }
             write_result(
                 source, validation, lambda ids: [by_id.get(refund_id) for refund_id in ids], out
             )

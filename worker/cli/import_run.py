@@ -322,6 +322,12 @@ def _report(
         note(_NOTHING_NEW)
         return NOTHING_TO_DO
     batch = batches.read_batch(refunds.store, batch_id)
+    if batch.state == "canceled":
+        note(
+            f"error: batch {batch_id} was canceled during its import: refunds that were not sent"
+            f" are canceled; see 'refunds batch show {batch_id}'"
+        )
+        return REFUSED
     if batch.not_before is not None:
         until = values.moment(batch.not_before)
         note(

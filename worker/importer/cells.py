@@ -35,6 +35,16 @@ class _Unread:
 
 UNREAD: Final = _Unread()
 
+
+class _Merged:
+    """The value of a workbook's blank cell that shows the value of another, merged with it."""
+
+    def __repr__(self) -> str:
+        return "#MERGED"
+
+
+MERGED: Final = _Merged()
+
 # A spreadsheet keeps 15 digits of a number, so a longer one has already lost its last digits.
 _EXACT: Final = 10**15
 
@@ -100,6 +110,8 @@ def cell_problem(value: object) -> tuple[str, str] | None:
                 " and save that"
             ),
         )
+    if value is MERGED:
+        return "cell_merged", "is part of a merged cell: unmerge it, and fill each cell"
     if isinstance(value, float):
         if value.is_integer() and abs(value) >= _EXACT:
             return (

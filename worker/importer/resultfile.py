@@ -22,6 +22,7 @@ from worker.importer.columns import (
     result_columns,
 )
 from worker.importer.formats import delimiter_of, separator_named
+from worker.importer.ids import SameRefund
 from worker.importer.verdicts import JudgedRow, judged, refused
 from worker.model.currencies import in_major
 from worker.model.refund import Refund, Status
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 INVALID: Final = "invalid"
 """The status of a refused row in a result file; no record ever has it."""
+_CONFLICT: Final = {
+    "error_code": "conflict",
+    "error_message": "the refund with this id has other contents than this row: see that refund",
+}
 _AT_ONCE: Final = 500
 
 
@@ -54,18 +59,23 @@ def write_result(
     """Write every row with its result, and return the number of rows.
 
     `lookup` returns the record of each id in the ids' order, None if there is none: such a row has
-    its refund_id and no status. Refused rows have the status `invalid` and their errors. `out` is
-    opened with `encoding="utf-8", newline=""`.
+    its refund_id and no status. Refused rows have the status `invalid` and their errors. A row
+    whose id belongs to a refund with other contents has an error and no status, because that
+    refund is not the row's. `out` is opened with `encoding="utf-8", newline=""`.
     """
     table = _table(source, RESULT_COLUMNS, out)
     rows = judged(source, validation)
+    same_refund = SameRefund()
     written = 0
     while chunk := list(islice(rows, _AT_ONCE)):
         ids = [each.request.refund_id for each in chunk if each.request is not None]
         found = iter(lookup(ids) if ids else ())
         for each in chunk:
             refund = next(found) if each.request is not None else None
-            table.write(each.row.names, each.row.values, _outcome(each, refund, source.options))
+            outcome = _outcome(each, refund, source.options)
+            if refund is not None and not _is_of(each, refund, same_refund):
+                outcome = {"refund_id": refund.refund_id, **_CONFLICT}
+            table.write(each.row.names, each.row.values, outcome)
             written += 1
     return written
 
@@ -85,6 +95,14 @@ def write_failed_rows(
         table.write(row.names, row.values, _failure(row.line, errors, say))
         written += 1
     return written
+
+
+def _is_of(each: JudgedRow, refund: Refund, same_refund: SameRefund) -> bool:
+    """Return whether the record with the row's id is the refund that the row requests."""
+    request = each.request
+    if request is None or request.fingerprint == refund.fingerprint:
+        return True
+    return refund.metadata_erased_at is None and same_refund(request, refund.as_request())
 
 
 def _outcome(each: JudgedRow, refund: Refund | None, options: ImportOptions) -> Mapping[str, Any]:

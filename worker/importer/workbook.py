@@ -12,15 +12,19 @@ import re
 import zipfile
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from worker.importer.cells import UNREAD
+from worker.importer.cells import MERGED, UNREAD, is_blank
 from worker.importer.sources import Source, read_block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from worker.errors import InputError
 
 _BLOCK: Final = 128 * 1024
+_PACKED: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+"""How the parts of a workbook may be compressed."""
+_MOST_MERGED: Final = 200_000
+"""Merged cells of all sheets that are held in memory."""
 
 
 def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
@@ -29,7 +33,7 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
     Raises `InputError` if it is not a workbook, or is too large.
     """
     # A zip file can misstate its own sizes, so every member is unpacked once, and discarded.
-    total = 0
+    total = merged = 0
     sheets: dict[str, Sheet] = {}
     try:
         with zipfile.ZipFile(file) as archive:
@@ -40,6 +44,11 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
                     " it as .xlsx or CSV"
                 )
             for member in archive.infolist():
+                if member.compress_type not in _PACKED:
+                    raise source.problem(
+                        f"is not a workbook that can be read: its part {member.filename!r} is"
+                        " compressed as in other zip files; save it as .xlsx or CSV"
+                    )
                 sheet = sheets[member.filename] = Sheet(source)
                 with archive.open(member) as stream:
                     while block := read_block(source, stream, _BLOCK):
@@ -54,6 +63,9 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
                         if member.filename.endswith(".xml"):
                             sheet.grow(block)
                 sheet.end()
+                merged += sheet.merged_cells
+                if merged > _MOST_MERGED:
+                    raise _too_many_merged(source)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
         raise source.problem(f"is not a complete XLSX workbook: {error}") from None
     file.seek(0)
@@ -67,6 +79,12 @@ def _workbook_too_large(source: Source, what: str) -> InputError:
     )
 
 
+def _too_many_merged(source: Source) -> InputError:
+    return source.problem(
+        f"has more than {_MOST_MERGED:,} merged cells: unmerge them, or save the sheet as CSV"
+    )
+
+
 class Sheet:
     """The XML of a sheet, checked while it is unpacked.
 
@@ -77,11 +95,18 @@ class Sheet:
     computed, would be read as blank although it is not.
     """
 
-    _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>")
-    _TAGS: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c|f|v)(?=[\s/>])([^>]*)>")
+    _END: Final = re.compile(rb"</(?:[A-Za-z0-9]+:)?sheetData\s*>")
+    # The last group is the first character of a tag's text, if the tag has a text.
+    _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>()")
+    _TAGS: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c|f|v)(?=[\s/>])([^>]*)>([^<]?)")
     _SUSPECT: Final = re.compile(rb"""<(?:[A-Za-z0-9]+:)?f[\s/>]|\st=["']e["']""")
     _ADDRESS: Final = re.compile(rb"""\sr=["']([A-Z]{0,3})([0-9]{1,7})["']""")
     _ERROR: Final = re.compile(rb"""\st=["']e["']""")
+    _MERGED: Final = re.compile(
+        rb"""<(?:[A-Za-z0-9]+:)?mergeCell\s[^>]*?\bref=["']"""
+        rb"""([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})["']"""
+    )
+    _TEXT: Final = re.compile(rb"""\st=["']str["']""")
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -90,30 +115,69 @@ class Sheet:
         self._rows = self._columns = 0
         self._formula = False
         """Whether the current cell has a formula but, so far, no result."""
+        self._over = False
+        """Whether all cells were seen: what follows, as a list of choices, has other formulas."""
+        self._cell = b""
+        """The attributes of the current cell."""
         self.hidden = 0
         """The number of hidden rows, such as rows behind a filter."""
         self.unread: set[tuple[int, int]] = set()
         """The row and the column, from 1, of each cell without a value."""
+        self.merged_cells = 0
+        self.merged: dict[int, dict[int, tuple[int, int]]] = {}
+        """By row and column, from 1, the row and the column whose value a merged cell shows."""
 
     def grow(self, block: bytes) -> None:
         """Checks the next bytes of a sheet; raises `InputError` as soon as it is too large."""
         block = self._rest + block
-        end = block.rfind(b">") + 1
+        # All before the last tag: its own text may be in the next block.
+        end = max(block.rfind(b"<"), 0)
         self._rest = block[end:]
-        # Most sheets have no formula, so half of the tags need no check.
-        tags = self._TAGS if self._formula or self._SUSPECT.search(block) else self._TAG
-        for kind, attributes in tags.findall(block[:end]):
-            if kind == b"f":
-                self._formula = True
-            elif kind == b"v":
-                self._formula = self._formula and attributes.endswith(b"/")
-            else:
-                self._next(kind, attributes)
+        if not self._over and (last := self._END.search(block)) is not None:
+            self._check(block[: last.start()])
+            self.end()
+            self._over = True
+            self._after(block[last.start() : end])
+        elif self._over:
+            self._after(block[:end])
+        else:
+            self._check(block[:end])
         if self._rows * self._columns > (most := self._source.options.max_workbook_cells):
             what = (
                 f"spans {self._rows:,} rows and {self._columns:,} columns, more than {most:,} cells"
             )
             raise _workbook_too_large(self._source, what)
+
+    def _after(self, block: bytes) -> None:
+        """Checks what follows the cells, and notes which of them are merged."""
+        self._check(block)
+        for left, top, right, bottom in self._MERGED.findall(block):
+            first, last = _column_number(left), min(_column_number(right), self._columns)
+            rows = range(int(top), min(int(bottom), self._rows) + 1)
+            self.merged_cells += max(0, last - first + 1) * len(rows)
+            if self.merged_cells > _MOST_MERGED:
+                raise _too_many_merged(self._source)
+            for row in rows:
+                shown = dict.fromkeys(range(first, last + 1), (int(top), first))
+                self.merged.setdefault(row, {}).update(shown)
+
+    def _check(self, block: bytes) -> None:
+        """Checks the tags in whole tags and texts."""
+        # Most sheets have no formula, so half of the tags need no check.
+        has_formulas = not self._over and (self._formula or self._SUSPECT.search(block))
+        for kind, attributes, text in (self._TAGS if has_formulas else self._TAG).findall(block):
+            if kind == b"f":
+                self._formula = True
+            elif kind == b"v":
+                self._formula = self._formula and not self._is_result(attributes, text)
+            else:
+                self._next(kind, attributes)
+
+    def _is_result(self, attributes: bytes, text: bytes) -> bool:
+        """Return whether a value is a result: only that of a formula for text may be empty."""
+        if attributes.endswith(b"/"):
+            return False
+        return bool(text or self._TEXT.search(self._cell))
 
     def _next(self, kind: bytes, attributes: bytes) -> None:
         """Moves to the next row or cell."""
@@ -130,14 +194,17 @@ class Sheet:
             self._row, self._column = int(address[2]), _column_number(address[1])
         else:
             self._column += 1
-        if kind == b"c" and self._ERROR.search(attributes):
-            self.unread.add((self._row, self._column))
+        if kind == b"c":
+            self._cell = attributes
+            if self._ERROR.search(attributes):
+                self.unread.add((self._row, self._column))
         self._rows, self._columns = max(self._rows, self._row), max(self._columns, self._column)
 
     def end(self) -> None:
         """Notes the last cell if it has a formula without a result."""
         if self._formula:
             self.unread.add((self._row, self._column))
+            self._formula = False
 
 
 def _column_number(letters: bytes) -> int:
@@ -151,21 +218,51 @@ def sheet_rows(source: Source, file: IO[bytes]) -> Iterator[list[object]]:
     """Yield all rows of the sheet to import; cells without a value are `UNREAD`."""
     sheets = _scanned(source, file)
     members = _members(file)
-    name, rows = _chosen(source, file)
+    name, before, rows = _chosen(source, file)
     # If the part that holds the sheet is unknown, the findings in all parts count.
     known = [sheets[members[name]]] if members.get(name) in sheets else [*sheets.values()]
     source.hidden_rows = sum(sheet.hidden for sheet in known)
     unread: dict[int, list[int]] = {}
     for sheet in known:
         for row, column in sheet.unread:
-            unread.setdefault(row, []).append(column)
+            if column > before:
+                unread.setdefault(row, []).append(column - before)
+    has_names = False
+    filled: set[tuple[int, int]] = set()
     for number, found in enumerate(rows, 1):
         cells = [*found]
         for column in unread.get(number, ()):
             cells += [""] * (column - len(cells))
             if cells[column - 1] in {"", None}:
                 cells[column - 1] = UNREAD
+        # A row of blanks is none, and the name of a column may be merged with its neighbour.
+        if not all(map(is_blank, cells)):
+            for sheet in known if has_names else ():
+                _mark_merged(cells, before, sheet.merged.get(number, {}), number, filled)
+            has_names = True
         yield cells
+
+
+def _mark_merged(
+    cells: list[object],
+    before: int,
+    merged: Mapping[int, tuple[int, int]],
+    number: int,
+    filled: set[tuple[int, int]],
+) -> None:
+    """Mark the blank cells of a row that show the value of another one.
+
+    `filled` are the cells with a value that others show, of this row and those above.
+    """
+    for column, shown in sorted(merged.items()):
+        at = column - before - 1
+        if not 0 <= at < len(cells):
+            continue
+        if not is_blank(cells[at]):
+            if shown == (number, column):
+                filled.add(shown)
+        elif shown in filled:
+            cells[at] = MERGED
 
 
 def _members(file: IO[bytes]) -> dict[str, str]:
@@ -200,8 +297,11 @@ def _tags(xml: bytes, name: str) -> Iterator[dict[str, str]]:
         }
 
 
-def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[object]]]:
-    """Return the name of the sheet to import, and its rows."""
+def _chosen(source: Source, file: IO[bytes]) -> tuple[str, int, Iterator[Sequence[object]]]:
+    """Return the name of the sheet to import, its empty columns before the first, and its rows.
+
+    The rows have no cells of these columns.
+    """
     try:
         import python_calamine as calamine  # noqa: PLC0415 - an extra, needed only to read XLSX
     except ImportError:
@@ -223,7 +323,7 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[obj
                     raise source.problem(
                         f"has no sheet {wanted!r}: its sheets are {', '.join(sheets)}"
                     )
-                return wanted, _iterated(workbook, wanted)
+                return wanted, *_iterated(workbook, wanted)
             filled = [name for name in sheets if workbook.get_sheet_by_name(name).height > 0]
             if not filled:
                 raise source.problem("is empty: no sheet has cells")
@@ -232,7 +332,7 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[obj
                     f"has several sheets with rows ({', '.join(filled)}): name the right one"
                     " with --sheet"
                 )
-            return filled[0], _iterated(workbook, filled[0])
+            return filled[0], *_iterated(workbook, filled[0])
     except (
         calamine.CalamineError,
         calamine.PasswordError,
@@ -242,6 +342,8 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, Iterator[Sequence[obj
         raise source.problem(f"is not a complete XLSX workbook: {error}") from None
 
 
-def _iterated(workbook: Any, name: str) -> Iterator[Sequence[object]]:
-    rows: Iterator[Sequence[object]] = workbook.get_sheet_by_name(name).iter_rows()
-    return rows
+def _iterated(workbook: Any, name: str) -> tuple[int, Iterator[Sequence[object]]]:
+    sheet = workbook.get_sheet_by_name(name)
+    rows: Iterator[Sequence[object]] = sheet.iter_rows()
+    # An empty sheet has no start.
+    return (sheet.start or (0, 0))[1], rows

@@ -18,6 +18,8 @@ from typing import Any, Final, NamedTuple
 from worker.reconcile.export import Theirs
 
 _CACHE_KIB: Final = 8_000
+_CLOCKS_MS: Final = 86_400_000
+"""How far the times of the two sides may be apart for one moment, with all their zones."""
 _SCHEMA: Final = """
 CREATE TABLE theirs (line INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, payment TEXT,
   amount INTEGER, currency TEXT, status TEXT, created INTEGER, named TEXT, inside INTEGER,
@@ -227,7 +229,8 @@ class Books:
         """Yield our refunds that have no id, and the rows without an owner that fit them.
 
         They fit by payment, amount and currency; an unknown currency fits each, so such a group
-        comes first and has all of ours. Both are noted as used.
+        comes first and has all of ours. A row that was made after ours had succeeded does not fit.
+        Both are noted as used.
         """
         self._database.execute("CREATE INDEX by_payment ON theirs (payment) WHERE ours IS NULL")
         groups = self._database.execute(
@@ -249,6 +252,12 @@ class Books:
                 " AND amount = ? AND (currency = ? OR ? IS NULL) ORDER BY refund_id",
                 *(payment, amount, currency, currency),
             )
+            latest = max((each.at for each in ours), default=0) + _CLOCKS_MS
+            rows = [row for row in rows if (row.theirs.created or 0) <= latest]
+            if not rows:
+                continue
+            first = min(row.theirs.created or 0 for row in rows)
+            ours = [each for each in ours if first <= each.at + _CLOCKS_MS]
             self.pair((ours[0].refund_id, row.theirs.line) for row in rows)
             self._database.executemany(
                 "UPDATE ours SET used = 1 WHERE refund_id = ?", [(each.refund_id,) for each in ours]

@@ -5,6 +5,8 @@ Whatever was accepted stays, and the same command does the rest.
 
 from __future__ import annotations
 
+import csv
+import io
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.cli_runner import Cli, Records
-from worker.batches import read_batch
+from worker.batches import cancel_batch, read_batch
 from worker.errors import InputError
 from worker.importer.prefetch import ahead
 
@@ -83,6 +85,53 @@ def test_an_import_that_ends_before_it_notes_that_it_is_whole_is_gone_on_with(
         patch.setattr("worker.batches.close_batch", interrupted)
         assert cli("import", season, "--batch", "b-1").code == 130
     assert_whole(records, cli("import", season, "--batch", "b-1", "--json"), ROWS)
+
+
+def test_a_result_claims_no_refund_that_took_a_rows_id_during_the_import(
+    cli: Cli, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "season.csv"
+    path.write_text(
+        "refund_id,payment_intent,amount\nrow-1,pi_1,500\nrow-2,pi_2,500\nrow-3,pi_3,500\n"
+    )
+
+    @contextmanager
+    def and_meanwhile(items: Iterable[Any]) -> Iterator[Iterator[Any]]:
+        records.succeeded("row-2", payment_intent="pi_9", amount=700)
+        records.queued("row-3", payment_intent="pi_3", amount=500)
+        yield iter(items)
+
+    monkeypatch.setattr("worker.file_import.submitting.ahead", and_meanwhile)
+    assert cli("import", str(path), "--batch", "b-1").code == 6
+    ran = cli("batch", "result", "b-1", "--input", str(path))
+    rows = {row["refund_id"]: row for row in csv.DictReader(io.StringIO(ran.out))}
+    assert {refund_id: row["status"] for refund_id, row in rows.items()} == {
+        "row-1": "pending",
+        "row-2": "",
+        "row-3": "pending",
+    }
+    taken = rows["row-2"]
+    assert (taken["amount"], taken["amount_refunded"], taken["error_code"]) == (
+        "500",
+        "",
+        "conflict",
+    )
+    assert taken["provider_refund_id"] == ""
+
+
+def test_an_import_does_not_end_well_if_its_batch_was_canceled_meanwhile(
+    cli: Cli, records: Records, season: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def and_then_canceled(items: Iterable[Any]) -> Iterator[Iterator[Any]]:
+        cancel_batch(records.store, "b-1", "kim")
+        yield iter(items)
+
+    monkeypatch.setattr("worker.file_import.submitting.ahead", and_then_canceled)
+    ran = cli("import", season, "--batch", "b-1", "--json", "--delay", "1h")
+    assert (ran.code, ran.object["created"]) == (6, ROWS)
+    assert "batch b-1 was canceled during its import" in ran.err
+    assert "nothing is sent before" not in ran.err
 
 
 def test_what_is_read_ahead_comes_in_its_order_and_ends_in_its_error() -> None:

@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from tests.support.files import Files, workbook
+from worker.errors import InputError
 from worker.importer import ImportOptions, open_source, validate
 
 HEADER: list[object] = ["id", "pi", "amount", "currency", "note"]
@@ -47,6 +48,8 @@ def changed(book: bytes, old: bytes, new: bytes, member: str = "xl/worksheets/sh
         b"<c t='e' r='%s' s='1'><v>#REF!</v></c>",
         FORMULA,
         b'<c r="%s"><f>1+1</f><v/></c>',
+        b'<c r="%s"><f>1+1</f><v></v></c>',
+        b'<c r="%s" t="n"><x:f>1+1</x:f><x:v></x:v></c>',
         b'<c r="%s"><f t="shared" si="0"/></c>',
         b'<x:c r="%s" t="n"><x:f>1+1</x:f></x:c>',
     ],
@@ -66,6 +69,39 @@ def test_a_cell_without_a_value_is_not_blank(
     assert "#ERROR" in files.result(book, name="refunds.xlsx", ignore_extra=True)
 
 
+@pytest.mark.parametrize("empty", [1, 2])
+@pytest.mark.parametrize("unread", [ERROR, FORMULA])
+def test_a_cell_without_a_value_is_found_beside_empty_columns(
+    files: Files, empty: int, unread: bytes
+) -> None:
+    rows: list[list[object]] = [[None] * empty + row for row in ROWS]
+    reference = f"{chr(67 + empty)}2"
+    book = changed(workbook(rows), cell(reference, 500), unread % reference.encode())
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert [(error.line, error.column, error.code) for error in taken.errors] == [
+        (2, "amount", "cell_error")
+    ]
+    assert taken.ids == ["b"]
+
+
+def test_a_column_without_any_value_is_not_read(files: Files) -> None:
+    rows: list[list[object]] = [[n, *row] for n, row in enumerate(ROWS, 1)]
+    book = workbook(rows)
+    for number in (1, 2, 3):
+        reference = f"A{number}"
+        book = changed(book, cell(reference, number), FORMULA % reference.encode())
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert (taken.ids, taken.errors) == (["a", "b"], [])
+
+
+def test_a_formula_may_have_an_empty_text_as_its_result(files: Files) -> None:
+    book = changed(
+        workbook(ROWS), cell("D2", "usd"), b'<c r="D2" t="str"><f>IF(1,"","usd")</f><v></v></c>'
+    )
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert [each.currency for each in taken.requests] == [None, "usd"]
+
+
 @pytest.mark.parametrize("computed", [b"<v>500</v>", b"<v>500.0</v>"])
 def test_a_formula_with_a_result_is_read_as_its_result(computed: bytes, files: Files) -> None:
     book = changed(workbook(ROWS), cell("C2", 500), b'<c r="C2"><f>250*2</f>' + computed + b"</c>")
@@ -74,9 +110,75 @@ def test_a_formula_with_a_result_is_read_as_its_result(computed: bytes, files: F
     ] == [500, 700]
 
 
+def merged(book: bytes, *ranges: str) -> bytes:
+    cells = "".join(f'<mergeCell ref="{each}"/>' for each in ranges)
+    end = f"</sheetData><mergeCells>{cells}</mergeCells>".encode()
+    return changed(book, b"</sheetData>", end)
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_cell_that_shows_the_value_of_another_row_is_not_blank(files: Files, empty: int) -> None:
+    rows: list[list[object]] = [[None] * empty + row for row in ROWS]
+    rows[2][empty + 2] = None
+    amount = chr(67 + empty)
+    book = merged(workbook(rows), f"{amount}2:{amount}3")
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert [(error.line, error.column, error.code) for error in taken.errors] == [
+        (3, "amount", "cell_merged")
+    ]
+    assert taken.ids == ["a"]
+
+
+def test_rows_of_merged_cells_alone_are_blank(files: Files) -> None:
+    rows: list[list[object]] = [HEADER, ROWS[1], [None] * 5, ROWS[2]]
+    book = merged(workbook(rows), *(f"{column}2:{column}3" for column in "ABCDE"))
+    assert files.take(book, "refunds.xlsx", ignore_extra=True).lines == [2, 4]
+
+
+def test_merged_cells_without_a_value_and_names_of_columns_are_blank(files: Files) -> None:
+    rows = [[*HEADER, None], [*ROWS[1]], [*ROWS[2]]]
+    rows[1][3] = rows[2][3] = None
+    book = merged(workbook(rows), "E1:F1", "D2:D3")
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert (taken.ids, taken.errors) == (["a", "b"], [])
+    beside = [HEADER, ["a", "pi_1", 500, None, None], ROWS[2]]
+    taken = files.take(merged(workbook(beside), "C2:D2"), "refunds.xlsx", ignore_extra=True)
+    assert [(error.column, error.code) for error in taken.errors] == [("currency", "cell_merged")]
+
+
+def test_merged_cells_beside_the_rows_cost_nothing(files: Files) -> None:
+    book = merged(workbook(ROWS), "F1:XFD1048576", "A4:E1048576")
+    assert files.take(book, "refunds.xlsx", ignore_extra=True).ids == ["a", "b"]
+
+
+@pytest.mark.parametrize("sheets", [1, 3])
+def test_the_merged_cells_of_all_sheets_are_limited(files: Files, sheets: int) -> None:
+    blank: list[object] = [None, None]
+    rows: list[list[object]] = [["id", "pi"], *[blank] * 49_999, ["a", "pi_1"]]
+    book = workbook(*[rows] * sheets)
+    for number in range(1, sheets + 1):
+        member = f"xl/worksheets/sheet{number}.xml"
+        cells = b'<mergeCell ref="A1:B50001"/>' * (3 if sheets == 1 else 1)
+        book = changed(book, b"</sheetData>", b"</sheetData>" + cells, member)
+    with pytest.raises(InputError, match="more than 200,000 merged cells"):
+        files.take(book, "refunds.xlsx", sheet="Sheet1")
+
+
 def test_an_ignored_column_may_hold_errors(files: Files) -> None:
     book = changed(workbook(ROWS), cell("E2", "x"), ERROR % b"E2")
     assert files.take(book, "refunds.xlsx", ignore_extra=True).ids == ["a", "b"]
+
+
+@pytest.mark.parametrize("rows", [b"</sheetData>", b"</sheetData >"])
+def test_a_formula_beside_the_cells_is_not_that_of_the_last_one(files: Files, rows: bytes) -> None:
+    choices = (
+        b"<extLst><ext><x14:formula1><xm:f>Lists!$A$1:$A$9</xm:f></x14:formula1></ext></extLst>"
+    )
+    book = changed(workbook(ROWS), cell("E3", "y"), b"")
+    book = changed(book, cell("D3", "usd"), b'<c r="D3" s="1"/>')
+    book = changed(book, b"</sheetData>", rows + choices)
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert (taken.ids, taken.errors) == (["a", "b"], [])
 
 
 def test_errors_in_another_sheet_do_not_matter(files: Files) -> None:
@@ -117,3 +219,17 @@ def test_rows_behind_a_filter_are_counted(files: Files) -> None:
         ) as source:
             assert validate(source).summary.accepted == 2
             assert source.hidden_rows == hidden
+
+
+@pytest.mark.parametrize("kind", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_part_compressed_as_in_other_zip_files_is_named(files: Files, kind: int) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(workbook(ROWS))) as book, zipfile.ZipFile(out, "w") as other:
+        for name in book.namelist():
+            other.writestr(name, book.read(name), kind)
+    packed = out.getvalue()
+    at = packed.index(b"[Content_Types].xml") + 40
+    damaged = packed[:at] + b"\xff" * 9 + packed[at + 9 :]
+    for content in (packed, damaged):
+        with pytest.raises(InputError, match=r"its part '\[Content_Types\].xml' is compressed"):
+            files.take(content, "refunds.xlsx", ignore_extra=True)

@@ -19,7 +19,7 @@ from worker.reconcile.window import Window, zone_of
 JANUARY = Window(start=datetime(2026, 1, 1, tzinfo=UTC), end=datetime(2026, 2, 1, tzinfo=UTC))
 START, END = to_ms(JANUARY.start), to_ms(JANUARY.end)
 DAY_MS = 86_400_000
-INSIDE, OUTSIDE = START + 10 * DAY_MS, END + 10 * DAY_MS
+INSIDE, OUTSIDE = START + 10 * DAY_MS, START - 10 * DAY_MS
 
 
 def ours(name: str = "a", **changes: Any) -> Ours:
@@ -282,6 +282,24 @@ def test_several_that_fit_are_all_ambiguous_if_any_is_of_the_window(
         *(("ambiguous", reason, None, refund.refund_id) for refund in refunds),
     ]
     assert said(items) == (expected if mentioned else [])
+
+
+def test_row_made_after_ours_had_succeeded_is_another_refund() -> None:
+    before = without_id("before", at=START - 20 * DAY_MS, inside=False)
+    _, items = compared([before], [row()])
+    reason = "not a refund of these records"
+    assert said(items) == [("missing_here", reason, 1, None)]
+    _, items = compared([before, without_id()], [row()])
+    assert said(items) == [("identified", FITS, 1, "a")]
+    later = row("re_later", 2, created=INSIDE + 2 * DAY_MS)
+    _, items = compared([without_id()], [row(), later])
+    assert said(items) == [("missing_here", reason, 2, None), ("identified", FITS, 1, "a")]
+
+
+@pytest.mark.parametrize("created", [INSIDE + DAY_MS, None])
+def test_row_whose_time_is_unsure_may_be_ours(created: int | None) -> None:
+    _, items = compared([without_id()], [row(created=created)])
+    assert said(items) == [("identified", FITS, 1, "a")]
 
 
 @pytest.mark.parametrize("currencies", [(None, "usd"), ("usd", None)])
