@@ -109,8 +109,6 @@ def _must_keep_fingerprint(refund: Refund, step: Step) -> bool:
     time with another amount, so it is stored again with the move out of `settled`, and kept by the
     next one into it.
     """
-    if step.quiet:
-        return False
     if refund.stage is Stage.SETTLED:
         return step.to is not Stage.SETTLED
     # What is sent has the amount that was asked.
