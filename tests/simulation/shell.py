@@ -156,11 +156,6 @@ class _Desk:
     def hset(self, key: str, *, mapping: Mapping[str, str]) -> Any:
         return self._one("HSET", key, *_flat(mapping))
 
-    def zrange(self, key: str, start: int, stop: int, *, desc: bool, withscores: bool) -> Any:
-        command = ["ZRANGE", key, start, stop, *["REV"] * desc, *["WITHSCORES"] * withscores]
-        flat = self._one(*command)
-        return list(zip(flat[::2], map(float, flat[1::2]), strict=True)) if withscores else flat
-
     def lrange(self, key: str, start: int, stop: int) -> Any:
         return self._one("LRANGE", key, start, stop)
 
@@ -203,6 +198,9 @@ class _Pipeline:
 
     def hgetall(self, key: str) -> None:
         self._add(["HGETALL", key], _mapping)
+
+    def zrange(self, key: str, start: int, stop: int) -> None:
+        self._add(["ZRANGE", key, start, stop], list)
 
     def _add(self, command: RawCommand, read: Read) -> None:
         self._commands.append(command)
