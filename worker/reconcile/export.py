@@ -30,6 +30,8 @@ _SPELLINGS: Final = {"cancelled": "canceled", "requires_action": "pending"}
 _SECONDS: Final = 10
 _MILLISECONDS: Final = 13
 _MINUSES: Final = ("-", "\u2212")
+# Zero has no sign.
+_ZERO: Final = re.compile(r"0+(?:[.,]0+)?")
 _LONGEST: Final = 200
 # JSON can write half a surrogate pair, which no file or database takes.
 _HALVES: Final = re.compile("[\ud800-\udfff]")
@@ -271,7 +273,7 @@ class Export:
             return None
         reading = self.reading
         positive = _without_sign(text)
-        if reading.negative != (positive is not None):
+        if reading.negative != (positive is not None) and _ZERO.fullmatch(text) is None:
             rule = (
                 "must be negative, because --sign negative says that all refunds are"
                 if reading.negative
@@ -284,6 +286,9 @@ class Export:
         is_float = type(row.values[self._indexes(row)["amount"]]) is float
         mark: DecimalMark = "point" if is_float else reading.decimal
         parsed = parse_amount(text, reading.unit, currency or None, mark)
+        if isinstance(parsed, AmountProblem) and parsed.code == "amount_zero":
+            # A refund that moved nothing, such as a canceled one, is no reason to refuse the file.
+            return 0
         if isinstance(parsed, AmountProblem):
             self.refuse(row.line, self._column("amount"), parsed.code, text, parsed.rule)
             return None

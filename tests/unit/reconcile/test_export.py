@@ -390,3 +390,19 @@ def test_text_with_half_a_character_is_refused_with_its_line(tmp_path: Path, col
 
 def test_what_an_export_notes_while_it_reads_is_not_given_to_it() -> None:
     assert [each.name for each in fields(Export) if each.init and each.name.startswith("_")] == []
+
+
+@pytest.mark.parametrize(
+    ("amount", "how"),
+    [
+        ("0", {}),
+        ("0.00", {"unit": "major"}),
+        ('"0,00"', {"unit": "major", "decimal": "comma"}),
+        ("0", {"negative": True}),
+        ("-0.00", {"unit": "major", "negative": True}),
+    ],
+)
+def test_refund_of_nothing_is_a_row_too(tmp_path: Path, amount: str, how: dict[str, Any]) -> None:
+    text = f"{HEADER}\nre_1,{amount},usd,canceled\n"
+    rows, export = rows_of(tmp_path / "a.csv", text, **how)
+    assert ([row.amount for row in rows], export.errors) == ([0], [])
