@@ -10,6 +10,7 @@ import html
 import posixpath
 import re
 import zipfile
+from itertools import count
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from worker.importer.cells import MERGED, UNREAD, is_blank
@@ -227,10 +228,15 @@ def sheet_rows(source: Source, file: IO[bytes]) -> Iterator[list[object]]:
         for row, column in sheet.unread:
             if column > before:
                 unread.setdefault(row, []).append(column - before)
+    # The reader ends at the last value, and rows below it may hold formulas without a result.
+    last = max(unread, default=0)
     has_names = False
     filled: set[tuple[int, int]] = set()
-    for number, found in enumerate(rows, 1):
-        cells = [*found]
+    for number in count(1):
+        found = next(rows, None)
+        if found is None and number > last:
+            return
+        cells = [*(found or ())]
         for column in unread.get(number, ()):
             cells += [""] * (column - len(cells))
             if cells[column - 1] in {"", None}:

@@ -233,3 +233,19 @@ def test_a_part_compressed_as_in_other_zip_files_is_named(files: Files, kind: in
     for content in (packed, damaged):
         with pytest.raises(InputError, match=r"its part '\[Content_Types\].xml' is compressed"):
             files.take(content, "refunds.xlsx", ignore_extra=True)
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+@pytest.mark.parametrize("between", [0, 2])
+def test_rows_of_formulas_without_a_result_below_the_last_value_are_refused(
+    files: Files, empty: int, between: int
+) -> None:
+    book = workbook([[None] * empty + row for row in ROWS])
+    number = 4 + between
+    cells = b"".join(
+        FORMULA % f"{chr(65 + empty + at)}{number}".encode() for at in range(len(HEADER) - 1)
+    )
+    row = f'<row r="{number}">'.encode() + cells + b"</row></sheetData>"
+    taken = files.take(changed(book, b"</sheetData>", row), "refunds.xlsx", ignore_extra=True)
+    assert taken.ids == ["a", "b"]
+    assert {(error.line, error.code) for error in taken.errors} == {(number, "cell_error")}
