@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Final
+from typing import Final, Self
 
 # Characters that begin a formula in a spreadsheet, or that it drops before one. East Asian
 # keyboards type wide forms.
@@ -44,6 +44,23 @@ class _Merged:
 
 
 MERGED: Final = _Merged()
+
+
+class Rounded(float):
+    """A number of JSON with more digits than a float holds; it is shown as it was written."""
+
+    _text: str
+
+    def __new__(cls, text: str) -> Self:
+        """Return the nearest float, which keeps the text."""
+        number = super().__new__(cls, text)
+        number._text = text
+        return number
+
+    def __repr__(self) -> str:
+        """Return the number as it was written."""
+        return self._text
+
 
 # A spreadsheet keeps 15 digits of a number, so a longer one has already lost its last digits.
 _EXACT: Final = 10**15
@@ -112,6 +129,8 @@ def cell_problem(value: object) -> tuple[str, str] | None:
         )
     if value is MERGED:
         return "cell_merged", "is part of a merged cell: unmerge it, and fill each cell"
+    if isinstance(value, Rounded):
+        return "not_exact", "has more digits than can be read exactly: write it as text"
     if isinstance(value, float):
         if value.is_integer() and abs(value) >= _EXACT:
             return (
