@@ -46,6 +46,10 @@ class _Merged:
 MERGED: Final = _Merged()
 
 
+class Priced(int):
+    """A whole number that a workbook shows with decimals or a currency, such as $500.00."""
+
+
 class Rounded(float):
     """A number of JSON with more digits than a float holds; it is shown as it was written."""
 
@@ -89,6 +93,20 @@ def spreadsheet_value(value: object) -> object:
     return value
 
 
+def minor_problem(value: object) -> tuple[str, str] | None:
+    """Return the code and the rule if a value cannot be read as an amount in minor units."""
+    if not isinstance(value, Priced):
+        return cell_problem(value)
+    return (
+        "amount_shown",
+        (
+            "is shown with decimals or a currency in the workbook: use --amount-unit major if"
+            " amounts are in major units, else format the column as whole numbers without a"
+            " currency"
+        ),
+    )
+
+
 def decimal_text(number: float) -> str | None:
     """Return a number of a workbook or of JSON in plain decimals, as it was written.
 
@@ -117,7 +135,7 @@ def cell_problem(value: object) -> tuple[str, str] | None:
     Text and whole numbers can be. A number with a fraction, or one so long that it was rounded,
     cannot: the text that was meant is unknown.
     """
-    if value is None or isinstance(value, str) or type(value) is int:
+    if value is None or isinstance(value, str | Priced) or type(value) is int:
         return None
     if value is UNREAD:
         return (
