@@ -214,7 +214,8 @@ class _Line:
                 "callback_not_readable", member=member, error=type(error).__name__, alarm=True
             )
             return
-        if message is None or message.event not in self.endpoint.events:
+        # What waits may be from before the endpoint's ids were changed, or named by a person.
+        if message is None or not self.endpoint.wants(member, message.event):
             version = "" if message is None else message.version
             await self._store.run(
                 callbacks.ended(name, member, token=token, result="skipped", version=version)

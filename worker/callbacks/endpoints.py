@@ -29,6 +29,7 @@ from worker.errors import SettingsError
 from worker.model.redaction import remember_key, without_secrets
 from worker.model.request import shown
 from worker.settings import ENV_PREFIX, Settings, is_loopback
+from worker.store.callbacks import BATCH
 
 EVENTS: Final = (
     "refund.succeeded",
@@ -77,6 +78,11 @@ class Endpoint:
     """Requests at once, of each worker process."""
     metadata: bool = True
     allow_private: bool = False
+
+    def wants(self, member: str, event: str | None = None) -> bool:
+        """Return whether a refund or a batch may be sent here, as that event if one is given."""
+        has_id = not self.ids if member.startswith(BATCH) else member.startswith(self.ids)
+        return has_id and (event is None or event in self.events)
 
     @property
     def shown_url(self) -> str:

@@ -16,7 +16,7 @@ from worker import batches
 from worker.broker import queues
 from worker.broker.names import BULK_IDS
 from worker.cli import batch_tables, render
-from worker.cli.exits import DONE, NOTHING_TO_DO
+from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
 from worker.cli.progress import detached, progress, verdict, watch_batch
 from worker.cli.session import ALL_PAUSED, act, note, opened, operator
@@ -128,13 +128,20 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
     with opened() as refunds:
         total = batches.batch_size(refunds.store, batch_id)
         store, by = refunds.store, operator(refunds.settings)
-        with progress("checked", total) as show_done:
-            done = act(
-                refunds,
-                "batch cancel",
-                batch_id,
-                lambda: batches.cancel_batch(store, batch_id, by, show_done),
-            )
+        try:
+            with progress("checked", total) as show_done:
+                done = act(
+                    refunds,
+                    "batch cancel",
+                    batch_id,
+                    lambda: batches.cancel_batch(store, batch_id, by, show_done),
+                )
+        except KeyboardInterrupt:
+            raise Detached(
+                f"interrupted: batch {batch_id} may be canceled already, and what is unsent is then"
+                " never sent: see it with 'refunds batch show"
+                f" {batch_id}', or run the same command again to finish"
+            ) from None
     after, facts = done.batch, done.as_dict()
     sent, unsent = facts["sent"], facts["to_be_canceled"]
     if as_json:

@@ -16,7 +16,7 @@ from worker.cli.exits import DONE, NOTHING_TO_DO, SOME_FAILED
 from worker.cli.session import act, note, opened, operator
 from worker.cli.values import checked_moment
 from worker.client import Refunds
-from worker.errors import FieldError, InvalidRequest, NotFound
+from worker.errors import FieldError, InputError, InvalidRequest, NotFound
 from worker.model.request import scrubbed, shown
 from worker.model.times import rfc3339
 from worker.settings import Settings
@@ -342,10 +342,15 @@ def _members(
         for refund_id, refund in zip(refund_ids, refunds.get_many(refund_ids), strict=True):
             if refund is None:
                 raise NotFound(f"no refund {refund_id} was accepted here: nothing is sent again")
+            if not endpoint.wants(refund_id):
+                raise InputError(
+                    f"refund {refund_id} is not for endpoint {endpoint.name}, whose ids begin with"
+                    f" {endpoint.ids!r}: nothing is sent again"
+                )
         yield from refund_ids
     elif since is not None:
         found = callback_state.ended_since(refunds.store, since)
-        yield from (each for each in found if each.startswith(endpoint.ids))
+        yield from filter(endpoint.wants, found)
     else:
         letters = callback_state.dead_letters(refunds.store, endpoint.name)
-        yield from (letter.member for letter in letters)
+        yield from (letter.member for letter in letters if endpoint.wants(letter.member))

@@ -58,8 +58,9 @@ def doctor(*, as_json: bool) -> int:
 
 def _checks() -> list[dict[str, Any]]:
     try:
-        settings = Settings.load()
+        return _examined(Settings.load())
     except SettingsError as error:
+        # An address may be readable, and its options or files of no use.
         fix = "fix the variables named here; ops/docs/settings.md lists the allowed values"
         return [
             {
@@ -70,6 +71,9 @@ def _checks() -> list[dict[str, Any]]:
                 "trouble": "settings",
             }
         ]
+
+
+def _examined(settings: Settings) -> list[dict[str, Any]]:
     # Only this command needs the provider's client, so that other commands start without it.
     from worker.monitoring import doctor  # noqa: PLC0415 - see above
 

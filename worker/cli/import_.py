@@ -164,7 +164,7 @@ def import_file(
         )
     if given["batch"] is not None:
         given["batch"] = batches.checked_batch_id(given["batch"])
-    if result is not None and errors is not None and result.absolute() == errors.absolute():
+    if result is not None and errors is not None and result.resolve() == errors.resolve():
         raise click.UsageError(f"--result and --errors both name {result}: give each its own file")
     given["delay"] = given["delay"] or timedelta(0)
     settings = Settings.load()

@@ -90,8 +90,8 @@ def process(
             return _dry_run(refunds, source, validation, options, refusals)
         # Wrong settings of the broker are found before a batch is opened.
         refunds.ready_to_nudge()
-        code = _import(refunds, source, validation, options)
-        if code != REFUSED:
+        code, is_taken = _import(refunds, source, validation, options)
+        if is_taken:
             try:
                 write_all(
                     lambda out: write_result(source, validation, refunds.get_many, out), RESULT_ROWS
@@ -235,7 +235,11 @@ def _say_rows(
 
 def _import(
     refunds: Refunds, source: Source, validation: Validation, options: ImportCommand
-) -> int:
+) -> tuple[int, bool]:
+    """Import the rows; return the exit code, and whether the file was taken.
+
+    A file that is taken has results, also if some of its rows were refused meanwhile.
+    """
     summary = validation.summary
     prepared = prepare(
         refunds.store, source, summary, options, lambda: _compared(refunds, source, validation)
@@ -246,14 +250,14 @@ def _import(
     if refusals := prepared.refusals:
         if options.as_json:
             render.as_json(facts | records_of(compared) | broken_limits(refusals))
-        return _exit_code(refusals)
+        return _exit_code(refusals), False
     if prepared.has_nothing_new:
         put_facts(
             facts | records_of(compared) | {"batch_id": None, "created": 0}, as_json=options.as_json
         )
         note(_NOTHING_NEW)
         say_known(compared, source.options)
-        return NOTHING_TO_DO
+        return NOTHING_TO_DO, True
     batch = act(
         refunds,
         "import",
@@ -268,9 +272,8 @@ def _import(
             note("the batch keeps the delay it was started with: this --delay is ignored")
     counts = _submit(refunds, batch.batch_id, source, validation)
     facts |= {"batch_id": batch.batch_id, "created": counts.created, "known": counts.known}
-    if options.wait:
-        return _wait(refunds, batch.batch_id, facts, counts, options)
-    return _report(refunds, batch.batch_id, facts, counts, options)
+    end = _wait if options.wait else _report
+    return end(refunds, batch.batch_id, facts, counts, options), True
 
 
 def _submit(

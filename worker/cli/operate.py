@@ -96,6 +96,8 @@ def resume(*, batch: str | None, account: bool, force: bool) -> int:
             "still nothing is sent, because the API key may belong to another account: see 'refunds"
             " doctor'"
         )
+    elif before.stopped:
+        note("still nothing is sent: see why with 'refunds doctor'")
     if not changed:
         note("nothing was paused")
         return NOTHING_TO_DO

@@ -82,12 +82,18 @@ def recover(*, since: str, resubmitted_for: int, yes: bool, as_json: bool) -> in
             note("nothing was changed")
             return NOTHING_TO_DO
         by, suspected = operator(refunds.settings), timedelta(hours=resubmitted_for)
-        done = act(
-            refunds,
-            "recover",
-            "",
-            lambda: recover_records(refunds.store, moment, resubmitted_for=suspected, by=by),
-        )
+        try:
+            done = act(
+                refunds,
+                "recover",
+                "",
+                lambda: recover_records(refunds.store, moment, resubmitted_for=suspected, by=by),
+            )
+        except KeyboardInterrupt:
+            raise Detached(
+                "interrupted: not all refunds that may have been sent are in doubt yet: run the"
+                " same command again before 'refunds resume'"
+            ) from None
     if as_json:
         found = {
             "doubted": done.doubted,

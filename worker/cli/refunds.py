@@ -206,7 +206,10 @@ def retry(*, refund_id: str, unknown: bool, wait: float | None, as_json: bool) -
         )
         again = refund.generation > before.generation
         if not again:
-            note(f"refund {refund_id} is already being sent again: nothing was changed")
+            state = "is already being sent again"
+            if refund.stage is Stage.REVIEW:
+                state = f"needs review (see 'refunds review show {refund_id}')"
+            note(f"refund {refund_id} {state}: nothing was changed")
         shown = [refund] if wait is None else wait_for(refunds, [refund_id], wait)
     for each in shown:
         _write(each, as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
-from typing import Final
+from typing import Final, Self
 
 # Characters that begin a formula in a spreadsheet, or that it drops before one. East Asian
 # keyboards type wide forms.
@@ -45,6 +45,27 @@ class _Merged:
 
 MERGED: Final = _Merged()
 
+
+class Priced(int):
+    """A whole number that a workbook shows with decimals or a currency, such as $500.00."""
+
+
+class Rounded(float):
+    """A number of JSON with more digits than a float holds; it is shown as it was written."""
+
+    _text: str
+
+    def __new__(cls, text: str) -> Self:
+        """Return the nearest float, which keeps the text."""
+        number = super().__new__(cls, text)
+        number._text = text
+        return number
+
+    def __repr__(self) -> str:
+        """Return the number as it was written."""
+        return self._text
+
+
 # A spreadsheet keeps 15 digits of a number, so a longer one has already lost its last digits.
 _EXACT: Final = 10**15
 
@@ -70,6 +91,20 @@ def spreadsheet_value(value: object) -> object:
     if type(value) is float and value.is_integer() and abs(value) < _EXACT:
         return int(value)
     return value
+
+
+def minor_problem(value: object) -> tuple[str, str] | None:
+    """Return the code and the rule if a value cannot be read as an amount in minor units."""
+    if not isinstance(value, Priced):
+        return cell_problem(value)
+    return (
+        "amount_shown",
+        (
+            "is shown with decimals or a currency in the workbook: use --amount-unit major if"
+            " amounts are in major units, else format the column as whole numbers without a"
+            " currency"
+        ),
+    )
 
 
 def decimal_text(number: float) -> str | None:
@@ -100,7 +135,7 @@ def cell_problem(value: object) -> tuple[str, str] | None:
     Text and whole numbers can be. A number with a fraction, or one so long that it was rounded,
     cannot: the text that was meant is unknown.
     """
-    if value is None or isinstance(value, str) or type(value) is int:
+    if value is None or isinstance(value, str | Priced) or type(value) is int:
         return None
     if value is UNREAD:
         return (
@@ -112,6 +147,8 @@ def cell_problem(value: object) -> tuple[str, str] | None:
         )
     if value is MERGED:
         return "cell_merged", "is part of a merged cell: unmerge it, and fill each cell"
+    if isinstance(value, Rounded):
+        return "not_exact", "has more digits than can be read exactly: write it as text"
     if isinstance(value, float):
         if value.is_integer() and abs(value) >= _EXACT:
             return (

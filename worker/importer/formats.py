@@ -12,9 +12,10 @@ import csv
 import json
 import math
 import re
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from worker.importer.cells import BLANKS, is_blank, spreadsheet_value, text_of, unguarded
+from worker.importer.cells import BLANKS, Rounded, is_blank, spreadsheet_value, text_of, unguarded
 from worker.importer.columns import ALIASES, IGNORE_HINT, columns_of, fields_of
 from worker.importer.options import DELIMITERS
 from worker.importer.workbook import sheet_rows
@@ -342,7 +343,12 @@ def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise _WrongJson(f"the number {text[:40]} is too large")
-    return number
+    try:
+        is_exact = Decimal(text) == Decimal(repr(number))
+    except InvalidOperation:
+        # The exponent is beyond that of decimals, too.
+        is_exact = False
+    return number if is_exact else Rounded(text)
 
 
 def _no_constant(text: str) -> NoReturn:

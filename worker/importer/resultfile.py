@@ -117,6 +117,9 @@ def _outcome(each: JudgedRow, refund: Refund | None, options: ImportOptions) -> 
         }
     if refund is None:
         return {"refund_id": each.request.refund_id}
+    # A repeated row is the same refund: its amount is shown once, so that the column can be added
+    # up.
+    counts = each.duplicate_of is None and refund.status is Status.SUCCEEDED
     return {
         "refund_id": refund.refund_id,
         "status": refund.status.value,
@@ -126,17 +129,17 @@ def _outcome(each: JudgedRow, refund: Refund | None, options: ImportOptions) -> 
         "error_message": refund.error_message,
         "attempts": refund.attempts,
         "updated_at": rfc3339(refund.updated_at),
-        "amount_refunded": _refunded(refund, options),
-        "currency_refunded": refund.currency if refund.status is Status.SUCCEEDED else None,
+        "amount_refunded": _refunded(refund, options) if counts else None,
+        "currency_refunded": refund.currency if counts else None,
     }
 
 
 def _refunded(refund: Refund, options: ImportOptions) -> int | str | None:
     """Return the refunded amount in the unit and with the decimal mark of the file.
 
-    None if nothing is refunded yet.
+    None if the provider never showed it.
     """
-    if refund.status is not Status.SUCCEEDED or refund.amount is None:
+    if refund.amount is None:
         return None
     if options.amount_unit == "minor":
         return refund.amount

@@ -10,19 +10,25 @@ import html
 import posixpath
 import re
 import zipfile
+from array import array
+from itertools import chain, repeat
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from worker.importer.cells import MERGED, UNREAD, is_blank
+from worker.importer.cells import MERGED, UNREAD, Priced, is_blank, spreadsheet_value
+from worker.importer.number_formats import money_styles
 from worker.importer.sources import Source, read_block
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from worker.errors import InputError
 
 _BLOCK: Final = 128 * 1024
 _PACKED: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 """How the parts of a workbook may be compressed."""
+_STYLES: Final = "xl/styles.xml"
+_COLUMN_BITS: Final = 15
+_COLUMN_MASK: Final = (1 << _COLUMN_BITS) - 1
 _MOST_MERGED: Final = 200_000
 """Merged cells of all sheets that are held in memory."""
 
@@ -43,13 +49,14 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
                     "is not a complete XLSX workbook but another zip file or kind of workbook: save"
                     " it as .xlsx or CSV"
                 )
+            money = _money_styles(source, archive)
             for member in archive.infolist():
                 if member.compress_type not in _PACKED:
                     raise source.problem(
                         f"is not a workbook that can be read: its part {member.filename!r} is"
                         " compressed as in other zip files; save it as .xlsx or CSV"
                     )
-                sheet = sheets[member.filename] = Sheet(source)
+                sheet = sheets[member.filename] = Sheet(source, money)
                 with archive.open(member) as stream:
                     while block := read_block(source, stream, _BLOCK):
                         total += len(block)
@@ -70,6 +77,14 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
         raise source.problem(f"is not a complete XLSX workbook: {error}") from None
     file.seek(0)
     return sheets
+
+
+def _money_styles(source: Source, archive: zipfile.ZipFile) -> frozenset[bytes]:
+    if _STYLES not in archive.namelist() or archive.getinfo(_STYLES).compress_type not in _PACKED:
+        return frozenset()
+    with archive.open(_STYLES) as stream:
+        # If the part is longer, the workbook is refused when all parts are unpacked.
+        return money_styles(read_block(source, stream, source.options.max_workbook_bytes))
 
 
 def _workbook_too_large(source: Source, what: str) -> InputError:
@@ -107,9 +122,14 @@ class Sheet:
         rb"""([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})["']"""
     )
     _TEXT: Final = re.compile(rb"""\st=["']str["']""")
+    _STYLE: Final = re.compile(rb"""\ss=["']([0-9]+)["']""")
+    _NOT_NUMBER: Final = re.compile(rb"""\st=["'](?!n["'])""")
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, money: frozenset[bytes] = frozenset()) -> None:
         self._source = source
+        self._money = money
+        self.priced = array("Q")
+        """The row, shifted, and the column, from 1, of each cell that shows a number as money."""
         self._rest = b""
         self._row = self._column = 0
         self._rows = self._columns = 0
@@ -198,7 +218,15 @@ class Sheet:
             self._cell = attributes
             if self._ERROR.search(attributes):
                 self.unread.add((self._row, self._column))
+            if self._money and self._shows_money(attributes):
+                self.priced.append(self._row << _COLUMN_BITS | self._column)
         self._rows, self._columns = max(self._rows, self._row), max(self._columns, self._column)
+
+    def _shows_money(self, attributes: bytes) -> bool:
+        style = self._STYLE.search(attributes)
+        if style is None or style[1] not in self._money:
+            return False
+        return self._NOT_NUMBER.search(attributes) is None
 
     def end(self) -> None:
         """Notes the last cell if it has a formula without a result."""
@@ -227,20 +255,49 @@ def sheet_rows(source: Source, file: IO[bytes]) -> Iterator[list[object]]:
         for row, column in sheet.unread:
             if column > before:
                 unread.setdefault(row, []).append(column - before)
+    mark_priced = _marker_of_priced(known, before)
     has_names = False
     filled: set[tuple[int, int]] = set()
-    for number, found in enumerate(rows, 1):
+    for number, found in enumerate(_to_row(rows, max(unread, default=0)), 1):
         cells = [*found]
         for column in unread.get(number, ()):
             cells += [""] * (column - len(cells))
             if cells[column - 1] in {"", None}:
                 cells[column - 1] = UNREAD
+        mark_priced(number, cells)
         # A row of blanks is none, and the name of a column may be merged with its neighbour.
         if not all(map(is_blank, cells)):
             for sheet in known if has_names else ():
                 _mark_merged(cells, before, sheet.merged.get(number, {}), number, filled)
             has_names = True
         yield cells
+
+
+def _to_row(rows: Iterator[Sequence[object]], last: int) -> Iterator[Sequence[object]]:
+    """Yield the rows, and blank ones to the last.
+
+    The reader ends at the last value, and rows below it may hold formulas without a result.
+    """
+    number = 0
+    for number, found in enumerate(rows, 1):  # noqa: B007 - read after the loop
+        yield found
+    yield from repeat((), max(0, last - number))
+
+
+def _marker_of_priced(sheets: Sequence[Sheet], before: int) -> Callable[[int, list[object]], None]:
+    """Return the function that marks the numbers of a row that are shown as money, row by row."""
+    left = iter(sorted(chain.from_iterable(sheet.priced for sheet in sheets)))
+    ahead = next(left, None)
+
+    def mark(number: int, cells: list[object]) -> None:
+        nonlocal ahead
+        while ahead is not None and ahead >> _COLUMN_BITS <= number:
+            at = (ahead & _COLUMN_MASK) - before - 1
+            if 0 <= at < len(cells) and type(value := spreadsheet_value(cells[at])) is int:
+                cells[at] = Priced(value)
+            ahead = next(left, None)
+
+    return mark
 
 
 def _mark_merged(

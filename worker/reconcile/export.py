@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from worker.importer import AmountUnit, Row, RowError, Source, read_rows
 from worker.importer.amounts import AmountProblem, parse_amount
-from worker.importer.cells import BLANKS, cell_problem, decimal_text, is_blank
+from worker.importer.cells import BLANKS, cell_problem, decimal_text, is_blank, minor_problem
 from worker.importer.columns import plain_name
 from worker.importer.formats import Layout
 from worker.importer.options import DecimalMark
@@ -30,6 +30,8 @@ _SPELLINGS: Final = {"cancelled": "canceled", "requires_action": "pending"}
 _SECONDS: Final = 10
 _MILLISECONDS: Final = 13
 _MINUSES: Final = ("-", "\u2212")
+# Zero has no sign.
+_ZERO: Final = re.compile(r"0+(?:[.,]0+)?")
 _LONGEST: Final = 200
 # JSON can write half a surrogate pair, which no file or database takes.
 _HALVES: Final = re.compile("[\ud800-\udfff]")
@@ -224,7 +226,8 @@ class Export:
             return str(value)
         if name == "amount" and type(value) is float and (text := decimal_text(value)) is not None:
             return text
-        if (problem := cell_problem(value)) is not None:
+        is_minor = name == "amount" and self.reading.unit == "minor"
+        if (problem := (minor_problem if is_minor else cell_problem)(value)) is not None:
             self.refuse(row.line, self._column(name), problem[0], value, problem[1])
             self._refused.add(name)
             return None
@@ -271,7 +274,7 @@ class Export:
             return None
         reading = self.reading
         positive = _without_sign(text)
-        if reading.negative != (positive is not None):
+        if reading.negative != (positive is not None) and _ZERO.fullmatch(text) is None:
             rule = (
                 "must be negative, because --sign negative says that all refunds are"
                 if reading.negative
@@ -284,6 +287,9 @@ class Export:
         is_float = type(row.values[self._indexes(row)["amount"]]) is float
         mark: DecimalMark = "point" if is_float else reading.decimal
         parsed = parse_amount(text, reading.unit, currency or None, mark)
+        if isinstance(parsed, AmountProblem) and parsed.code == "amount_zero":
+            # A refund that moved nothing, such as a canceled one, is no reason to refuse the file.
+            return 0
         if isinstance(parsed, AmountProblem):
             self.refuse(row.line, self._column("amount"), parsed.code, text, parsed.rule)
             return None

@@ -7,9 +7,12 @@ equal, and notes the hour of its latest use.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
+
+from redis.exceptions import WatchError
 
 from worker.errors import GuardRefused, NotFound
 from worker.model.callers import Caller, Scope, digest, new_token, token_id
@@ -82,16 +85,32 @@ def create(
         )
     with redis_errors(store.address):
         store.redis.hset(_key(store, new_id), mapping=fields)
-        if old is not None:
-            store.redis.hdel(store.key(NAMES), name)
-            store.redis.delete(_key(store, old.token_id))
-        if not store.redis.hsetnx(store.key(NAMES), name, new_id):
+        if not _take_name(store, name, new_id, old):
             store.redis.delete(_key(store, new_id))
             raise GuardRefused(
                 f"a token named {name} was created a moment ago: see it with 'refunds tokens list'"
             )
     store.confirm()
     return token
+
+
+def _take_name(store: Store, name: str, new_id: str, old: Token | None) -> bool:
+    """Give a name to a token instead of `old`; return False if another token has it meanwhile."""
+    names = store.key(NAMES)
+    if old is None:
+        return bool(store.redis.hsetnx(names, name, new_id))
+    with store.redis.pipeline() as pipeline:
+        while True:
+            # A token that lost its name to another would stay valid, and could not be revoked.
+            pipeline.watch(names)
+            if pipeline.hget(names, name) != old.token_id:
+                return False
+            pipeline.multi()
+            pipeline.hset(names, name, new_id)
+            pipeline.delete(_key(store, old.token_id))
+            with suppress(WatchError):
+                pipeline.execute()
+                return True
 
 
 def listed(store: Store) -> list[Token]:

@@ -97,6 +97,15 @@ async def test_event_that_is_not_wanted_is_not_sent_and_is_over() -> None:
         assert shop.bodies == []
 
 
+async def test_refund_that_waits_but_is_not_for_the_endpoint_is_not_sent_and_is_over() -> None:
+    async with receiving() as shop, working(shop.endpoint(ids="other-")) as desk:
+        settle(desk)
+        assert desk.world.store.run(callbacks.replay("shop", [ID])) == 1
+        await desk.deliver()
+        assert shop.bodies == []
+        assert desk.world.keys("callbacks*") == []
+
+
 async def test_record_that_has_expired_is_not_reported_and_is_over() -> None:
     async with receiving() as shop, working(shop.endpoint()) as desk:
         settle(desk)

@@ -420,3 +420,20 @@ def test_every_batch_command_explains_itself_and_says_when_redis_is_away(
         ran.out,
         ran.err.startswith("error: Redis at 127.0.0.1:1 cannot be reached"),
     ) == (5, "", True)
+
+
+def test_an_interrupted_cancel_does_not_say_that_its_refunds_continue(
+    cli: Cli, records: Records, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(moves, "_apply", raises_interrupt)
+        ran = cli("batch", "cancel", batch)
+    assert (ran.code, "continue" in ran.err) == (130, False)
+    assert f"batch {batch} may be canceled already" in ran.err
+    assert "run the same command again" in ran.err
+    assert read_batch(records.store, batch).state == "canceled"
+    assert cli("batch", "cancel", batch).code == 0
+
+
+def raises_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

@@ -189,3 +189,19 @@ def test_replay_of_single_refunds_checks_them_first(with_file: Cli, records: Rec
 def test_replay_needs_one_choice(with_file: Cli) -> None:
     assert with_file("callbacks", "replay", "shop").code == 2
     assert with_file("callbacks", "replay", "shop", "x", "--dead").code == 2
+
+
+def test_replay_sends_no_refund_that_the_endpoint_must_not_see(
+    with_file: Cli, records: Records, tmp_path: Path
+) -> None:
+    with_file("callbacks", "on")
+    for refund_id in ("a-1", "b-1"):
+        records.succeeded(refund_id, f"re_{refund_id}", payment_intent=f"pi_{refund_id}")
+        kill(records, refund_id)
+    file = tmp_path / "callbacks.toml"
+    file.write_text(file.read_text().replace('name = "shop"', 'name = "shop"\nids = "a-"'))
+    ran = with_file("callbacks", "replay", "shop", "a-1", "b-1")
+    assert (ran.code, "refund b-1" in ran.err, "'a-'" in ran.err) == (3, True, True)
+    assert records.store.run(callbacks.outbox([SHOP])).due == {}
+    assert with_file("callbacks", "replay", "shop", "--dead").code == 0
+    assert records.store.run(callbacks.outbox([SHOP])).due == {"shop": ["a-1"]}

@@ -192,3 +192,11 @@ def test_what_waits_for_someone_is_counted(
 def test_a_broker_of_its_own_that_is_away_is_5(examined: Cli, broker: str) -> None:
     found = check(examined, "queues", 5, REFUNDS_BROKER_URL=broker)
     assert (found["state"], "127.0.0.1:1 cannot be reached" in found["text"]) == ("fail", True)
+
+
+@pytest.mark.parametrize("option", ["foo=1", "ssl_ca_certs=/nowhere"])
+def test_an_address_that_cannot_be_used_is_a_check_that_fails(cli: Cli, option: str) -> None:
+    ran = cli("doctor", "--json", REFUNDS_REDIS_URL=f"rediss://127.0.0.1:1/0?{option}")
+    (found,) = ran.object["checks"]
+    assert (ran.code, ran.object["exit_code"], found["state"]) == (2, 2, "fail")
+    assert "REFUNDS_REDIS_URL" in found["text"]

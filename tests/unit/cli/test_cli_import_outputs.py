@@ -52,10 +52,12 @@ def test_standard_output_is_for_the_summary_alone(cli: Cli, tmp_path: Path, opti
     )
 
 
-def test_result_and_errors_cannot_share_a_file(cli: Cli, tmp_path: Path) -> None:
-    ran = cli(
-        "import", a_file(tmp_path, BAD), "--errors", f"{tmp_path}/x", "--result", f"{tmp_path}/x"
-    )
+@pytest.mark.parametrize("folder", ["", "sub/../", "link/"])
+def test_result_and_errors_cannot_share_a_file(cli: Cli, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    result = f"{tmp_path}/{folder}x"
+    ran = cli("import", a_file(tmp_path, BAD), "--errors", f"{tmp_path}/x", "--result", result)
     assert (ran.code, "--result and --errors both name" in ran.err, (tmp_path / "x").exists()) == (
         2,
         True,

@@ -102,8 +102,10 @@ def test_a_result_claims_no_refund_that_took_a_rows_id_during_the_import(
         yield iter(items)
 
     monkeypatch.setattr("worker.file_import.submitting.ahead", and_meanwhile)
-    assert cli("import", str(path), "--batch", "b-1").code == 6
+    result = tmp_path / "result.csv"
+    assert cli("import", str(path), "--batch", "b-1", "--result", str(result)).code == 6
     ran = cli("batch", "result", "b-1", "--input", str(path))
+    assert result.read_text().splitlines() == ran.out.splitlines()
     rows = {row["refund_id"]: row for row in csv.DictReader(io.StringIO(ran.out))}
     assert {refund_id: row["status"] for refund_id, row in rows.items()} == {
         "row-1": "pending",

@@ -288,3 +288,16 @@ def test_a_worker_is_refused_on_a_server_that_could_forget(cli: Cli) -> None:
 def test_queues_and_concurrency_are_checked(cli: Cli, options: tuple[str, ...]) -> None:
     ran = cli("worker", *options, **KEY)
     assert (ran.code, ran.err.startswith("Usage: refunds worker")) == (2, True)
+
+
+@pytest.mark.parametrize("flag", ["credentials_refused_at", "behind_since"])
+def test_a_resume_says_that_something_else_still_stops_all_sending(
+    cli: Cli, sync_redis: redis.Redis, flag: str
+) -> None:
+    sync_redis.hset("refunds:meta", flag, "1700000000000")
+    cli("pause")
+    ran = cli("resume")
+    assert (ran.code, "still nothing is sent: see why with 'refunds doctor'" in ran.err) == (
+        0,
+        True,
+    )

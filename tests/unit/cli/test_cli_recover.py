@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from tests.support.cli_runner import SECONDS, Cli, Records
+from worker.store import recovery
 
 
 @pytest.mark.parametrize(
@@ -98,3 +99,16 @@ def test_on_a_terminal_nothing_happens_before_a_yes(cli: Cli, sync_redis: redis.
 def test_yes_skips_the_question(cli: Cli, sync_redis: redis.Redis) -> None:
     code, said = on_terminal(cli, b"", "--yes")
     assert (code, "[y/N]" in said, paused_by(sync_redis)) == (0, False, "ann (recover)")
+
+
+def test_an_interrupted_recovery_is_to_be_run_again_before_sending(
+    cli: Cli, sync_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recovery, "_pages", interrupted)
+    ran = cli("recover", "--since", "2026-01-31T09:00:00Z")
+    assert (ran.code, "continue" in ran.err) == (130, False)
+    assert "run the same command again before 'refunds resume'" in ran.err
+    assert sync_redis.hget("refunds:meta", "paused") is not None

@@ -11,6 +11,7 @@ import redis
 from tests.support.cli_runner import PAYMENT, Cli, Records, messages
 from worker.model.refund import PUBLIC_FIELDS, Lane, Refund, Retriable, Stage, Status
 from worker.model.steps import Step
+from worker.rules import attempts
 from worker.store import saves
 
 
@@ -352,6 +353,19 @@ def test_retry_of_what_goes_again_already_changes_nothing(
         "refund order-1 is already being sent again: nothing was changed\n",
     )
     assert (records.get("order-1").generation, messages(sync_redis, Lane.SINGLE)) == (2, 1)
+
+
+def test_retry_of_what_needs_review_after_an_earlier_retry_says_so(
+    cli: Cli, records: Records
+) -> None:
+    records.failed("order-1")
+    assert cli("retry", "order-1", "--unknown").code == 0
+    claimed = records.claimed("order-1")
+    step = attempts.to_review({"doubt_since": claimed.updated_at}, "inconclusive", "it is open")
+    records.store.run(saves.save(claimed, step))
+    ran = cli("retry", "order-1", "--unknown")
+    assert (ran.code, "being sent again" in ran.err) == (9, False)
+    assert "refund order-1 needs review (see 'refunds review show order-1')" in ran.err
 
 
 @pytest.mark.parametrize("kind", [Retriable.UNKNOWN, None])

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from worker.model.callers import token_id
+from worker.store import tokens
 
 if TYPE_CHECKING:
     import redis
 
     from tests.support.cli_runner import Cli
+    from worker.store.store import Store
+    from worker.store.tokens import Token
 
 
 def create(cli: Cli, name: str = "shop", *more: str) -> str:
@@ -45,6 +48,28 @@ def test_a_name_is_given_once_until_its_token_is_revoked(cli: Cli) -> None:
     second = create(cli)
     assert first != second
     assert cli("tokens", "list", "--json").object["token_id"] == token_id(second)
+
+
+def test_two_who_replace_a_revoked_token_at_once_leave_one_that_can_be_revoked(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(cli)
+    assert cli("tokens", "revoke", "shop").code == 0
+    other: list[str] = []
+    real = tokens._named
+
+    def named(store: Store, name: str) -> Token | None:
+        found = real(store, name)
+        if not other:
+            # The other one is made after this one has seen the revoked token.
+            other.append("")
+            other[0] = create(cli)
+        return found
+
+    monkeypatch.setattr(tokens, "_named", named)
+    ran = cli("tokens", "create", "shop", "--scope", "read")
+    assert (ran.code, ran.out, "was created a moment ago" in ran.err) == (6, "", True)
+    assert cli("tokens", "list", "--json").object["token_id"] == token_id(other[0])
 
 
 def test_an_unknown_name_is_three_and_no_token_is_a_note(cli: Cli) -> None:

@@ -188,3 +188,17 @@ def test_a_workbooks_result_is_read_as_the_same_amounts(decimal: str, files: Fil
     result = files.result(book, name="refunds.xlsx", **options)
     assert len(before.requests) == 3
     assert files.take(result, "result.csv", **options).requests == before.requests
+
+
+@pytest.mark.parametrize(
+    "number", ["10.999999999999999999", "11.0000000000000000001", "1e-400", f"1e-{'9' * 30}"]
+)
+def test_a_number_of_json_that_would_be_rounded_is_refused(number: str, files: Files) -> None:
+    line = f'{{"id": "a", "pi": "pi_1", "currency": "usd", "amount": {number}}}\n'
+    taken = files.take(line, "refunds.jsonl", amount_unit="major")
+    assert (taken.codes, taken.requests) == (["not_exact"], [])
+    assert taken.errors[0].value == number
+    unused = f'{{"id": "a", "pi": "pi_1", "amount": 10.50000000000000000000, "score": {number}}}\n'
+    options = {"amount_unit": "major", "default_currency": "usd", "ignore_extra": True}
+    assert [each.amount for each in files.take(unused, "b.jsonl", **options).requests] == [1050]
+    assert json.loads(files.result(unused, name="b.jsonl", **options))["id"] == "a"

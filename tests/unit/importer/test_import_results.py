@@ -262,3 +262,13 @@ def test_a_formula_cell_is_guarded_and_reads_back(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "x=1", "'", "''", "'x", " =1", "pi_1"])
 def test_a_harmless_cell_is_unchanged(text: str) -> None:
     assert guarded(text) == unguarded(text) == text
+
+
+def test_a_repeated_row_does_not_show_the_refunded_amount_again(files: Files) -> None:
+    settled = a_refund(Stage.SETTLED, refund_id="a", status=Status.SUCCEEDED)
+    text = "id,pi,amount\na,pi_1,500\na,pi_1,500\n"
+    header, *rows = parsed(files.result(text, [settled]))
+    amounts = [dict(zip(header, row, strict=True)) for row in rows]
+    assert [row["status"] for row in amounts] == ["succeeded", "succeeded"]
+    assert [row["amount_refunded"] for row in amounts] == ["500", ""]
+    assert [row["currency_refunded"] for row in amounts] == ["usd", ""]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import io
 import zipfile
+from xml.sax.saxutils import quoteattr
 
 import pytest
 
 from tests.support.files import Files, workbook
 from worker.errors import InputError
 from worker.importer import ImportOptions, open_source, validate
+from worker.importer.number_formats import shows_money
 
 HEADER: list[object] = ["id", "pi", "amount", "currency", "note"]
 ROWS: list[list[object]] = [HEADER, ["a", "pi_1", 500, "usd", "x"], ["b", "pi_2", 700, "usd", "y"]]
@@ -233,3 +235,100 @@ def test_a_part_compressed_as_in_other_zip_files_is_named(files: Files, kind: in
     for content in (packed, damaged):
         with pytest.raises(InputError, match=r"its part '\[Content_Types\].xml' is compressed"):
             files.take(content, "refunds.xlsx", ignore_extra=True)
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+@pytest.mark.parametrize("between", [0, 2])
+def test_rows_of_formulas_without_a_result_below_the_last_value_are_refused(
+    files: Files, empty: int, between: int
+) -> None:
+    book = workbook([[None] * empty + row for row in ROWS])
+    number = 4 + between
+    cells = b"".join(
+        FORMULA % f"{chr(65 + empty + at)}{number}".encode() for at in range(len(HEADER) - 1)
+    )
+    row = f'<row r="{number}">'.encode() + cells + b"</row></sheetData>"
+    taken = files.take(changed(book, b"</sheetData>", row), "refunds.xlsx", ignore_extra=True)
+    assert taken.ids == ["a", "b"]
+    assert {(error.line, error.code) for error in taken.errors} == {(number, "cell_error")}
+
+
+def styled(*formats: str, books: bytes, codes: dict[int, str] | None = None) -> bytes:
+    """The workbook with a part of styles: the number of a format each, and the codes of some."""
+    own = "".join(
+        f'<numFmt numFmtId="{number}" formatCode={quoteattr(code)}/>'
+        for number, code in (codes or {}).items()
+    )
+    cells = "".join(f'<xf numFmtId="{each}"/>' if each else "<xf/>" for each in formats)
+    styles = (
+        f'<styleSheet><numFmts>{own}</numFmts><cellStyleXfs><xf numFmtId="2"/></cellStyleXfs>'
+        f"<cellXfs>{cells}</cellXfs></styleSheet>"
+    )
+    out = io.BytesIO(books)
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr("xl/styles.xml", styles)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("empty", [0, 1])
+@pytest.mark.parametrize("written", ["500", "500.0"])
+@pytest.mark.parametrize("kind", ["", ' t="n"'])
+def test_a_whole_number_shown_as_money_is_not_read_as_minor_units(
+    files: Files, empty: int, written: str, kind: str
+) -> None:
+    amount = f"{chr(67 + empty)}2"
+    shown = f'<c r="{amount}" s="2"{kind}><v>{written}</v></c>'.encode()
+    book = changed(workbook([[None] * empty + row for row in ROWS]), cell(amount, 500), shown)
+    book = styled("", "1", "44", books=book)
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert [(error.line, error.column, error.code) for error in taken.errors] == [
+        (2, "amount", "amount_shown")
+    ]
+    assert taken.errors[0].value == "500"
+    assert "--amount-unit major" in taken.errors[0].rule
+    assert taken.ids == ["b"]
+    major = files.take(book, "refunds.xlsx", ignore_extra=True, amount_unit="major")
+    assert ([each.amount for each in major.requests], major.errors) == ([50000, 70000], [])
+    assert "500" in files.result(book, name="refunds.xlsx", ignore_extra=True)
+
+
+@pytest.mark.parametrize("style", ["0", "1", "3"])
+def test_a_whole_number_shown_as_one_is_read_as_minor_units(files: Files, style: str) -> None:
+    shown = f'<c r="C2" s="{style}"><v>500</v></c>'.encode()
+    book = styled("0", "3", "2", "164", books=workbook(ROWS), codes={164: '0" pieces"'})
+    taken = files.take(changed(book, cell("C2", 500), shown), "refunds.xlsx", ignore_extra=True)
+    assert ([each.amount for each in taken.requests], taken.errors) == ([500, 700], [])
+
+
+def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> None:
+    rows: list[list[object]] = [["id", "pi", "amount"], [7, "pi_1", 500], ["b", "pi_2", "700"]]
+    book = changed(workbook(rows), cell("A2", 7), b'<c r="A2" s="0"><v>7</v></c>')
+    book = changed(book, b'<c r="C3" t="inlineStr">', b'<c r="C3" t="inlineStr" s="0">')
+    taken = files.take(styled("2", books=book), "refunds.xlsx")
+    assert (taken.ids, taken.errors) == (["7", "b"], [])
+
+
+@pytest.mark.parametrize(
+    ("code", "money"),
+    [
+        ("General", False),
+        ("0", False),
+        ("#,##0", False),
+        ("@", False),
+        ('0" pieces"', False),
+        (r"#,##0\.", False),
+        ("_-* #,##0_-;[Red]-* #,##0_-", False),
+        ("[$-409]#,##0", False),
+        ("0.00", True),
+        ("#,##0.##", True),
+        ('"$"#,##0', True),
+        (r"\$#,##0", True),
+        ("$0", True),
+        ("[$€-407] #,##0", True),
+        ("[$kr-41D] 0", True),
+        ('0 "EUR"', True),
+        (r'_-* #,##0.00\ "zł"_-', True),
+    ],
+)
+def test_a_number_format_shows_money_by_its_decimals_or_currency(code: str, *, money: bool) -> None:
+    assert shows_money(code) is money

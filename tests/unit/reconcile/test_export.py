@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import zipfile
 from dataclasses import fields
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -390,3 +392,37 @@ def test_text_with_half_a_character_is_refused_with_its_line(tmp_path: Path, col
 
 def test_what_an_export_notes_while_it_reads_is_not_given_to_it() -> None:
     assert [each.name for each in fields(Export) if each.init and each.name.startswith("_")] == []
+
+
+@pytest.mark.parametrize(
+    ("amount", "how"),
+    [
+        ("0", {}),
+        ("0.00", {"unit": "major"}),
+        ('"0,00"', {"unit": "major", "decimal": "comma"}),
+        ("0", {"negative": True}),
+        ("-0.00", {"unit": "major", "negative": True}),
+    ],
+)
+def test_refund_of_nothing_is_a_row_too(tmp_path: Path, amount: str, how: dict[str, Any]) -> None:
+    text = f"{HEADER}\nre_1,{amount},usd,canceled\n"
+    rows, export = rows_of(tmp_path / "a.csv", text, **how)
+    assert ([row.amount for row in rows], export.errors) == ([0], [])
+
+
+def test_whole_number_that_a_workbook_shows_as_money_is_not_read_as_minor_units(
+    tmp_path: Path,
+) -> None:
+    book = io.BytesIO(workbook([HEADER.split(","), ["re_1", 5, "usd", "failed"]]))
+    with zipfile.ZipFile(book) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    parts[sheet] = parts[sheet].replace(b'<c r="B2">', b'<c r="B2" s="0">')
+    parts["xl/styles.xml"] = b'<styleSheet><cellXfs><xf numFmtId="2"/></cellXfs></styleSheet>'
+    with zipfile.ZipFile(book, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    _, export = rows_of(tmp_path / "a.xlsx", book.getvalue())
+    assert [(error.column, error.code) for error in export.errors] == [("amount", "amount_shown")]
+    rows, _ = rows_of(tmp_path / "a.xlsx", book.getvalue(), unit="major")
+    assert [row.amount for row in rows] == [500]

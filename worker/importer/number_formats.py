@@ -1,0 +1,70 @@
+"""The number formats of a workbook: which of them show a whole number like an amount of money.
+
+A cell that holds 500 may be shown as $500.00, so its value alone does not say what was meant.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import unicodedata
+from typing import Final
+
+from worker.model.currencies import decimals_of
+
+_CELL_FORMATS: Final = re.compile(r"<(?:\w+:)?cellXfs\b.*?</(?:\w+:)?cellXfs\s*>", re.DOTALL)
+_FORMAT: Final = re.compile(r"<(?:\w+:)?xf(?=[\s/>])([^>]*)>")
+_CODE: Final = re.compile(r"<(?:\w+:)?numFmt\s([^>]*)>")
+_ATTRIBUTE: Final = re.compile(r"""([\w]+)=(["'])(.*?)\2""", re.DOTALL)
+# Formats that every workbook knows without a code: those with decimals, or with a currency.
+_BUILT_IN: Final = frozenset({2, 4, 5, 6, 7, 8, 10, 11, 39, 40, 42, 43, 44, 48})
+# A quoted text, an escaped character, a space as wide as one, a currency, a colour or condition,
+# and any other character.
+_PART: Final = re.compile(
+    r'"([^"]*)"|\\(.)|[_*].|\[\$([^]-]*)[^]]*\]|\[[^]]*\]|(.)',
+    re.DOTALL,
+)
+_DECIMALS: Final = re.compile(r"\.[0#?]")
+_WORD: Final = re.compile(r"[A-Za-z]+")
+
+
+def money_styles(xml: bytes) -> frozenset[bytes]:
+    """Return the numbers of the styles that show decimals or a currency, as cells name them.
+
+    `xml` is the workbook's part with its styles.
+    """
+    text = xml.decode("utf-8", errors="replace")
+    codes = {
+        each.get("numFmtId"): each.get("formatCode", "")
+        for each in map(_attributes, _CODE.findall(text))
+    }
+    cells = _CELL_FORMATS.search(text)
+    numbers = [
+        _attributes(each).get("numFmtId", "0")
+        for each in _FORMAT.findall(cells[0] if cells else "")
+    ]
+    return frozenset(
+        str(style).encode()
+        for style, number in enumerate(numbers)
+        if (
+            shows_money(codes[number])
+            if number in codes
+            else number.isdecimal() and int(number) in _BUILT_IN
+        )
+    )
+
+
+def _attributes(tag: str) -> dict[str, str]:
+    return {name: html.unescape(value) for name, _, value in _ATTRIBUTE.findall(tag)}
+
+
+def shows_money(code: str) -> bool:
+    """Return whether a format shows decimals, or a currency's sign or code."""
+    parts = _PART.findall(code)
+    digits = "".join(part[3] for part in parts)
+    if _DECIMALS.search(digits) or any(part[2].strip() for part in parts):
+        return True
+    texts = "".join(part[0] + part[1] or " " for part in parts)
+    return any(unicodedata.category(each) == "Sc" for each in texts + digits) or any(
+        decimals_of(word.lower()) is not None for word in _WORD.findall(texts)
+    )
