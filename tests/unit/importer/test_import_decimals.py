@@ -199,6 +199,6 @@ def test_a_number_of_json_that_would_be_rounded_is_refused(number: str, files: F
     assert (taken.codes, taken.requests) == (["not_exact"], [])
     assert taken.errors[0].value == number
     unused = f'{{"id": "a", "pi": "pi_1", "amount": 10.50000000000000000000, "score": {number}}}\n'
-    options = {"amount_unit": "major", "default_currency": "usd", "ignore_extra": True}
+    options: Any = {"amount_unit": "major", "default_currency": "usd", "ignore_extra": True}
     assert [each.amount for each in files.take(unused, "b.jsonl", **options).requests] == [1050]
     assert json.loads(files.result(unused, name="b.jsonl", **options))["id"] == "a"
