@@ -336,12 +336,19 @@ class Refunds:
         """
         return self.apply(refund_id, decisions.cancel, {"by": by})
 
-    def retry(self, refund_id: str, *, unknown: bool = False, by: str = decisions.CALLER) -> Refund:
+    def retry(
+        self,
+        refund_id: str,
+        *,
+        unknown: bool = False,
+        by: str = decisions.CALLER,
+        version: int | None = None,
+    ) -> Refund:
         """Send a failed refund again: same id, new generation with an idempotency key of its own.
 
         `unknown`: also if it is not known whether that can help. One already being sent again is
-        returned unchanged. Raises `NotRetriable`, `GuardRefused` if its batch was canceled,
-        `NotFound`.
+        returned unchanged. With `version`, only the failure that this version shows is sent again.
+        Raises `NotRetriable`, `Changed`, `GuardRefused` if its batch was canceled, `NotFound`.
         """
         refund = self.get(refund_id)
         if not refund.settled and refund.generation > 1:
@@ -353,7 +360,8 @@ class Refunds:
                 f"refund {refund_id} belongs to batch {refund.batch_id}, which was canceled: none"
                 " of its refunds is sent again; submit a new refund under a new id"
             )
-        return self.apply(refund_id, partial(decisions.retry_one, unknown=unknown), {"by": by})
+        decide = _at_version(version, partial(decisions.retry_one, unknown=unknown))
+        return self.apply(refund_id, decide, {"by": by})
 
     def resolve(
         self,
@@ -386,15 +394,8 @@ class Refunds:
         else:
             decide = decisions.resolve_resend
 
-        def at_version(refund: Refund) -> Step:
-            if version not in {None, refund.version}:
-                raise Changed(
-                    f"refund {refund_id} has changed since version {version}, and was not changed"
-                    " now: read it again and decide on what it shows"
-                )
-            return decide(refund, by=by, unverified=unverified)
-
-        return self.apply(refund_id, at_version, detail)
+        decide = partial(decide, by=by, unverified=unverified)
+        return self.apply(refund_id, _at_version(version, decide), detail)
 
     def apply(
         self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]
@@ -435,6 +436,20 @@ def record_of(request: RefundRequest, lane: Lane, created: Created) -> Refund:
     return created.refund or new_record(
         request, lane, created.now, created.now + sweeps.NUDGE_GRACE
     )
+
+
+def _at_version(version: int | None, decide: Callable[[Refund], Step]) -> Callable[[Refund], Step]:
+    """Return a decision about one version of a record only, about any if it is None."""
+
+    def at_version(refund: Refund) -> Step:
+        if version not in {None, refund.version}:
+            raise Changed(
+                f"refund {refund.refund_id} has changed since version {version}, and was not"
+                " changed now: read it again and decide on what it shows"
+            )
+        return decide(refund)
+
+    return at_version
 
 
 def _together() -> Mapping[Lane, Together[RefundRequest, Created]]:

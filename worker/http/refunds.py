@@ -21,7 +21,7 @@ from worker.errors import (
     NotFound,
     StoreUnavailable,
 )
-from worker.http import bodies
+from worker.http import bodies, problems
 from worker.http.context import Context, not_its_own, unknown
 from worker.http.creations import Creations
 from worker.http.deeds import deed_of
@@ -46,6 +46,7 @@ MOST_LISTED: Final = 500
 LISTED: Final = 100
 _LONGEST_RETRY: Final = 60
 _IDS: Final = "must be 1 to 200 of A-Z a-z 0-9 . _ : -"
+_VERSIONS: Final = "must be the whole number version of the record that you read"
 _PAYMENTS: Final = "must be the provider's id, 1 to 200 of A-Z a-z 0-9 _ -"
 
 
@@ -160,12 +161,12 @@ class RefundRoutes:
 
     async def retry(self, request: web.Request, caller: Caller) -> web.Response:
         """Send a failed refund again; one that is being sent again already is returned."""
-        body = await self._context.json(request, ("unknown",))
+        body = await self._context.json(request, ("unknown", "version"))
         refund_id = _id_of(request, caller)
-        anyway = bodies.flag(body, "unknown")
+        anyway, version = bodies.flag(body, "unknown"), _version_in(body)
         return await self._decided(
             deed_of(request, caller, "retry", refund_id),
-            lambda client: client.retry(refund_id, unknown=anyway, by=caller.name),
+            lambda client: client.retry(refund_id, unknown=anyway, by=caller.name, version=version),
         )
 
     async def resolve(self, request: web.Request, caller: Caller) -> web.Response:
@@ -265,7 +266,7 @@ def _decision_in(body: Mapping[str, Any]) -> dict[str, Any]:
         refuse("note", "note", "must be a text that says how you know")
     version: Any = body.get("version")
     if not _is_version(version):
-        refuse("version", "version", "must be the whole number version of the record that you read")
+        refuse("version", "version", _VERSIONS)
     if errors:
         raise InvalidRequest(errors)
     return {
@@ -273,6 +274,16 @@ def _decision_in(body: Mapping[str, Any]) -> dict[str, Any]:
         "version": int(version),
         "unverified": bodies.flag(dict(body), "unverified"),
     }
+
+
+def _version_in(body: Mapping[str, Any]) -> int | None:
+    """Return the version in a body, None if it has none. Raises `InvalidRequest`."""
+    version: Any = body.get("version")
+    if "version" not in body:
+        return None
+    if not _is_version(version):
+        raise problems.wrong_field("version", "version", shown(version), _VERSIONS)
+    return int(version)
 
 
 def _is_version(value: Any) -> bool:

@@ -399,6 +399,21 @@ async def test_a_failed_refund_is_sent_again_once(api: Door) -> None:
     assert got.fields == [("unknown", "true_or_false")]
 
 
+async def test_a_repeated_retry_that_names_its_version_starts_one_generation(api: Door) -> None:
+    failed = api.records.failed("order-1")
+    again, path = {"unknown": True, "version": failed.version}, "/v1/refunds/order-1/retry"
+    for _ in range(2):
+        got = await api.post(path, again)
+        assert (got.status, got.json["generation"], got.json["stage"]) == (200, 2, "queued")
+    # The answer was lost, and meanwhile the retry failed.
+    api.records.failed_again("order-1")
+    got = await api.post(path, again)
+    assert (got.status, got.code) == (409, "changed")
+    assert api.refunds.get("order-1").generation == 2
+    got = await api.post(path, {"unknown": True, "version": "3"})
+    assert got.fields == [("version", "version")]
+
+
 async def test_a_review_is_resolved_on_the_version_that_was_read(api: Door) -> None:
     refund = api.records.in_review("order-1")
     path = "/v1/refunds/order-1/resolve"

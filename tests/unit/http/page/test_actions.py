@@ -161,10 +161,26 @@ async def test_no_cancel_is_offered_if_only_a_person_says_that_it_did_not_happen
 async def test_a_failed_refund_is_sent_again(actor: PageDoor) -> None:
     actor.records.failed("order-1")
     view, action = "/page/refunds/order-1", "/page/refunds/order-1/retry"
-    assert (await send(actor, view, action)).status == 409
-    assert (await send(actor, view, action, unknown="yes")).status == 303
+    version = str(actor.records.get("order-1").version)
+    assert (await send(actor, view, action, version=version)).status == 409
+    assert (await send(actor, view, action, version="x", unknown="yes")).status == 422
+    assert (await send(actor, view, action, version=version, unknown="yes")).status == 303
     refund = actor.records.get("order-1")
     assert (refund.stage, refund.generation) == (Stage.QUEUED, 2)
+
+
+async def test_a_form_that_was_shown_before_a_retry_sends_its_failure_not_again(
+    actor: PageDoor,
+) -> None:
+    shown = actor.records.failed("order-1")
+    view, action = "/page/refunds/order-1", "/page/refunds/order-1/retry"
+    fields = {"version": str(shown.version), "unknown": "yes"}
+    assert (await send(actor, view, action, **fields)).status == 303
+    actor.records.failed_again("order-1")
+    again = await send(actor, view, action, **fields)
+    assert again.status == 409
+    assert "has changed since version" in again.text
+    assert actor.records.get("order-1").generation == 2
 
 
 async def test_a_refund_is_read_at_the_provider_now(actor: PageDoor) -> None:
