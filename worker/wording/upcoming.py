@@ -50,16 +50,30 @@ def _settled(refund: Refund) -> str:
         )
     if refund.status is Status.CANCELED:
         return "Nothing: it was canceled before anything was sent."
+    if refund.set_aside_ids is not None:
+        named = " and ".join(refund.ids_set_aside)
+        return (
+            f"Nothing: it failed, but the provider also showed {named} for it, which may have moved"
+            " the money. Its dashboard shows that, and nothing is sent."
+        )
+    if refund.reversed_at is not None:
+        return (
+            "Nothing: it had succeeded, and the provider reversed it;"
+            f" {_again(refund)}. The customer does not have the money."
+        )
     if refund.evidence == "operator":
         return "Nothing: a person decided that it failed, and nothing is sent."
+    return f"Nothing: it failed, and no money moved; {_again(refund)}."
+
+
+def _again(refund: Refund) -> str:
     match refund.retriable:
         case Retriable.YES:
-            again = "to send it again can help"
+            return "to send it again can help"
         case Retriable.NO:
-            again = "to send it again cannot help"
+            return "to send it again cannot help"
         case _:
-            again = "it is not known whether sending it again can help"
-    return f"Nothing: it failed, and no money moved; {again}."
+            return "it is not known whether sending it again can help"
 
 
 def _moving(refund: Refund) -> str:

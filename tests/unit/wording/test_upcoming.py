@@ -42,6 +42,20 @@ LOOKED_FOR = {"stage": Stage.IN_DOUBT, "operator_by": "ann"}
             {**SETTLED, "status": Status.SUCCEEDED, "contradicted_by": "re_2"},
             "the provider shows otherwise",
         ),
+        (
+            {
+                **SETTLED,
+                "status": Status.FAILED,
+                "reversed_at": NOW,
+                "evidence": "lookup",
+                "retriable": Retriable.NO,
+            },
+            "it had succeeded, and the provider reversed it; to send it again cannot help",
+        ),
+        (
+            {**SETTLED, "status": Status.FAILED, "set_aside_ids": "re_2 re_3"},
+            "the provider also showed re_2 and re_3 for it, which may have moved the money",
+        ),
         ({"stage": Stage.REVIEW, "doubt_since": NOW}, "cannot find out whether the money moved"),
         (
             {**SETTLED, "status": Status.FAILED, "evidence": "operator"},
