@@ -334,7 +334,11 @@ class Refunds:
 
         Raises `NotCancelable` or `NotFound`.
         """
-        return self.apply(refund_id, decisions.cancel, {"by": by})
+        return self.cancel_once(refund_id, by=by)[1]
+
+    def cancel_once(self, refund_id: str, *, by: str) -> tuple[bool, Refund]:
+        """Do the same as `cancel`; return also whether that changed anything."""
+        return self._apply(refund_id, decisions.cancel, {"by": by})
 
     def retry(
         self,
@@ -350,18 +354,24 @@ class Refunds:
         returned unchanged. With `version`, only the failure that this version shows is sent again.
         Raises `NotRetriable`, `Changed`, `GuardRefused` if its batch was canceled, `NotFound`.
         """
+        return self.retry_once(refund_id, unknown=unknown, by=by, version=version)[1]
+
+    def retry_once(
+        self, refund_id: str, *, unknown: bool, by: str, version: int | None = None
+    ) -> tuple[bool, Refund]:
+        """Do the same as `retry`; return also whether that changed anything."""
         refund = self.get(refund_id)
         if not refund.settled and refund.generation > 1:
             # Perhaps by another caller a moment ago.
             self.store.confirm()
-            return refund
+            return False, refund
         if refund.batch_id is not None and self.store.batch_state(refund.batch_id) == "canceled":
             raise GuardRefused(
                 f"refund {refund_id} belongs to batch {refund.batch_id}, which was canceled: none"
                 " of its refunds is sent again; submit a new refund under a new id"
             )
         decide = _at_version(version, partial(decisions.retry_one, unknown=unknown))
-        return self.apply(refund_id, decide, {"by": by})
+        return self._apply(refund_id, decide, {"by": by})
 
     def resolve(
         self,
@@ -395,19 +405,22 @@ class Refunds:
             decide = decisions.resolve_resend
 
         decide = partial(decide, by=by, unverified=unverified)
-        return self.apply(refund_id, _at_version(version, decide), detail)
+        return self._apply(refund_id, _at_version(version, decide), detail)[1]
 
-    def apply(
+    def _apply(
         self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]
-    ) -> Refund:
-        """Decide a step on the current record and save it; repeat if another writer was faster."""
+    ) -> tuple[bool, Refund]:
+        """Decide a step on the current record and save it; repeat if another writer was faster.
+
+        Return whether that changed anything, and the record.
+        """
         self.ready_to_nudge()
         for _ in range(_SAVE_TRIES):
             refund = self.get(refund_id)
             if refund.status is Status.CANCELED and decide is decisions.cancel:
                 # Perhaps by another caller a moment ago.
                 self.store.confirm()
-                return refund
+                return False, refund
             step = decide(refund)
             saved = self.store.run(saves.save(refund, step, detail))
             if saved.result == "saved":
@@ -416,7 +429,7 @@ class Refunds:
                     self._nudge([refund_id], Lane.SINGLE)
                 if saved.woken:
                     self._nudge([saved.woken], Lane.SINGLE)
-                return after
+                return True, after
             if saved.result in _TAKEN:
                 raise GuardRefused(
                     _TAKEN[saved.result].format(refund_id=refund_id, other=saved.other)

@@ -156,7 +156,7 @@ class RefundRoutes:
         refund_id = _id_of(request, caller)
         return await self._decided(
             deed_of(request, caller, "cancel", refund_id),
-            lambda client: client.cancel(refund_id, by=caller.name),
+            lambda client: client.cancel_once(refund_id, by=caller.name),
         )
 
     async def retry(self, request: web.Request, caller: Caller) -> web.Response:
@@ -166,7 +166,9 @@ class RefundRoutes:
         anyway, version = bodies.flag(body, "unknown"), _version_in(body)
         return await self._decided(
             deed_of(request, caller, "retry", refund_id),
-            lambda client: client.retry(refund_id, unknown=anyway, by=caller.name, version=version),
+            lambda client: client.retry_once(
+                refund_id, unknown=anyway, by=caller.name, version=version
+            ),
         )
 
     async def resolve(self, request: web.Request, caller: Caller) -> web.Response:
@@ -176,7 +178,7 @@ class RefundRoutes:
         action, note = f"resolve as {decision['decision']}", decision["note"]
         return await self._decided(
             deed_of(request, caller, action, refund_id, note=note),
-            lambda client: client.resolve(refund_id, by=caller.name, **decision),
+            lambda client: (True, client.resolve(refund_id, by=caller.name, **decision)),
         )
 
     async def recheck(self, request: web.Request, caller: Caller) -> web.Response:
@@ -209,8 +211,10 @@ class RefundRoutes:
         await self._context.waiters.until(is_over, refund_id=refund.refund_id, seconds=seconds)
         return latest
 
-    async def _decided(self, deed: Deed, decide: Callable[[Refunds], Refund]) -> web.Response:
-        refund = await self._in_thread(
+    async def _decided(
+        self, deed: Deed, decide: Callable[[Refunds], tuple[bool, Refund]]
+    ) -> web.Response:
+        _, refund = await self._in_thread(
             deed.target,
             lambda client: carry_out(client.store, deed, lambda: decide(client)),
         )

@@ -605,6 +605,21 @@ async def test_an_unforeseen_error_shows_nothing_of_itself(
     assert got.json["request_id"] == got.headers["Request-Id"]
 
 
+async def test_the_audit_says_that_a_repeat_changed_nothing(api: Door) -> None:
+    api.records.queued("order-1")
+    api.records.failed("order-2", payment_intent="pi_2")
+    for _ in range(2):
+        assert (await api.post("/v1/refunds/order-1/cancel")).status == 200
+        assert (await api.post("/v1/refunds/order-2/retry", {"unknown": True})).status == 200
+    found = [(each.deed.action, each.result) for each in audit.entries(api.refunds.store)]
+    assert found[::-1] == [
+        ("cancel", "done"),
+        ("retry", "done"),
+        ("cancel", "unchanged"),
+        ("retry", "unchanged"),
+    ]
+
+
 async def test_what_a_caller_does_is_noted_in_the_audit(api: Door) -> None:
     records = api.records
     records.queued("order-1")

@@ -88,7 +88,7 @@ class Actions:
         """Cancel a refund that was not sent."""
         refund_id = _refund_in(request)
         deed = _deed(request, session, "cancel", refund_id)
-        await self._do(deed, lambda client: client.cancel(refund_id, by=session.caller.name))
+        await self._do(deed, lambda client: client.cancel_once(refund_id, by=session.caller.name))
         return _refund_at(refund_id)
 
     async def retry(self, request: web.Request, session: Session, form: Form) -> str:
@@ -97,7 +97,7 @@ class Actions:
         version = _version_in(form)
         await self._do(
             _deed(request, session, "retry", refund_id),
-            lambda client: client.retry(
+            lambda client: client.retry_once(
                 refund_id, unknown=anyway, by=session.caller.name, version=version
             ),
         )
