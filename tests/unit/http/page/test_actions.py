@@ -190,6 +190,22 @@ async def test_a_refund_is_read_at_the_provider_now(actor: PageDoor) -> None:
     assert actor.nudged == ["order-1"]
 
 
+async def test_a_read_at_the_provider_is_offered_only_if_there_is_something_to_read(
+    actor: PageDoor,
+) -> None:
+    records = actor.records
+    records.in_review("review")
+    records.failed("failed", payment_intent="pi_2")
+    records.sending("sending", payment_intent="pi_3")
+    records.succeeded("succeeded", payment_intent="pi_4")
+    offered = set()
+    for name in ("review", "failed", "sending", "succeeded"):
+        view = f"/page/refunds/{name}"
+        if f"{view}/recheck" in (await actor.get(view)).form_tokens:
+            offered.add(name)
+    assert offered == {"succeeded"}
+
+
 async def test_everything_is_paused_and_resumed(actor: PageDoor) -> None:
     assert (await send(actor, "/page", "/page/pause")).status == 303
     assert flags.read(actor.refunds.store).paused_by == "ann"
