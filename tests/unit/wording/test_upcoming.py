@@ -11,6 +11,7 @@ from worker.model.refund import Retriable, Stage, Status
 from worker.wording.upcoming import next_of
 
 SETTLED = {"stage": Stage.SETTLED, "next_check_at": None}
+UNSENT = {**SETTLED, "attempts": 0, "provider_refund_id": None}
 LOOKED_FOR = {"stage": Stage.IN_DOUBT, "operator_by": "ann"}
 
 
@@ -28,7 +29,23 @@ LOOKED_FOR = {"stage": Stage.IN_DOUBT, "operator_by": "ann"}
         ({"stage": Stage.PROCESSING}, "The provider has it and has not finished"),
         ({"stage": Stage.REVIEW}, "Nothing, until a person decides"),
         ({**SETTLED, "status": Status.SUCCEEDED}, "the money moved"),
-        ({**SETTLED, "status": Status.CANCELED}, "before anything was sent"),
+        ({**UNSENT, "status": Status.CANCELED}, "before anything was sent"),
+        (
+            {**UNSENT, "status": Status.CANCELED, "provider_refund_id": "re_1"},
+            "Nothing: it was canceled, and no money moved.",
+        ),
+        (
+            {**SETTLED, "status": Status.CANCELED, "set_aside_ids": "re_2"},
+            "it is canceled, but the provider also showed re_2",
+        ),
+        (
+            {**SETTLED, "status": Status.CANCELED, "attempts": 1},
+            "Nothing: it was canceled, and no money moved.",
+        ),
+        (
+            {**UNSENT, "status": Status.CANCELED, "generation": 2},
+            "Nothing: it was canceled, and no money moved.",
+        ),
         (
             {**SETTLED, "status": Status.FAILED, "retriable": Retriable.YES},
             "to send it again can help",
