@@ -375,6 +375,17 @@ async def test_the_overview_names_endpoints_that_callbacks_do_not_reach(
     assert "reach shop" not in text
 
 
+async def test_what_is_given_up_leads_to_its_refund_or_its_batch(
+    reader: PageDoor, sync_redis: redis.Redis
+) -> None:
+    sync_redis.zadd("refunds:callback-endpoints", {"shop": 1})
+    sync_redis.zadd("refunds:callback-dead:shop", {"order:1": 1, "batch/b-1": 2})
+    links = re.findall(
+        r'<th scope="row"><a href="([^"]+)"', (await reader.get("/page/callbacks")).html
+    )
+    assert links == ["/page/refunds/order%3A1", "/page/batches/b-1"]
+
+
 async def test_callbacks_that_are_off_are_not_said_to_stop_what_waits(reader: PageDoor) -> None:
     off = "Callbacks are off: nothing more is noted for the endpoints. What waits is still sent."
     assert off in (await reader.get("/page/callbacks")).text
