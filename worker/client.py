@@ -334,26 +334,44 @@ class Refunds:
 
         Raises `NotCancelable` or `NotFound`.
         """
-        return self.apply(refund_id, decisions.cancel, {"by": by})
+        return self.cancel_once(refund_id, by=by)[1]
 
-    def retry(self, refund_id: str, *, unknown: bool = False, by: str = decisions.CALLER) -> Refund:
+    def cancel_once(self, refund_id: str, *, by: str) -> tuple[bool, Refund]:
+        """Do the same as `cancel`; return also whether that changed anything."""
+        return self._apply(refund_id, decisions.cancel, {"by": by})
+
+    def retry(
+        self,
+        refund_id: str,
+        *,
+        unknown: bool = False,
+        by: str = decisions.CALLER,
+        version: int | None = None,
+    ) -> Refund:
         """Send a failed refund again: same id, new generation with an idempotency key of its own.
 
         `unknown`: also if it is not known whether that can help. One already being sent again is
-        returned unchanged. Raises `NotRetriable`, `GuardRefused` if its batch was canceled,
-        `NotFound`.
+        returned unchanged. With `version`, only the failure that this version shows is sent again.
+        Raises `NotRetriable`, `Changed`, `GuardRefused` if its batch was canceled, `NotFound`.
         """
+        return self.retry_once(refund_id, unknown=unknown, by=by, version=version)[1]
+
+    def retry_once(
+        self, refund_id: str, *, unknown: bool, by: str, version: int | None = None
+    ) -> tuple[bool, Refund]:
+        """Do the same as `retry`; return also whether that changed anything."""
         refund = self.get(refund_id)
         if not refund.settled and refund.generation > 1:
             # Perhaps by another caller a moment ago.
             self.store.confirm()
-            return refund
+            return False, refund
         if refund.batch_id is not None and self.store.batch_state(refund.batch_id) == "canceled":
             raise GuardRefused(
                 f"refund {refund_id} belongs to batch {refund.batch_id}, which was canceled: none"
                 " of its refunds is sent again; submit a new refund under a new id"
             )
-        return self.apply(refund_id, partial(decisions.retry_one, unknown=unknown), {"by": by})
+        decide = _at_version(version, partial(decisions.retry_one, unknown=unknown))
+        return self._apply(refund_id, decide, {"by": by})
 
     def resolve(
         self,
@@ -386,27 +404,23 @@ class Refunds:
         else:
             decide = decisions.resolve_resend
 
-        def at_version(refund: Refund) -> Step:
-            if version not in {None, refund.version}:
-                raise Changed(
-                    f"refund {refund_id} has changed since version {version}, and was not changed"
-                    " now: read it again and decide on what it shows"
-                )
-            return decide(refund, by=by, unverified=unverified)
+        decide = partial(decide, by=by, unverified=unverified)
+        return self._apply(refund_id, _at_version(version, decide), detail)[1]
 
-        return self.apply(refund_id, at_version, detail)
-
-    def apply(
+    def _apply(
         self, refund_id: str, decide: Callable[[Refund], Step], detail: dict[str, Any]
-    ) -> Refund:
-        """Decide a step on the current record and save it; repeat if another writer was faster."""
+    ) -> tuple[bool, Refund]:
+        """Decide a step on the current record and save it; repeat if another writer was faster.
+
+        Return whether that changed anything, and the record.
+        """
         self.ready_to_nudge()
         for _ in range(_SAVE_TRIES):
             refund = self.get(refund_id)
             if refund.status is Status.CANCELED and decide is decisions.cancel:
                 # Perhaps by another caller a moment ago.
                 self.store.confirm()
-                return refund
+                return False, refund
             step = decide(refund)
             saved = self.store.run(saves.save(refund, step, detail))
             if saved.result == "saved":
@@ -415,7 +429,7 @@ class Refunds:
                     self._nudge([refund_id], Lane.SINGLE)
                 if saved.woken:
                     self._nudge([saved.woken], Lane.SINGLE)
-                return after
+                return True, after
             if saved.result in _TAKEN:
                 raise GuardRefused(
                     _TAKEN[saved.result].format(refund_id=refund_id, other=saved.other)
@@ -435,6 +449,20 @@ def record_of(request: RefundRequest, lane: Lane, created: Created) -> Refund:
     return created.refund or new_record(
         request, lane, created.now, created.now + sweeps.NUDGE_GRACE
     )
+
+
+def _at_version(version: int | None, decide: Callable[[Refund], Step]) -> Callable[[Refund], Step]:
+    """Return a decision about one version of a record only, about any if it is None."""
+
+    def at_version(refund: Refund) -> Step:
+        if version not in {None, refund.version}:
+            raise Changed(
+                f"refund {refund.refund_id} has changed since version {version}, and was not"
+                " changed now: read it again and decide on what it shows"
+            )
+        return decide(refund)
+
+    return at_version
 
 
 def _together() -> Mapping[Lane, Together[RefundRequest, Created]]:

@@ -61,7 +61,7 @@ function isGenuine(headers, body) {
   return same && Math.abs(Date.now() / 1000 - Number(time)) < 300;
 }
 
-/* Answer callbacks: 204 if one is genuine. Keep `version` with the order, and drop one that is not above it. */
+/* Answer callbacks: 204 if one is genuine. Keep `updated_at` and `version` with the order, and drop one not above them. */
 function receive(port) {
   const server = createServer(async (request, response) => {
     const parts = [];

@@ -61,7 +61,7 @@ function is_genuine(string $id, string $time, string $signatures, string $body):
     return false;
 }
 
-/* Answer one callback: 204 if it is genuine. Keep `version` with the order, and drop one that is not above it. */
+/* Answer one callback: 204 if it is genuine. Keep `updated_at` and `version` with the order, and drop one not above them. */
 function receive(): void
 {
     $body = file_get_contents('php://input');

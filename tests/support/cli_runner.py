@@ -132,7 +132,12 @@ class Records:
 
     def failed(self, refund_id: str, **fields: Any) -> Refund:
         """A refund that the provider has refused."""
-        refund = self.sending(refund_id, **fields)
+        self.queued(refund_id, **fields)
+        return self.failed_again(refund_id)
+
+    def failed_again(self, refund_id: str) -> Refund:
+        """An accepted refund, or one that is sent again, which the provider has refused."""
+        refund = self.claimed(refund_id)
         return self._saved(
             refund,
             Step(

@@ -10,7 +10,7 @@ from typing import Any, Final
 from worker.batches.record import decoded
 from worker.callbacks.signing import message_id
 from worker.model.refund import Refund, Stage, Status
-from worker.model.times import rfc3339
+from worker.model.times import rfc3339, to_ms
 from worker.store.callbacks import BATCH, Taken
 from worker.store.records import decode
 
@@ -41,7 +41,8 @@ def message_of(prefix: str, member: str, taken: Taken, *, metadata: bool) -> Mes
         return _of_batch(prefix, member, taken, taken.stored)
     refund = decode(taken.stored)
     version = str(refund.version)
-    identity = message_id(prefix, member, version)
+    # A restored server counts the versions after its snapshot once more. Its time goes on.
+    identity = message_id(prefix, member, f"{version} {to_ms(refund.updated_at)}")
     event = event_of(refund)
     data = refund.as_dict() | {"previous_status": taken.status_before}
     if not metadata:

@@ -14,7 +14,7 @@ from worker.cli.session import act, note, opened, operator
 from worker.cli.values import request_of
 from worker.cli.waiting import verdict, wait_for
 from worker.errors import IdempotencyConflict
-from worker.model.refund import Lane, Refund, Stage, Status
+from worker.model.refund import Lane, Refund, Stage
 from worker.model.request import REASONS
 from worker.ranges import SECONDS
 from worker.store.records import history_as_json
@@ -163,11 +163,12 @@ def cancel(*, refund_id: str, as_json: bool) -> int:
     A refund that may have reached the provider cannot be canceled, and is not changed.
     """
     with opened() as refunds:
-        before = refunds.get(refund_id)
         by = operator(refunds.settings)
-        refund = act(refunds, "cancel", refund_id, lambda: refunds.cancel(refund_id, by=by))
+        changed, refund = act(
+            refunds, "cancel", refund_id, lambda: refunds.cancel_once(refund_id, by=by)
+        )
     _write(refund, as_json=as_json)
-    if before.status is Status.CANCELED:
+    if not changed:
         note(f"refund {refund_id} was already canceled: nothing was changed")
         return NOTHING_TO_DO
     return DONE
@@ -196,15 +197,13 @@ def retry(*, refund_id: str, unknown: bool, wait: float | None, as_json: bool) -
     First find out why it failed: 'refunds status REFUND_ID' shows the code.
     """
     with opened() as refunds:
-        before = refunds.get(refund_id)
         by = operator(refunds.settings)
-        refund = act(
+        again, refund = act(
             refunds,
             "retry",
             refund_id,
-            lambda: refunds.retry(refund_id, unknown=unknown, by=by),
+            lambda: refunds.retry_once(refund_id, unknown=unknown, by=by),
         )
-        again = refund.generation > before.generation
         if not again:
             state = "is already being sent again"
             if refund.stage is Stage.REVIEW:

@@ -65,6 +65,8 @@ class BatchRoutes:
         after = query.text("after")
         query.matching("after", is_batch_id(after or ""), "must be the `next` of an earlier answer")
         query.check()
+        if after is not None and not caller.sees(after):
+            raise unknown(after)
 
         def read(client: Refunds) -> list[batches.Batch]:
             found = batches.list_batches(client.store, after)

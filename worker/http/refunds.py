@@ -21,7 +21,7 @@ from worker.errors import (
     NotFound,
     StoreUnavailable,
 )
-from worker.http import bodies
+from worker.http import bodies, problems
 from worker.http.context import Context, not_its_own, unknown
 from worker.http.creations import Creations
 from worker.http.deeds import deed_of
@@ -46,6 +46,7 @@ MOST_LISTED: Final = 500
 LISTED: Final = 100
 _LONGEST_RETRY: Final = 60
 _IDS: Final = "must be 1 to 200 of A-Z a-z 0-9 . _ : -"
+_VERSIONS: Final = "must be the whole number version of the record that you read"
 _PAYMENTS: Final = "must be the provider's id, 1 to 200 of A-Z a-z 0-9 _ -"
 
 
@@ -105,11 +106,10 @@ class RefundRoutes:
             refund = await self._in_thread(refund_id, lambda client: client.get(refund_id))
         loaded = await self._awaited(request, refund, loaded.now, seconds)
         refund = loaded.refund or refund
-        if has(request, refund.version):
-            return web.Response(
-                status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag(refund.version)}
-            )
-        return _answer(refund, loaded.now)
+        answer = _answer(refund, loaded.now)
+        if has(request, tag := answer.headers["ETag"]):
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": tag})
+        return answer
 
     async def history(self, request: web.Request, caller: Caller) -> web.Response:
         """Return a refund's moves, oldest first."""
@@ -156,17 +156,19 @@ class RefundRoutes:
         refund_id = _id_of(request, caller)
         return await self._decided(
             deed_of(request, caller, "cancel", refund_id),
-            lambda client: client.cancel(refund_id, by=caller.name),
+            lambda client: client.cancel_once(refund_id, by=caller.name),
         )
 
     async def retry(self, request: web.Request, caller: Caller) -> web.Response:
         """Send a failed refund again; one that is being sent again already is returned."""
-        body = await self._context.json(request, ("unknown",))
+        body = await self._context.json(request, ("unknown", "version"))
         refund_id = _id_of(request, caller)
-        anyway = bodies.flag(body, "unknown")
+        anyway, version = bodies.flag(body, "unknown"), _version_in(body)
         return await self._decided(
             deed_of(request, caller, "retry", refund_id),
-            lambda client: client.retry(refund_id, unknown=anyway, by=caller.name),
+            lambda client: client.retry_once(
+                refund_id, unknown=anyway, by=caller.name, version=version
+            ),
         )
 
     async def resolve(self, request: web.Request, caller: Caller) -> web.Response:
@@ -176,7 +178,7 @@ class RefundRoutes:
         action, note = f"resolve as {decision['decision']}", decision["note"]
         return await self._decided(
             deed_of(request, caller, action, refund_id, note=note),
-            lambda client: client.resolve(refund_id, by=caller.name, **decision),
+            lambda client: (True, client.resolve(refund_id, by=caller.name, **decision)),
         )
 
     async def recheck(self, request: web.Request, caller: Caller) -> web.Response:
@@ -209,8 +211,10 @@ class RefundRoutes:
         await self._context.waiters.until(is_over, refund_id=refund.refund_id, seconds=seconds)
         return latest
 
-    async def _decided(self, deed: Deed, decide: Callable[[Refunds], Refund]) -> web.Response:
-        refund = await self._in_thread(
+    async def _decided(
+        self, deed: Deed, decide: Callable[[Refunds], tuple[bool, Refund]]
+    ) -> web.Response:
+        _, refund = await self._in_thread(
             deed.target,
             lambda client: carry_out(client.store, deed, lambda: decide(client)),
         )
@@ -266,7 +270,7 @@ def _decision_in(body: Mapping[str, Any]) -> dict[str, Any]:
         refuse("note", "note", "must be a text that says how you know")
     version: Any = body.get("version")
     if not _is_version(version):
-        refuse("version", "version", "must be the whole number version of the record that you read")
+        refuse("version", "version", _VERSIONS)
     if errors:
         raise InvalidRequest(errors)
     return {
@@ -274,6 +278,16 @@ def _decision_in(body: Mapping[str, Any]) -> dict[str, Any]:
         "version": int(version),
         "unverified": bodies.flag(dict(body), "unverified"),
     }
+
+
+def _version_in(body: Mapping[str, Any]) -> int | None:
+    """Return the version in a body, None if it has none. Raises `InvalidRequest`."""
+    version: Any = body.get("version")
+    if "version" not in body:
+        return None
+    if not _is_version(version):
+        raise problems.wrong_field("version", "version", shown(version), _VERSIONS)
+    return int(version)
 
 
 def _is_version(value: Any) -> bool:
@@ -308,12 +322,13 @@ def _answer(
     more: Mapping[str, str] | None = None,
 ) -> web.Response:
     """Return a record; a pending one with the time after which to ask again."""
-    headers = {"ETag": etag(refund.version), **(more or {})}
+    body = json.dumps(refund.as_dict()).encode("ascii")
+    headers = {"ETag": etag(body), **(more or {})}
     if not refund.settled:
         headers["Retry-After"] = str(_retry_seconds(refund, now))
     return web.Response(
         status=status.value,
-        body=json.dumps(refund.as_dict()).encode("ascii"),
+        body=body,
         content_type=bodies.JSON,
         headers=headers,
     )

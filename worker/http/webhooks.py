@@ -34,6 +34,8 @@ MAX_READING: Final = 256
 """The most bodies that are read at once: they may take 64 MB together."""
 MAX_IN_FLIGHT: Final = 64
 RETRY_AFTER_SECONDS: Final = 30
+_NAMED: Final = 50
+"""The most refunds of one event that are named in the log as not read."""
 _QUIET_SECONDS: Final = 10.0
 """A refusal is logged once in this time for each reason, so that a flood cannot fill the log."""
 
@@ -179,9 +181,18 @@ class Webhooks:
         )
         if verdict != "valid":
             raise _Refused(_WRONG, Result(verdict))
-        found = hints.read_all(_event(body))
-        if not found:
+        listed = hints.read_all(_event(body))
+        if not listed:
             return Result.IGNORED
+        found, rest = listed[: hints.MOST], listed[hints.MOST :]
+        if rest:
+            # Each is still read at its own time, only not because of this event.
+            log.warning(
+                "webhook_list_cut",
+                payment_intent=found[0].payment_intent,
+                count=len(rest),
+                left_out=[hint.provider_refund_id for hint in rest[:_NAMED]],
+            )
         try:
             # A note that is completed after this limit is harmless: the event comes again.
             async with asyncio.timeout(self._note_seconds):

@@ -40,9 +40,10 @@ def read(event: object) -> Hint | None:
 
 
 def read_all(event: object) -> tuple[Hint, ...]:
-    """Return the hints of a decoded event, at most `MOST`; none if it is not about a refund.
+    """Return the hints of a decoded event; none if it is not about a refund.
 
-    An event shows a refund, or a charge that lists its refunds, or only a payment.
+    An event shows a refund, or a charge that lists its refunds, or only a payment. Only the first
+    `MOST` are to be read.
     """
     whole = _mapping(event)
     shown = _mapping(_mapping(whole.get("data")).get("object"))
@@ -53,7 +54,7 @@ def read_all(event: object) -> tuple[Hint, ...]:
         return ()
     payment = _payment(shown)
     listed = dict.fromkeys(_hint(entry, payment) for entry in _entries(shown))
-    return tuple(listed)[:MOST] or (Hint(payment_intent=payment),)
+    return tuple(listed) or (Hint(payment_intent=payment),)
 
 
 def _entries(charge: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

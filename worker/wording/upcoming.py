@@ -48,18 +48,35 @@ def _settled(refund: Refund) -> str:
             "Nothing: the money moved. The customer's bank decides when it shows the money, often"
             " some days later. If the provider reverses it later, this becomes failed."
         )
+    if refund.set_aside_ids is not None:
+        named = " and ".join(refund.ids_set_aside)
+        return (
+            f"Nothing: it is {refund.status}, but the provider also showed {named} for it, which"
+            " may have moved the money. Its dashboard shows that, and nothing is sent."
+        )
     if refund.status is Status.CANCELED:
-        return "Nothing: it was canceled before anything was sent."
+        # The provider may have canceled it, or an attempt before have been refused.
+        was_sent = refund.attempts or refund.generation > 1 or refund.provider_refund_id
+        how = ", and no money moved" if was_sent else " before anything was sent"
+        return f"Nothing: it was canceled{how}."
+    if refund.reversed_at is not None:
+        return (
+            "Nothing: it had succeeded, and the provider reversed it;"
+            f" {_again(refund)}. The customer does not have the money."
+        )
     if refund.evidence == "operator":
         return "Nothing: a person decided that it failed, and nothing is sent."
+    return f"Nothing: it failed, and no money moved; {_again(refund)}."
+
+
+def _again(refund: Refund) -> str:
     match refund.retriable:
         case Retriable.YES:
-            again = "to send it again can help"
+            return "to send it again can help"
         case Retriable.NO:
-            again = "to send it again cannot help"
+            return "to send it again cannot help"
         case _:
-            again = "it is not known whether sending it again can help"
-    return f"Nothing: it failed, and no money moved; {again}."
+            return "it is not known whether sending it again can help"
 
 
 def _moving(refund: Refund) -> str:

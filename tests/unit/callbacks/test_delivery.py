@@ -24,6 +24,7 @@ from worker.batches.opening import close_batch, open_batch
 from worker.callbacks.delivery import (
     SPARE,
 )
+from worker.model.times import to_ms
 from worker.rules.decisions import retry_failed
 from worker.store import callbacks
 
@@ -159,6 +160,21 @@ async def test_later_version_has_another_id_and_a_higher_version() -> None:
         assert shop.ids[0] != shop.ids[1]
         versions = [body["data"]["version"] for body in shop.bodies]
         assert versions == sorted(set(versions))
+
+
+async def test_same_version_of_a_restored_record_has_another_id() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+        await desk.deliver()
+        # The server was restored to before the end, and the refund ended in as many moves, later.
+        later = to_ms(desk.world.get().updated_at + HOUR)
+        desk.world.redis.hset(f"refunds:refund:{ID}", "updated_at", later)
+        desk.world.store.run(callbacks.replay("shop", [ID]))
+        await desk.deliver()
+        first, second = (body["data"] for body in shop.bodies)
+        assert first["version"] == second["version"]
+        assert first["updated_at"] < second["updated_at"]
+        assert shop.ids[0] != shop.ids[1]
 
 
 async def test_try_is_held_until_its_answer_may_no_longer_come() -> None:

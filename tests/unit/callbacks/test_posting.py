@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp.http_exceptions import TransferEncodingError
 
 from tests.unit.callbacks.test_addresses import Answers
 from worker.callbacks.endpoints import Endpoint
@@ -190,3 +191,22 @@ async def test_status_says_what_became_of_a_post(status: int, result: str) -> No
         reply = await poster.post("msg_1", 1, b"{}")
         assert (reply.status, reply.result) == (status, result)
         await poster.close()
+
+
+async def test_error_while_the_rest_of_an_answer_is_read_leaves_its_status() -> None:
+    async def read(_most: int) -> bytes:
+        # So does aiohttp without its C extension, if a chunk of the body has no length.
+        raise TransferEncodingError("zz")
+
+    response: Any = SimpleNamespace(content=SimpleNamespace(read=read))
+    assert await _beginning(response) == ""
+
+
+async def test_unforeseen_error_is_a_failed_post(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise RuntimeError("canary-7f3a")
+
+    poster = Poster(Receiver().endpoint())
+    monkeypatch.setattr(poster, "_post", fail)
+    reply = await poster.post("msg_1", 1, b"{}")
+    assert (reply.result, reply.error) == ("failed", "RuntimeError")

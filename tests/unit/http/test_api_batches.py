@@ -100,6 +100,8 @@ async def test_a_token_for_some_ids_sees_and_changes_only_its_batches(api: Door)
     listed = (await api.get(PATH, token=token)).json["data"]
     assert {each["batch_id"] for each in listed} == {"shop-a-1", "shop-a-mixed"}
     assert (await api.get(f"{PATH}/shop-b-1", token=token)).status == 404
+    for other in ("shop-b-1", "shop-b-2"):
+        assert (await api.get(f"{PATH}?after={other}", token=token)).status == 404
     assert (await api.post(f"{PATH}/shop-b-1/cancel", token=token)).status == 404
     assert (await api.post(f"{PATH}/shop-a-mixed/cancel", token=token)).status == 404
     assert lines((await api.get(f"{PATH}/shop-a-mixed/refunds", token=token)).body) == []

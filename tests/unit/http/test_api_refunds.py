@@ -11,8 +11,10 @@ import pytest
 
 from tests.factories import HOUR
 from tests.support.api_door import PAYMENT, Door
+from worker.http.queries import etag
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
+from worker.rules import decisions
 from worker.store import audit, saves, sweeps
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ def moves_of(api: Door, refund_id: str) -> list[str]:
 async def test_a_refund_is_accepted_once_and_its_repeat_changes_nothing(api: Door) -> None:
     first = await api.create("order-1", metadata={"order": "1001"}, reason="duplicate")
     assert (first.status, first.headers["Location"]) == (202, "/v1/refunds/order-1")
-    assert (first.headers["ETag"], first.headers["Retry-After"]) == ('"1"', "1")
+    assert (first.headers["ETag"], first.headers["Retry-After"]) == (etag(first.body), "1")
     assert api.nudged == ["order-1"]
     again = await api.create("order-1", metadata={"order": "1001"}, reason="duplicate")
     assert (again.status, again.json) == (202, first.json)
@@ -183,16 +185,30 @@ async def test_a_body_is_read_up_to_64_kib(api: Door) -> None:
     assert (got.status, got.code) == (413, "too_large")
 
 
-async def test_a_record_has_its_version_as_etag_and_is_not_sent_twice(api: Door) -> None:
+async def test_a_record_that_the_client_holds_is_not_sent_twice(api: Door) -> None:
     api.records.queued("order-1")
     first = await api.get("/v1/refunds/order-1")
     assert (first.status, first.json["stage"]) == (200, "queued")
-    for held in ('"1"', 'W/"1"', '"7", "1"'):
+    tag = first.headers["ETag"]
+    for held in (tag, f"W/{tag}", f'"7", {tag}'):
         same = await api.get("/v1/refunds/order-1", If_None_Match=held)
-        assert (same.status, same.headers["ETag"], same.body) == (304, '"1"', b"")
+        assert (same.status, same.headers["ETag"], same.body) == (304, tag, b"")
     api.records.claimed("order-1")
-    now = await api.get("/v1/refunds/order-1", If_None_Match='"1"')
-    assert (now.status, now.headers["ETag"], now.json["stage"]) == (200, '"2"', "sending")
+    now = await api.get("/v1/refunds/order-1", If_None_Match=tag)
+    assert (now.status, now.json["stage"]) == (200, "sending")
+    assert now.headers["ETag"] != tag
+
+
+async def test_what_changes_without_a_move_is_sent_again(api: Door) -> None:
+    metadata = {"customer": "canary-7f3a"}
+    refund = api.records.succeeded("order-1", metadata=metadata)
+    first = await api.get("/v1/refunds/order-1")
+    assert first.json["metadata"] == metadata
+    step = decisions.erased(refund, refund.updated_at)
+    assert api.records.store.run(saves.save(refund, step)).result == "saved"
+    now = await api.get("/v1/refunds/order-1", If_None_Match=first.headers["ETag"])
+    assert (now.status, now.json["metadata"]) == (200, {})
+    assert now.json["version"] == first.json["version"]
 
 
 @pytest.mark.parametrize("name", ["absent", "a%2Fb", "a b", "x" * 201, "%00", "é"])
@@ -381,6 +397,21 @@ async def test_a_failed_refund_is_sent_again_once(api: Door) -> None:
     assert (await api.get("/v1/refunds/order-1/history")).json["data"][-1]["by"] == "shop"
     got = await api.post("/v1/refunds/order-1/retry", {"unknown": "yes"})
     assert got.fields == [("unknown", "true_or_false")]
+
+
+async def test_a_repeated_retry_that_names_its_version_starts_one_generation(api: Door) -> None:
+    failed = api.records.failed("order-1")
+    again, path = {"unknown": True, "version": failed.version}, "/v1/refunds/order-1/retry"
+    for _ in range(2):
+        got = await api.post(path, again)
+        assert (got.status, got.json["generation"], got.json["stage"]) == (200, 2, "queued")
+    # The answer was lost, and meanwhile the retry failed.
+    api.records.failed_again("order-1")
+    got = await api.post(path, again)
+    assert (got.status, got.code) == (409, "changed")
+    assert api.refunds.get("order-1").generation == 2
+    got = await api.post(path, {"unknown": True, "version": "3"})
+    assert got.fields == [("version", "version")]
 
 
 async def test_a_review_is_resolved_on_the_version_that_was_read(api: Door) -> None:
@@ -572,6 +603,21 @@ async def test_an_unforeseen_error_shows_nothing_of_itself(
     assert (got.status, got.code) == (500, "internal_error")
     assert b"canary" not in got.body
     assert got.json["request_id"] == got.headers["Request-Id"]
+
+
+async def test_the_audit_says_that_a_repeat_changed_nothing(api: Door) -> None:
+    api.records.queued("order-1")
+    api.records.failed("order-2", payment_intent="pi_2")
+    for _ in range(2):
+        assert (await api.post("/v1/refunds/order-1/cancel")).status == 200
+        assert (await api.post("/v1/refunds/order-2/retry", {"unknown": True})).status == 200
+    found = [(each.deed.action, each.result) for each in audit.entries(api.refunds.store)]
+    assert found[::-1] == [
+        ("cancel", "done"),
+        ("retry", "done"),
+        ("cancel", "unchanged"),
+        ("retry", "unchanged"),
+    ]
 
 
 async def test_what_a_caller_does_is_noted_in_the_audit(api: Door) -> None:

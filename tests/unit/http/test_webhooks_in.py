@@ -34,7 +34,7 @@ from worker.http.webhooks import (
     PATH,
     Webhooks,
 )
-from worker.model.hints import Hint
+from worker.model.hints import MOST, Hint
 from worker.model.refund import Lane, Stage
 from worker.model.signatures import HEADER, header
 from worker.model.times import to_ms
@@ -207,6 +207,18 @@ async def test_each_refund_of_a_charge_is_noted_and_the_event_counted_once(door:
     assert (await door.post(body))[0] == 200
     assert [hint.provider_refund_id for hint in door.records.hinted] == ["re_1", "re_2"]
     assert door.records.counted == {"hinted": 1}
+
+
+async def test_refunds_of_a_charge_that_are_too_many_are_named_in_the_log(door: Door) -> None:
+    entries = [{"id": f"re_{number}", "object": "refund"} for number in range(MOST + 52)]
+    charge = {"id": "ch_1", "object": "charge", "payment_intent": "pi_1", "refunds": entries}
+    body = json.dumps({"type": "charge.refunded", "data": {"object": charge}}).encode()
+    with capture_logs() as lines:
+        assert (await door.post(body))[0] == 200
+    assert len(door.records.hinted) == MOST
+    (line,) = (each for each in lines if each["event"] == "webhook_list_cut")
+    named = [f"re_{number}" for number in range(MOST, MOST + 50)]
+    assert (line["payment_intent"], line["count"], line["left_out"]) == ("pi_1", 52, named)
 
 
 async def test_copies_of_seventy_two_hours_in_any_order_are_all_accepted() -> None:

@@ -103,10 +103,10 @@ def test_a_charge_gives_each_refund_that_it_lists_with_the_charges_payment(wrap:
     assert read(an_event(charge, "charge.refunded")) == OURS
 
 
-def test_a_charge_of_many_refunds_gives_the_first_of_them() -> None:
+def test_a_charge_of_many_refunds_gives_all_of_them() -> None:
     charge = {"object": "charge", "refunds": {"data": [a_refund(id=f"re_{n}") for n in range(50)]}}
     found = [hint.provider_refund_id for hint in read_all(an_event(charge))]
-    assert found == [f"re_{number}" for number in range(MOST)]
+    assert found == [f"re_{number}" for number in range(50)]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,6 @@ shapes = st.recursive(
 @given(json_values | shapes | shapes.map(an_event))
 def test_any_json_gives_hints_of_usable_ids_only(event: object) -> None:
     found = read_all(event)
-    assert len(found) <= MOST
     assert read(event) == (found[0] if found else None)
     for hint in found:
         assert hint.provider_refund_id is None or is_provider_id(hint.provider_refund_id)

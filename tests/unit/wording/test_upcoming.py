@@ -11,6 +11,7 @@ from worker.model.refund import Retriable, Stage, Status
 from worker.wording.upcoming import next_of
 
 SETTLED = {"stage": Stage.SETTLED, "next_check_at": None}
+UNSENT = {**SETTLED, "attempts": 0, "provider_refund_id": None}
 LOOKED_FOR = {"stage": Stage.IN_DOUBT, "operator_by": "ann"}
 
 
@@ -28,7 +29,23 @@ LOOKED_FOR = {"stage": Stage.IN_DOUBT, "operator_by": "ann"}
         ({"stage": Stage.PROCESSING}, "The provider has it and has not finished"),
         ({"stage": Stage.REVIEW}, "Nothing, until a person decides"),
         ({**SETTLED, "status": Status.SUCCEEDED}, "the money moved"),
-        ({**SETTLED, "status": Status.CANCELED}, "before anything was sent"),
+        ({**UNSENT, "status": Status.CANCELED}, "before anything was sent"),
+        (
+            {**UNSENT, "status": Status.CANCELED, "provider_refund_id": "re_1"},
+            "Nothing: it was canceled, and no money moved.",
+        ),
+        (
+            {**SETTLED, "status": Status.CANCELED, "set_aside_ids": "re_2"},
+            "it is canceled, but the provider also showed re_2",
+        ),
+        (
+            {**SETTLED, "status": Status.CANCELED, "attempts": 1},
+            "Nothing: it was canceled, and no money moved.",
+        ),
+        (
+            {**UNSENT, "status": Status.CANCELED, "generation": 2},
+            "Nothing: it was canceled, and no money moved.",
+        ),
         (
             {**SETTLED, "status": Status.FAILED, "retriable": Retriable.YES},
             "to send it again can help",
@@ -41,6 +58,20 @@ LOOKED_FOR = {"stage": Stage.IN_DOUBT, "operator_by": "ann"}
         (
             {**SETTLED, "status": Status.SUCCEEDED, "contradicted_by": "re_2"},
             "the provider shows otherwise",
+        ),
+        (
+            {
+                **SETTLED,
+                "status": Status.FAILED,
+                "reversed_at": NOW,
+                "evidence": "lookup",
+                "retriable": Retriable.NO,
+            },
+            "it had succeeded, and the provider reversed it; to send it again cannot help",
+        ),
+        (
+            {**SETTLED, "status": Status.FAILED, "set_aside_ids": "re_2 re_3"},
+            "the provider also showed re_2 and re_3 for it, which may have moved the money",
         ),
         ({"stage": Stage.REVIEW, "doubt_since": NOW}, "cannot find out whether the money moved"),
         (

@@ -88,15 +88,18 @@ class Actions:
         """Cancel a refund that was not sent."""
         refund_id = _refund_in(request)
         deed = _deed(request, session, "cancel", refund_id)
-        await self._do(deed, lambda client: client.cancel(refund_id, by=session.caller.name))
+        await self._do(deed, lambda client: client.cancel_once(refund_id, by=session.caller.name))
         return _refund_at(refund_id)
 
     async def retry(self, request: web.Request, session: Session, form: Form) -> str:
-        """Send a failed refund again."""
+        """Send a failed refund again, as the form shows it."""
         refund_id, anyway = _refund_in(request), _is_ticked(form, "unknown")
+        version = _version_in(form)
         await self._do(
             _deed(request, session, "retry", refund_id),
-            lambda client: client.retry(refund_id, unknown=anyway, by=session.caller.name),
+            lambda client: client.retry_once(
+                refund_id, unknown=anyway, by=session.caller.name, version=version
+            ),
         )
         return _refund_at(refund_id)
 
@@ -204,14 +207,21 @@ def _is_ticked(form: Form, name: str) -> bool:
     return form.get(name) == "yes"
 
 
+def _version_in(form: Form) -> int:
+    """Return the version of the refund that a form shows. Raises `InvalidRequest`."""
+    version = form.get("version", "")
+    if not is_version(version):
+        raise problems.wrong_field("version", "version", "", "must be the one of the form")
+    return int(version)
+
+
 def _decision_in(form: Form) -> dict[str, Any]:
     """Return the decision in a form, as `Refunds.resolve` takes it. Raises `InvalidRequest`."""
-    decision, version = form.get("decision", ""), form.get("version", "")
+    decision = form.get("decision", "")
     if decision not in {"succeeded", "failed", "resend"}:
         rule = "must be chosen: one of the three"
         raise problems.wrong_field("decision", "choice", "", rule)
-    if not is_version(version):
-        raise problems.wrong_field("version", "version", "", "must be the one of the form")
+    version = _version_in(form)
     code = _code_in(form.get("code", ""))
     if decision == "failed" and not _CODE.fullmatch(code):
         rule = (
@@ -227,7 +237,7 @@ def _decision_in(form: Form) -> dict[str, Any]:
         # The field has several lines, and a note has one.
         "note": " ".join(form.get("note", "").split()),
         "unverified": _is_ticked(form, "unverified"),
-        "version": int(version),
+        "version": version,
     }
 
 

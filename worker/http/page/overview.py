@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from worker.errors import NotDurable, SettingsError, TooFewReplicas
 from worker.http.page import charts
 from worker.model.currencies import KNOWN as CURRENCIES
 from worker.model.refund import Stage
 from worker.model.times import from_ms
+from worker.monitoring.check_server import FULL, LIMIT
 from worker.monitoring.fleet import read_fleet
 from worker.monitoring.snapshot import Snapshot, snapshot
 from worker.store import callback_state, flags, pace
@@ -51,7 +53,7 @@ def read_overview(store: Store) -> dict[str, Any]:
     latencies = _latencies(seen.counters)
     return {
         "now": from_ms(seen.now_ms),
-        "findings": findings(seen, switches, callbacks),
+        "findings": findings(seen, switches, callbacks, is_durable=_is_durable(store)),
         "cards": seen.cards,
         "settled": SETTLED,
         "workers": seen.workers,
@@ -66,6 +68,18 @@ def read_overview(store: Store) -> dict[str, Any]:
         "latencies": latencies,
         "latency_bars": charts.upright(latencies),
     }
+
+
+def _is_durable(store: Store) -> bool:
+    """Return whether the server keeps what it acknowledges; without that nothing is accepted."""
+    try:
+        store.require_durable()
+    except (NotDurable, TooFewReplicas):
+        return False
+    except SettingsError:
+        # This process may not find out, and says nothing about the others.
+        pass
+    return True
 
 
 def _money(counters: Mapping[str, int]) -> list[tuple[str, str, str]]:
@@ -119,9 +133,12 @@ def _latencies(counters: Mapping[str, int]) -> dict[str, int]:
     return named
 
 
-def findings(seen: Snapshot, switches: Switches, callbacks: CallbackState) -> list[Finding]:
+def findings(
+    seen: Snapshot, switches: Switches, callbacks: CallbackState, *, is_durable: bool
+) -> list[Finding]:
     """Return what holds refunds or needs a person, or one finding that all is well."""
-    found = [*_stops(seen, switches), *_looks(seen, switches), *_unheard(callbacks)]
+    server = _server(seen, is_durable=is_durable)
+    found = [*_stops(seen, switches), *server, *_looks(seen, switches), *_unheard(callbacks)]
     if found:
         return found
     waiting = _waiting(seen)
@@ -173,6 +190,20 @@ def _stops(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
         yield stops(
             f"No worker runs, and {counted(waiting, 'refund')} {verb(waiting, 'waits', 'wait')}."
         )
+
+
+def _server(seen: Snapshot, *, is_durable: bool) -> Iterator[Finding]:
+    """Yield why the server of the records lets no refund be accepted."""
+    tell = "Tell the people who run this server: 'refunds doctor' says what to do."
+    if not is_durable:
+        text = "The records may lose what they acknowledge: no refund is accepted or sent."
+        yield Finding(level="stops", text=f"{text} {tell}")
+    most, used = int(seen.info.get("maxmemory", 0)), int(seen.info.get("used_memory", 0))
+    percentage = used * 100 // most if most else 0
+    if percentage >= FULL:
+        rest = "nothing is sent" if percentage >= LIMIT else "those already accepted are finished"
+        text = f"The records have too little memory: no new refund is accepted, and {rest}."
+        yield Finding(level="stops", text=f"{text} {tell}")
 
 
 def _looks(seen: Snapshot, switches: Switches) -> Iterator[Finding]:

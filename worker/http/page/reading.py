@@ -82,7 +82,7 @@ def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dic
             and not refund.is_only_said_absent
         ),
         "can_retry": refund.status is Status.FAILED and refund.retriable is not Retriable.NO,
-        "can_recheck": refund.provider_refund_id is not None or refund.first_attempt_at is not None,
+        "can_recheck": refund.stage is Stage.IN_DOUBT or refund.provider_refund_id is not None,
         "choices": choices(refund) if needs_person(refund) else [],
     }
 

@@ -161,10 +161,26 @@ async def test_no_cancel_is_offered_if_only_a_person_says_that_it_did_not_happen
 async def test_a_failed_refund_is_sent_again(actor: PageDoor) -> None:
     actor.records.failed("order-1")
     view, action = "/page/refunds/order-1", "/page/refunds/order-1/retry"
-    assert (await send(actor, view, action)).status == 409
-    assert (await send(actor, view, action, unknown="yes")).status == 303
+    version = str(actor.records.get("order-1").version)
+    assert (await send(actor, view, action, version=version)).status == 409
+    assert (await send(actor, view, action, version="x", unknown="yes")).status == 422
+    assert (await send(actor, view, action, version=version, unknown="yes")).status == 303
     refund = actor.records.get("order-1")
     assert (refund.stage, refund.generation) == (Stage.QUEUED, 2)
+
+
+async def test_a_form_that_was_shown_before_a_retry_sends_its_failure_not_again(
+    actor: PageDoor,
+) -> None:
+    shown = actor.records.failed("order-1")
+    view, action = "/page/refunds/order-1", "/page/refunds/order-1/retry"
+    fields = {"version": str(shown.version), "unknown": "yes"}
+    assert (await send(actor, view, action, **fields)).status == 303
+    actor.records.failed_again("order-1")
+    again = await send(actor, view, action, **fields)
+    assert again.status == 409
+    assert "has changed since version" in again.text
+    assert actor.records.get("order-1").generation == 2
 
 
 async def test_a_refund_is_read_at_the_provider_now(actor: PageDoor) -> None:
@@ -172,6 +188,22 @@ async def test_a_refund_is_read_at_the_provider_now(actor: PageDoor) -> None:
     view = "/page/refunds/order-1"
     assert (await send(actor, view, f"{view}/recheck")).status == 303
     assert actor.nudged == ["order-1"]
+
+
+async def test_a_read_at_the_provider_is_offered_only_if_there_is_something_to_read(
+    actor: PageDoor,
+) -> None:
+    records = actor.records
+    records.in_review("review")
+    records.failed("failed", payment_intent="pi_2")
+    records.sending("sending", payment_intent="pi_3")
+    records.succeeded("succeeded", payment_intent="pi_4")
+    offered = set()
+    for name in ("review", "failed", "sending", "succeeded"):
+        view = f"/page/refunds/{name}"
+        if f"{view}/recheck" in (await actor.get(view)).form_tokens:
+            offered.add(name)
+    assert offered == {"succeeded"}
 
 
 async def test_everything_is_paused_and_resumed(actor: PageDoor) -> None:

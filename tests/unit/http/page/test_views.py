@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from tests.support import page_canaries
 from tests.support.cli_runner import PAYMENT
 from tests.support.page_door import a_page
+from worker.errors import NotDurable, SettingsError, TooFewReplicas
+from worker.monitoring.snapshot import snapshot
 from worker.rules import attempts
 from worker.store import claims, flags, saves
 
@@ -58,6 +61,45 @@ async def test_a_refund_is_not_said_to_be_sent_while_something_stops_all(
     text = (await reader.get("/page/refunds/order-1")).text
     assert "It waits: nothing is sent now, and the overview says why." in text
     assert "next check" not in text
+
+
+@pytest.mark.parametrize(
+    ("used", "said"),
+    [
+        (89, None),
+        (90, "no new refund is accepted, and those already accepted are finished"),
+        (99, "no new refund is accepted, and those already accepted are finished"),
+        (100, "no new refund is accepted, and nothing is sent"),
+    ],
+)
+async def test_the_overview_says_that_the_server_is_full(
+    reader: PageDoor, monkeypatch: pytest.MonkeyPatch, used: int, said: str | None
+) -> None:
+    seen = snapshot(reader.refunds.store)
+    full = replace(seen, info={"maxmemory": 100, "used_memory": used})
+    monkeypatch.setattr("worker.http.page.overview.snapshot", lambda _: full)
+    text = (await reader.get("/page")).text
+    assert (said or "No worker runs") in text
+    assert ("too little memory" in text) is (said is not None)
+
+
+@pytest.mark.parametrize(
+    ("error", "times"),
+    [
+        (NotDurable("it has no append-only file"), 1),
+        (TooFewReplicas(1, 0, "localhost"), 1),
+        (SettingsError("this user may not read it"), 0),
+    ],
+)
+async def test_the_overview_says_that_the_server_may_forget(
+    reader: PageDoor, monkeypatch: pytest.MonkeyPatch, error: Exception, times: int
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(reader.refunds.store, "require_durable", fail)
+    text = (await reader.get("/page")).text
+    assert text.count("The records may lose what they acknowledge") == times
 
 
 async def test_the_overview_is_fine_if_nothing_needs_a_person(
@@ -331,6 +373,17 @@ async def test_the_overview_names_endpoints_that_callbacks_do_not_reach(
     assert "Callbacks do not reach books: 2 wait, and 0 were given up." in text
     assert "Callbacks do not reach till: 0 wait, and 1 was given up." in text
     assert "reach shop" not in text
+
+
+async def test_what_is_given_up_leads_to_its_refund_or_its_batch(
+    reader: PageDoor, sync_redis: redis.Redis
+) -> None:
+    sync_redis.zadd("refunds:callback-endpoints", {"shop": 1})
+    sync_redis.zadd("refunds:callback-dead:shop", {"order:1": 1, "batch/b-1": 2})
+    links = re.findall(
+        r'<th scope="row"><a href="([^"]+)"', (await reader.get("/page/callbacks")).html
+    )
+    assert links == ["/page/refunds/order%3A1", "/page/batches/b-1"]
 
 
 async def test_callbacks_that_are_off_are_not_said_to_stop_what_waits(reader: PageDoor) -> None:
