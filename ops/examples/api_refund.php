@@ -80,6 +80,12 @@ function receive(): void
     http_response_code(204);
 }
 
+/* Return an amount in minor units; anything else stays text, which is refused. A cast would make 12 of "12.50". */
+function minor_units(?string $text): int|string
+{
+    return preg_match('/^\d+$/D', (string) $text) ? (int) $text : (string) $text;
+}
+
 if (PHP_SAPI !== 'cli') {
     receive();
     return;
@@ -87,7 +93,7 @@ if (PHP_SAPI !== 'cli') {
 [, $id, $payment, $amount] = $argv;
 try {
     // The amount is a number in minor units: "500" in quotes would be refused.
-    $refund = submit(['refund_id' => $id, 'payment_intent' => $payment, 'amount' => (int) $amount]);
+    $refund = submit(['refund_id' => $id, 'payment_intent' => $payment, 'amount' => minor_units($amount)]);
 } catch (DomainException $error) {
     fwrite(STDERR, $error->getMessage() . "\n");
     exit(3);

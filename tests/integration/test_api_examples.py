@@ -112,6 +112,18 @@ def test_an_example_reports_what_is_refused_and_what_is_not_known_to_be_accepted
     assert installation.sandbox.effects() == []
 
 
+@pytest.mark.parametrize("amount", ["12,50", "12.50", ""])
+def test_an_example_sends_no_other_amount_for_one_that_is_not_a_whole_number(
+    installation: Installation, example: list[str], amount: str
+) -> None:
+    token = a_token(installation)
+    with serving(installation) as (_, url):
+        ran = run(example, "order-1001-1", "pi_1001", amount, url=url, token=token)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    with installation.refunds() as refunds:
+        assert refunds.get_many(["order-1001-1"]) == [None]
+
+
 def a_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 

@@ -125,6 +125,18 @@ def test_a_producer_reports_a_refund_that_is_rejected(
     assert [effect["amount"] for effect in installation.sandbox.effects()] == [500]
 
 
+@pytest.mark.parametrize("amount", ["12,50", "12.50", ""])
+def test_a_producer_sends_no_other_amount_for_one_that_is_not_a_whole_number(
+    installation: Installation, producer: list[str], producer_url: str, amount: str
+) -> None:
+    installation.start("worker", "worker")
+    ran = run(producer, "order-1001-1", "pi_1001", amount, url=producer_url)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert "amount" in ran.stderr
+    with installation.refunds() as refunds:
+        assert refunds.get_many(["order-1001-1"]) == [None]
+
+
 def test_a_producer_without_redis_says_that_nothing_is_known_to_be_accepted(
     producer: list[str],
 ) -> None:
