@@ -34,7 +34,11 @@ function submit(array $fields): array
     for ($try = 1; ; $try++) {
         [$status, $text] = ask('POST', '/v1/refunds?wait=30', $fields);
         if ($status === 200 || $status === 202) {
-            return json_decode($text, true, 64, JSON_THROW_ON_ERROR);
+            $refund = json_decode($text, true);
+            if (is_array($refund)) {
+                return $refund;
+            }
+            $status = 0; // the answer broke off
         }
         if ($status !== 0 && $status !== 429 && $status < 500) {
             throw new DomainException($text); // a problem that names every wrong field
