@@ -75,10 +75,15 @@ function receive(port) {
   server.listen(Number(port), "127.0.0.1");
 }
 
+/* Return an amount in minor units; anything else stays text, which is refused. NaN would leave as null. */
+function minorUnits(text) {
+  return /^\d+$/.test(text) ? Number(text) : String(text);
+}
+
 async function main([refundId, paymentIntent, amount]) {
   if (refundId === "receive") return receive(paymentIntent);
   // The amount is a number in minor units: "500" in quotes would be refused.
-  const refund = await submit({ refund_id: refundId, payment_intent: paymentIntent, amount: Number(amount) });
+  const refund = await submit({ refund_id: refundId, payment_intent: paymentIntent, amount: minorUnits(amount) });
   console.log(JSON.stringify(refund));
   process.exitCode = refund.status === "succeeded" ? 0 : 4;
 }

@@ -82,7 +82,9 @@ def wait(refund_id: str, seconds: float) -> dict:
 def main() -> int:
     """Hand in one refund and wait for it."""
     refund_id, payment_intent, amount = sys.argv[1:]
-    fields = {"refund_id": refund_id, "payment_intent": payment_intent, "amount": int(amount)}
+    # Anything but minor units stays text, which is rejected.
+    minor = int(amount) if amount.isdecimal() else amount
+    fields = {"refund_id": refund_id, "payment_intent": payment_intent, "amount": minor}
     try:
         submit(fields)
     except RejectedError as error:

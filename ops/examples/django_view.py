@@ -34,6 +34,7 @@ def refund_order(_: HttpRequest, order_id: str) -> JsonResponse:
     if order is None:
         return JsonResponse({"error": f"there is no order {order_id}"}, status=404)
     # The id comes from the order, so a second click or a repeated request is the same refund.
+    # Submit outside of a database transaction: a rollback does not take a refund back.
     request = RefundRequest(
         refund_id=f"order-{order_id}-1",
         reason="requested_by_customer",

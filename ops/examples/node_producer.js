@@ -81,6 +81,11 @@ async function wait(redis, id, seconds) {
   }
 }
 
+/* Return an amount in minor units; anything else stays text, which is rejected. NaN would leave as null. */
+function minorUnits(text) {
+  return /^\d+$/.test(text) ? Number(text) : String(text);
+}
+
 async function main([refundId, paymentIntent, amount]) {
   const url = process.env.REFUNDS_REDIS_URL ?? "redis://127.0.0.1:6379/0";
   // Without this it would wait for a server that is away for as long as it takes.
@@ -89,7 +94,7 @@ async function main([refundId, paymentIntent, amount]) {
   await redis.connect();
   try {
     // The amount is a number in minor units: "500" in quotes would be rejected.
-    await submit(redis, { refund_id: refundId, payment_intent: paymentIntent, amount: Number(amount) });
+    await submit(redis, { refund_id: refundId, payment_intent: paymentIntent, amount: minorUnits(amount) });
     const record = await wait(redis, refundId, 30);
     console.log(JSON.stringify(record));
     return record.status === "succeeded" ? 0 : 4;

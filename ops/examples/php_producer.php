@@ -112,11 +112,17 @@ function wait(Redis $redis, string $id, float $seconds): array
     return $record;
 }
 
+/* Return an amount in minor units; anything else stays text, which is rejected. A cast would make 12 of "12.50". */
+function minor_units(?string $text): int|string
+{
+    return preg_match('/^\d+$/D', (string) $text) ? (int) $text : (string) $text;
+}
+
 [, $id, $paymentIntent, $amount] = $argv;
 try {
     $redis = connect(getenv('REFUNDS_REDIS_URL') ?: 'redis://127.0.0.1:6379/0');
     // The amount is a number in minor units: "500" in quotes would be rejected.
-    submit($redis, ['refund_id' => $id, 'payment_intent' => $paymentIntent, 'amount' => (int) $amount]);
+    submit($redis, ['refund_id' => $id, 'payment_intent' => $paymentIntent, 'amount' => minor_units($amount)]);
     $record = wait($redis, $id, 30);
 } catch (Rejected $error) {
     fwrite(STDERR, $error->getMessage() . "\n");

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -110,6 +111,43 @@ def test_an_example_reports_what_is_refused_and_what_is_not_known_to_be_accepted
     assert (ran.returncode, ran.stdout) == (5, "")
     assert ran.stderr
     assert installation.sandbox.effects() == []
+
+
+@pytest.mark.parametrize("amount", ["12,50", "12.50", ""])
+def test_an_example_sends_no_other_amount_for_one_that_is_not_a_whole_number(
+    installation: Installation, example: list[str], amount: str
+) -> None:
+    token = a_token(installation)
+    with serving(installation) as (_, url):
+        ran = run(example, "order-1001-1", "pi_1001", amount, url=url, token=token)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    with installation.refunds() as refunds:
+        assert refunds.get_many(["order-1001-1"]) == [None]
+
+
+class BreaksOff(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        self.send_response(202)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        self.wfile.write(b'{"refund_id": "order-1001-1", "sta')
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_an_example_whose_answer_breaks_off_says_that_nothing_is_known(example: list[str]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BreaksOff) as server, ThreadPoolExecutor() as beside:
+        beside.submit(server.serve_forever)
+        url = f"http://127.0.0.1:{server.server_port}"
+        try:
+            ran = run(example, "order-1001-1", "pi_1001", "500", url=url, token="rfw_any")
+        finally:
+            server.shutdown()
+    assert (ran.returncode, ran.stdout) == (5, "")
+    assert ran.stderr
+    assert "stack trace" not in ran.stderr.lower()
 
 
 def a_secret() -> str:

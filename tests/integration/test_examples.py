@@ -125,6 +125,18 @@ def test_a_producer_reports_a_refund_that_is_rejected(
     assert [effect["amount"] for effect in installation.sandbox.effects()] == [500]
 
 
+@pytest.mark.parametrize("amount", ["12,50", "12.50", ""])
+def test_a_producer_sends_no_other_amount_for_one_that_is_not_a_whole_number(
+    installation: Installation, producer: list[str], producer_url: str, amount: str
+) -> None:
+    installation.start("worker", "worker")
+    ran = run(producer, "order-1001-1", "pi_1001", amount, url=producer_url)
+    assert (ran.returncode, ran.stdout) == (3, "")
+    assert "amount" in ran.stderr
+    with installation.refunds() as refunds:
+        assert refunds.get_many(["order-1001-1"]) == [None]
+
+
 def test_a_producer_without_redis_says_that_nothing_is_known_to_be_accepted(
     producer: list[str],
 ) -> None:
@@ -209,9 +221,11 @@ def test_a_view_reports_other_contents_and_an_absent_redis(
             assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 
 
-def cron_import(installation: Installation, folder: Path, url: str = "") -> int:
+def cron_import(
+    installation: Installation, folder: Path, url: str = "", commands: Path | None = None
+) -> int:
     installed("flock, which cron_import.sh needs,", "flock", ["--version"], "util-linux")
-    tools = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    tools = {"PATH": f"{commands or Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment = installation.environment | tools | ({"REFUNDS_REDIS_URL": url} if url else {})
     return subprocess.run(
         [EXAMPLES / "cron_import.sh", folder], env=environment, check=False, timeout=120
@@ -251,9 +265,29 @@ def test_the_cron_import_leaves_a_file_for_the_next_run_if_redis_is_away(
     incoming.mkdir()
     (incoming / "good.csv").write_text("order_id,payment_intent,amount,currency\n1,pi_1,500,usd\n")
     assert cron_import(installation, tmp_path, url="redis://127.0.0.1:1/0") == 5
-    assert names(incoming) == ["good.csv"]
+    assert names(tmp_path / "working") == ["good.csv"]
     assert cron_import(installation, tmp_path) == 0
+    assert names(tmp_path / "working") == []
     assert names(tmp_path / "done") == ["good.csv"]
+
+
+def test_the_cron_import_loses_no_file_that_comes_under_the_name_of_the_one_it_imports(
+    installation: Installation, tmp_path: Path
+) -> None:
+    incoming, following, commands = (tmp_path / name for name in ("incoming", "next", "bin"))
+    for folder in (incoming, commands):
+        folder.mkdir()
+    header = "order_id,payment_intent,amount,currency\n"
+    (incoming / "refunds.csv").write_text(f"{header}1,pi_1,500,usd\n")
+    following.write_text(f"{header}2,pi_2,700,usd\n")
+    during = f'{sys.executable} -m worker "$@" && mv {following} {incoming}/refunds.csv'
+    (commands / "refunds").write_text(f"#!/bin/sh\n{during}\n")
+    (commands / "refunds").chmod(0o755)
+    assert cron_import(installation, tmp_path, commands=commands) == 0
+    assert names(incoming) == ["refunds.csv"]
+    assert cron_import(installation, tmp_path) == 0
+    installation.start("worker", "worker")
+    until(lambda: len(installation.sandbox.effects()) == 2, "both files are refunded")
 
 
 def test_every_example_is_run_here() -> None:

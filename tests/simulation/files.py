@@ -108,7 +108,7 @@ class Files:
         """Do what `refunds import` does with a file whose rows are valid."""
         judge = self._world.judge
         for row in file.rows:
-            judge.accepted(row.refund_id, row.payment_intent, said=False)
+            judge.accepted(row, said=False)
         opening = BatchDraft(delay=_seconds(file.delay))
         opened = batches.open_batch(
             store,
@@ -123,7 +123,7 @@ class Files:
         door = Door(store, self._world.mail)
         handed = conflicting = 0
         for row, made in door.submit_stream(file.rows, lane=Lane.BULK, batch_id=opened.batch_id):
-            judge.accepted(row.refund_id, row.payment_intent)
+            judge.accepted(row)
             handed += made.result != "conflict"
             conflicting += made.result == "conflict"
         batches.close_batch(store, opened.batch_id, handed_in=handed, conflicting=conflicting)

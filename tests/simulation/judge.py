@@ -28,6 +28,7 @@ from worker.rules.attempts import Rules
 from worker.sandbox.judging import FALSE_FAILED
 
 if TYPE_CHECKING:
+    from worker.model.request import RefundRequest
     from worker.sandbox.bank import Bank
 
 EXCUSED: Final = frozenset({"money twice", "unproven", FALSE_FAILED})
@@ -143,13 +144,16 @@ class Judge:
 
     # Accepting
 
-    def accepted(self, refund_id: str, payment: str, *, said: bool = True) -> None:
+    def accepted(self, request: RefundRequest, *, said: bool = True) -> None:
         """Note that a caller was told that its refund is accepted.
 
         Not `said`, that it may be by now.
         """
-        known = self.refunds.setdefault(refund_id, Known(payment=payment))
+        payment = request.payment_intent
+        known = self.refunds.setdefault(request.refund_id, Known(payment=payment))
         known.said = known.said or said
+        if request not in known.asked:
+            known.asked.append(request)
         if not known.record:
             # A file with other words of it was refused as a whole: what is handed in now may be
             # accepted.

@@ -13,6 +13,7 @@ from worker.store.records import Moves
 
 if TYPE_CHECKING:
     from tests.simulation.clock import Machine
+    from worker.model.request import RefundRequest
 
 # Whole, readable answers after which nothing of that request can have happened.
 DEFINITIVE: Final = frozenset({400, 401, 402, 403, 404, 422, 429})
@@ -45,6 +46,8 @@ class Known:
     """A refund as last seen in Redis, with what its history told so far."""
 
     payment: str
+    asked: list[RefundRequest] = field(default_factory=list)
+    """What was handed in under this id; of other contents at most one is accepted."""
     record: dict[str, str | None] = field(default_factory=dict)
     said: bool = False
     """Whether its caller was told that it is accepted."""

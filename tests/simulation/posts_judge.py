@@ -5,11 +5,13 @@ Whose claim, which key and body, and what came of those before.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tests.simulation.known import Known, Post
+    from worker.model.request import RefundRequest
     from worker.rules.attempts import Rules
 
 Broken = Callable[[str, str, str], None]
@@ -26,6 +28,8 @@ class PostsJudge:
     def leaves(self, post: Post, known: Known, durable_body: str | None, now_ms: int) -> None:
         """Judge a request at the moment at which its first byte leaves, by what lies in Redis."""
         record, refund_id = known.record, post.refund_id
+        if not any(_says(post.body, asked, post.generation) for asked in known.asked):
+            self._broken("unasked", refund_id, f"{post.body!r} was asked for by nobody")
         first = self._keys.setdefault(post.key, (refund_id, post.generation, post.body))
         if first != (refund_id, post.generation, post.body):
             self._broken("body", refund_id, "one key, two contents")
@@ -81,3 +85,14 @@ class PostsJudge:
             self._broken(
                 "window", post.refund_id, f"sent again {age:.0f} s after the first attempt"
             )
+
+
+def _says(body: bytes, asked: RefundRequest, generation: str) -> bool:
+    """Return whether a request says what its caller asked for, and nothing else."""
+    wanted: dict[str, object] = {"payment_intent": asked.payment_intent}
+    if asked.amount is not None:
+        wanted["amount"] = str(asked.amount)
+    if asked.reason is not None:
+        wanted["reason"] = asked.reason
+    own = {"refund_id": asked.refund_id, "refund_generation": generation}
+    return bool(json.loads(body) == wanted | {"metadata": {**asked.metadata, **own}})

@@ -23,9 +23,12 @@ from worker.engine.poller import Poller
 from worker.engine.service import Service
 from worker.model.answers import PaymentView
 from worker.model.refund import Refund
+from worker.model.request import RefundRequest
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, is_missing
 from worker.rules import decisions, readback
+from worker.store import creations
+from worker.store.records import new_row
 
 SEEDS = 40
 """A first look: CI plays 3,000 with `python -m tests.simulation`, which also wants each kind of
@@ -183,6 +186,22 @@ def test_seed_with_two_refunds_named_one_gives_it_to_one_and_does_not_without_it
         assert play(2504, wire, families=odd).violations == []
         with mock.patch.object(readback, "after_owned", _keeps_what_is_anothers):
             assert {*map(rule_of, play(2504, wire, families=odd).violations)} == {"adopted"}
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [{"amount": 1}, {"amount": None}, {"reason": "fraudulent"}, {"metadata": {"a": "b"}}],
+)
+def test_a_record_that_agrees_with_the_provider_on_what_nobody_asked_for_is_noticed(
+    contents: dict[str, Any],
+) -> None:
+    """Record, body and ledger tell the same, so only what the caller handed in can show it."""
+
+    def other(request: RefundRequest) -> tuple[str | bytes | int, ...]:
+        return new_row(replace(request, **contents))
+
+    with log_taken(), wire_to_server() as wire, mock.patch.object(creations, "new_row", other):
+        assert "unasked" in {*map(rule_of, play(0, wire).violations)}
 
 
 def test_every_planted_bug_has_its_rule_and_most_were_seen_in_a_real_project() -> None:

@@ -63,11 +63,11 @@ class Timetable:
             self._at(world.loop.time() + 5.0, self.submit, asked)
             return
         if request.refund_id not in world.judge.refunds:
-            world.judge.accepted(request.refund_id, request.payment_intent)
+            world.judge.accepted(request)
             if world.mode == "ours":
                 world.people.expect(asked)
         elif not world.judge.refunds[request.refund_id].record:
-            world.judge.accepted(request.refund_id, request.payment_intent, said=False)
+            world.judge.accepted(request, said=False)
         if world.mode == "effects":
             world.mail.nudge([request.refund_id], Lane.SINGLE)
             return

@@ -56,6 +56,10 @@ def requested(args: Sequence[Any], kwargs: Mapping[str, Any]) -> RefundRequest:
         for name in _NEEDED
         if name not in kwargs
     ]
+    if "amount" in kwargs and kwargs["amount"] is None:
+        # JavaScript writes NaN as null: a mistake must not refund all that is left.
+        rule = "must not be null: leave it out to refund all that is left"
+        wrong.append(FieldError(field="amount", code="amount", value="null", rule=rule))
     if args:
         rule = "must be empty: the fields of a refund go into kwargs"
         wrong.append(FieldError(field="args", code="positional", value=shown(args), rule=rule))

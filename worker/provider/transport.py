@@ -50,6 +50,11 @@ SPARE_CONNECTIONS: Final = 8
 """Connections beyond the calls in flight, for probes and for sockets that are still closing."""
 CONNECT_SECONDS: Final = 10.0
 
+
+class TunnelError(aiohttp.ClientConnectionError):
+    """The proxy broke off while it was asked for a tunnel to the provider."""
+
+
 CAUSES: Final[Mapping[type[BaseException], NotSent | NoReply]] = MappingProxyType(
     {
         # Raised only while a connection is being made, so the request cannot have been sent.
@@ -69,6 +74,7 @@ CAUSES: Final[Mapping[type[BaseException], NotSent | NoReply]] = MappingProxyTyp
         aiohttp.ClientHttpProxyError: NotSent(
             reason="the proxy refused the tunnel to the provider"
         ),
+        TunnelError: NotSent(reason="the proxy broke off the tunnel to the provider"),
         aiohttp.ClientConnectorError: NotSent(reason="the provider could not be reached"),
         # Raised later, so the request may have been sent. Listed for their texts; unlisted errors
         # are treated the same.
@@ -304,6 +310,22 @@ def _cut(transport: asyncio.Transport | None) -> None:
     transport.abort()
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Makes connections; whatever goes wrong meanwhile, the request has not been sent.
+
+    A proxy that closes, or does not speak HTTP, when it is asked for a tunnel raises the same
+    errors as a provider does that has the request.
+    """
+
+    async def _create_connection(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109 - aiohttp's own
+        try:
+            return await super()._create_connection(req, traces, timeout)
+        except aiohttp.ClientError as error:
+            if isinstance(answer_to(error), NotSent):
+                raise
+            raise TunnelError from error
+
+
 class _DeadlineRequest(aiohttp.ClientRequest):
     """A request that is not written after its call's time limit.
 
@@ -366,7 +388,7 @@ def build_client(settings: Settings) -> httpx.AsyncClient:
     def session() -> aiohttp.ClientSession:
         # Created on the loop, at the first request. No netrc and no proxy lookup per request: both
         # are decided here.
-        connector = aiohttp.TCPConnector(
+        connector = _Connector(
             limit=settings.concurrency + SPARE_CONNECTIONS,
             keepalive_timeout=KEEPALIVE_SECONDS,
             ssl=context,

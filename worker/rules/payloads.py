@@ -343,7 +343,9 @@ def _charged(value: Mapping[str, Any], currency: str | None) -> PaymentView:
         return PaymentView(
             currency=currency, problem="the payment shows a charge of another payment"
         )
-    if "amount_refunded" in value:
+    # A total that is null is left to the charge, if there is one.
+    is_empty = value.get("amount_refunded") is None and bool(inside or latest)
+    if "amount_refunded" in value and not is_empty:
         whole = not several and inside and "amount_refunded" in inside[0]
         if whole and read_amount(inside[0]["amount_refunded"]) != read_amount(
             value["amount_refunded"]

@@ -5,6 +5,7 @@ The demo, the proof with real processes and the simulation share them. Each adds
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,3 +122,14 @@ def false_amount(
     if (is_unknown and amount is None) or amount in {str(one.amount) for one in succeeded}:
         return None
     return f"recorded {amount}, moved {succeeded[-1].amount}"
+
+
+def false_request(body: str | bytes, payment_intent: str, amount: int | None) -> str | None:
+    """Return what is wrong if a request asks the provider for other money than the caller did.
+
+    Without `amount` the caller asked for all that is left, so the request states none.
+    """
+    sent = json.loads(body)
+    said = (sent.get("payment_intent"), sent.get("amount"))
+    asked = (payment_intent, None if amount is None else str(amount))
+    return None if said == asked else f"{said} was sent, and {asked} was asked for"

@@ -26,6 +26,7 @@ from worker.sandbox.judging import (
     false_amount,
     false_failed,
     false_id,
+    false_request,
     false_succeeded,
     made_beside_another,
     made_by,
@@ -202,8 +203,11 @@ def _requests(evidence: Evidence) -> Iterator[Violation]:
     for post in evidence.posts:
         first = seen.setdefault((post.refund_id, post.generation), post)
         about = post.refund_id or "-"
-        if post.refund_id not in evidence.accepted:
+        asked = evidence.accepted.get(post.refund_id or "")
+        if asked is None:
             yield Violation(rule="unasked", about=about, fact="sent, and never accepted")
+        elif fact := false_request(post.body, asked.payment_intent, asked.amount):
+            yield Violation(rule="unasked", about=about, fact=fact)
         if (first.key, first.body) != (post.key, post.body):
             yield Violation(
                 rule="body", about=about, fact="key or body differ from the first attempt's"

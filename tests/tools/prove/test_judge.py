@@ -62,7 +62,8 @@ RECORD = {
     "amount": "500",
     "provider_refund_id": "re_1",
 }
-POST = Post(at=1002.5, refund_id=NAME, generation="1", key="k", body="b", fault=None, answered=200)
+BODY = f'{{"payment_intent": "{PAYMENT}", "amount": "500"}}'
+POST = Post(at=1002.5, refund_id=NAME, generation="1", key="k", body=BODY, fault=None, answered=200)
 
 
 def effect(identity: str, status: str = "succeeded", amount: int = 500) -> dict[str, Any]:
@@ -134,7 +135,7 @@ BROKEN = {
     "false failed": good(
         **told((*HISTORY[:2], entry(3, "sending", "settled", "declined", status="failed")))
     ),
-    "body": good(**told(DOUBTED), posts=[POST, replace(RESENT[1], body="c")]),
+    "body": good(**told(DOUBTED), posts=[POST, replace(RESENT[1], body=f"{BODY} ")]),
     "key": good(posts=[POST, replace(POST, refund_id="b-1")]),
     "history": good(histories={NAME: HISTORY[:1]}),
     "transition": good(**told((HISTORY[0], entry(2, "queued", "waiting", "claimed")))),
@@ -236,6 +237,20 @@ def test_a_refund_that_nobody_refused_may_not_fail_even_where_no_money_moved(
     evidence: Evidence,
 ) -> None:
     assert {violation.rule for violation in judged(evidence)} == {"false failed"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        f'{{"payment_intent": "{PAYMENT}", "amount": "501"}}',
+        f'{{"payment_intent": "{PAYMENT}"}}',
+        '{"payment_intent": "pi_b", "amount": "500"}',
+    ],
+)
+def test_a_request_for_other_money_than_was_asked_for_is_found_though_the_record_agrees(
+    body: str,
+) -> None:
+    assert {one.rule for one in judged(good(posts=[replace(POST, body=body)]))} == {"unasked"}
 
 
 @pytest.mark.parametrize("answered", [401, 403])

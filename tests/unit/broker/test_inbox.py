@@ -35,6 +35,14 @@ def test_a_field_that_is_missing_is_named() -> None:
     )
 
 
+def test_an_amount_of_null_is_no_request_for_all_that_is_left() -> None:
+    assert told([], {**GOOD, "amount": None}) == (
+        "amount: must not be null: leave it out to refund all that is left"
+    )
+    assert requested([], GOOD).amount is None
+    assert requested([], {**GOOD, "reason": None}).reason is None
+
+
 def test_fields_in_args_are_sent_to_kwargs() -> None:
     assert told([GOOD], {**GOOD}) == "args: must be empty: the fields of a refund go into kwargs"
 

@@ -17,6 +17,7 @@ from tests.unit.provider.byte_provider import (
     KEY,
     LEASE,
     Peer,
+    Script,
     answering,
     byte_provider,
     error,
@@ -187,6 +188,38 @@ async def test_a_tunnel_that_the_proxy_refuses_was_not_sent(
             "CONNECT provider.invalid:443 HTTP/1.1"
         ]
         assert "authorization" not in proxy.requests[0].headers
+
+
+async def close(peer: Peer) -> None:
+    await peer.read()
+
+
+async def reset(peer: Peer) -> None:
+    await peer.read()
+    peer.reset()
+
+
+async def babble(peer: Peer) -> None:
+    await peer.read()
+    await peer.send(b"what?\r\n\r\n")
+
+
+@pytest.mark.parametrize("script", [close, reset, babble])
+async def test_a_tunnel_that_the_proxy_breaks_off_was_not_sent(
+    monkeypatch: pytest.MonkeyPatch, script: Script
+) -> None:
+    async with byte_provider(script) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        async with gateway_to("https://provider.invalid", sleep=no_time) as gateway:
+            outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE, may_go_on=refuse)
+        assert (outcome.verdict, outcome.doubt, outcome.message) == (
+            TryVerdict.NOT_SENT,
+            False,
+            "the proxy broke off the tunnel to the provider",
+        )
+        assert [request.line for request in proxy.requests] == [
+            "CONNECT provider.invalid:443 HTTP/1.1"
+        ]
 
 
 @pytest.mark.parametrize(

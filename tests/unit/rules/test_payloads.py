@@ -299,6 +299,25 @@ def test_charge_that_is_no_object_contradicts_no_currency() -> None:
     )
 
 
+@pytest.mark.parametrize("whose", ["charges", "latest_charge", "named"])
+def test_total_that_the_payment_leaves_empty_is_the_one_of_its_charge(whose: str) -> None:
+    charge = {"id": "ch_1", "amount_refunded": 5, "amount_captured": 10}
+    shown = {
+        "charges": {"charges": {"data": [charge]}},
+        "latest_charge": {"latest_charge": charge},
+        "named": {"charges": None, "latest_charge": "ch_1"},
+    }[whose]
+    seen = payment_in({"id": "pi_1", "amount": 10, "amount_refunded": None, **shown})
+    assert seen == payment_in({"id": "pi_1", "amount": 10, **shown})
+    assert (seen.refunded, seen.charge) == ((None, "ch_1") if whose == "named" else (5, None))
+
+
+def test_total_that_a_charge_leaves_empty_is_not_read() -> None:
+    problem = "the charge shows no readable refunded total"
+    assert payment_in({"id": "ch_1", "amount_refunded": None}).problem == problem
+    assert payment_in({"latest_charge": {"amount_refunded": None}}).problem == problem
+
+
 def test_total_beyond_what_can_be_counted_is_not_read() -> None:
     most = {"amount_refunded": MAX_AMOUNT, "amount": MAX_AMOUNT, "currency": "usd"}
     assert payment_in(most) == PaymentView(refunded=MAX_AMOUNT, captured=MAX_AMOUNT, currency="usd")
