@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection
 from typing import Final
@@ -134,19 +133,16 @@ def _unquoted(text: str) -> str:
     return found[1] if found else text.strip()
 
 
-def etag(body: bytes) -> str:
-    """Return the `ETag` of a record's JSON.
-
-    The version is not enough: what is noted without a move, as the next check, does not change it.
-    """
-    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+def etag(version: int) -> str:
+    """Return the `ETag` of a version of a record."""
+    return f'"{version}"'
 
 
-def has(request: web.Request, tag: str) -> bool:
-    """Return whether the client holds what this `ETag` names, by `If-None-Match`."""
+def has(request: web.Request, version: int) -> bool:
+    """Return whether the client holds this version already, by `If-None-Match`."""
     values = ",".join(request.headers.getall("If-None-Match", []))
     known = {value.strip().removeprefix("W/") for value in values.split(",")}
-    return tag in known
+    return etag(version) in known
 
 
 def has_gone(request: web.Request) -> bool:

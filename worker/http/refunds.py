@@ -106,10 +106,11 @@ class RefundRoutes:
             refund = await self._in_thread(refund_id, lambda client: client.get(refund_id))
         loaded = await self._awaited(request, refund, loaded.now, seconds)
         refund = loaded.refund or refund
-        answer = _answer(refund, loaded.now)
-        if has(request, tag := answer.headers["ETag"]):
-            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": tag})
-        return answer
+        if has(request, refund.version):
+            return web.Response(
+                status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag(refund.version)}
+            )
+        return _answer(refund, loaded.now)
 
     async def history(self, request: web.Request, caller: Caller) -> web.Response:
         """Return a refund's moves, oldest first."""
@@ -322,13 +323,12 @@ def _answer(
     more: Mapping[str, str] | None = None,
 ) -> web.Response:
     """Return a record; a pending one with the time after which to ask again."""
-    body = json.dumps(refund.as_dict()).encode("ascii")
-    headers = {"ETag": etag(body), **(more or {})}
+    headers = {"ETag": etag(refund.version), **(more or {})}
     if not refund.settled:
         headers["Retry-After"] = str(_retry_seconds(refund, now))
     return web.Response(
         status=status.value,
-        body=body,
+        body=json.dumps(refund.as_dict()).encode("ascii"),
         content_type=bodies.JSON,
         headers=headers,
     )
