@@ -457,7 +457,7 @@ def test_options_that_do_not_fit_the_file_are_not_kept(
         ("Refund,amount,currency,status\nre_1,5,usd,succeeded\n", "its columns are 'Refund'"),
         ("id,amount,currency,status\nre_1,5.50,usd,succeeded\n", "use --amount-unit major"),
         ("id,amount,currency,status\nre_1,-5,usd,succeeded\n", "use --sign negative"),
-        ("id,amount,currency,status\nre_1,0,usd,succeeded\n", "must be more than zero"),
+        ("id,amount,currency,status\nre_1,0x0,usd,succeeded\n", "whole minor units"),
         ("id,amount,currency,status\nre_1,5,dollars,succeeded\n", "three-letter ISO code"),
         ("id,amount,currency,status\nre_1,5,usd,paid\n", '--map-status "paid"='),
         ("id,amount,currency,status\n,5,usd,failed\n", "line 2, id '': must not be blank"),

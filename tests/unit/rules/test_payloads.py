@@ -302,11 +302,12 @@ def test_charge_that_is_no_object_contradicts_no_currency() -> None:
 @pytest.mark.parametrize("whose", ["charges", "latest_charge", "named"])
 def test_total_that_the_payment_leaves_empty_is_the_one_of_its_charge(whose: str) -> None:
     charge = {"id": "ch_1", "amount_refunded": 5, "amount_captured": 10}
-    shown = {
+    by_whose: dict[str, dict[str, Any]] = {
         "charges": {"charges": {"data": [charge]}},
         "latest_charge": {"latest_charge": charge},
         "named": {"charges": None, "latest_charge": "ch_1"},
-    }[whose]
+    }
+    shown = by_whose[whose]
     seen = payment_in({"id": "pi_1", "amount": 10, "amount_refunded": None, **shown})
     assert seen == payment_in({"id": "pi_1", "amount": 10, **shown})
     assert (seen.refunded, seen.charge) == ((None, "ch_1") if whose == "named" else (5, None))
