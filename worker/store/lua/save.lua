@@ -72,8 +72,8 @@ local function save(ARGV)
     return {'saved', int(NOW), ''}
   end
   if not string.find(ARGV[14], ',' .. (r.stage or '') .. ',', 1, true) then return {'illegal', int(NOW), r.stage} end
-  -- The new body was made from a record that still had its metadata: decide again.
-  if ARGV[15] ~= '' and r.metadata_erased_at then return {'stale', int(NOW), ''} end
+  -- A retry was decided on a record that still had its metadata, or before a recovery that forbids it: decide again.
+  if ARGV[15] ~= '' and (r.metadata_erased_at or r.retriable == 'no') then return {'stale', int(NOW), ''} end
   local other = ARGV[15] ~= '' and other_attempt(id)
   if other then return {'attempted', int(NOW), other} end
   if ARGV[15] ~= '' then
