@@ -15,7 +15,7 @@ from worker.engine.account import Account
 from worker.engine.endings import Ending
 from worker.engine.rate_gate import RateGate
 from worker.engine.recorder import Recorder
-from worker.errors import StoreUnavailable
+from worker.errors import NotStorable, StoreUnavailable
 from worker.model.answers import Outcome, TryVerdict
 from worker.model.refund import Lane, Refund, Stage
 from worker.provider.gateway import Gateway
@@ -146,7 +146,7 @@ class AttemptRunner:
             # Since the claim the refund may have been proven done, or claims paused: then no
             # further byte is sent.
             obstacle = await self._store.run(claims.stands(refund_id, token))
-        except StoreUnavailable as error:
+        except (NotStorable, StoreUnavailable) as error:
             # The result of the tries so far is kept, and saved as soon as possible.
             obstacle = f"store_unavailable: {error}"
         if obstacle:

@@ -10,7 +10,7 @@ import structlog
 
 from worker.engine.breaker import Breaker
 from worker.engine.rate_gate import RateGate
-from worker.errors import StoreUnavailable
+from worker.errors import NotStorable, StoreUnavailable
 from worker.model.answers import Outcome, TryVerdict
 from worker.provider.gateway import Gateway
 from worker.store.async_store import AsyncStore
@@ -39,13 +39,13 @@ class ProviderTrouble:
     async def note(self, outcome: Outcome) -> None:
         """Share with all workers what one answer says about the provider as a whole.
 
-        If Redis is away this is only logged: the next answer will say it again, and what this
-        answer says about its own refund must still be saved.
+        If Redis is away or cannot hold it, this is only logged: the next answer will say it again,
+        and what this answer says about its own refund must still be saved.
         """
         self.breaker.record(outcome)
         try:
             await self._tell(outcome)
-        except StoreUnavailable as error:
+        except (NotStorable, StoreUnavailable) as error:
             log.warning("trouble_untold", code=outcome.code, error=str(error))
 
     async def _tell(self, outcome: Outcome) -> None:

@@ -27,7 +27,7 @@ from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Permit, shows
 from worker.rules import rechecks
 from worker.rules.attempts import Rules
-from worker.rules.evidence import judge_absence, judge_list, judge_totals
+from worker.rules.evidence import judge_absence, judge_list, judge_totals, known_refunds_of
 from worker.rules.outcomes import classify
 from worker.store import reads
 from worker.store.async_store import AsyncStore
@@ -194,9 +194,9 @@ class ReadbackRunner:
         )
         reread: dict[str, ProviderRefund | None] = {}
         for sibling in siblings or ():
-            if sibling.provider_refund_id is not None:
-                reread[sibling.provider_refund_id] = await self._reread(
-                    sibling, sibling.provider_refund_id, now, permit
+            for provider_refund_id in known_refunds_of(sibling):
+                reread[provider_refund_id] = await self._reread(
+                    sibling, provider_refund_id, now, permit
                 )
         view = await self._gateway.get_payment(refund.payment_intent, permit, about=refund)
         if not isinstance(view, PaymentView):

@@ -513,14 +513,18 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
 def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
     """Return `done`'s step, unless what failed may not be all that was made for this refund.
 
-    If only a person says that an earlier send did not happen, a person decides again. The failed
-    one is kept like that of an earlier generation: it moved nothing, and is read before a send.
+    If only a person says that an earlier send did not happen, a person decides again, and also if
+    it may be an earlier send that failed, and not the latest. The failed one is kept like that of
+    an earlier generation: it moved nothing, and is read before a send.
     """
     step = done(refund, found, evidence, now)
     is_the_one = refund.operator_says == "succeeded"
     is_another = refund.provider_refund_id not in {None, found.id}
     moved_nothing = step.status in {Status.FAILED, Status.CANCELED}
-    if not moved_nothing or not refund.absent_by_word or is_the_one or is_another:
+    may_be_earlier = _may_be_of_an_earlier_send(refund, evidence)
+    if not moved_nothing or is_the_one or is_another:
+        return step
+    if not refund.absent_by_word and not may_be_earlier:
         return step
     changes = {
         "error_code": step.changes["error_code"],
@@ -537,9 +541,27 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
     alarm = (
         f"{found.id} is {found.status}, and only a person says that an earlier attempt did not"
         " happen: that one may have moved the money"
+        if refund.absent_by_word
+        else f"{found.id} is {found.status}, and may be of an earlier attempt than the latest: that"
+        " one may have moved the money"
     )
     to_person = to_review({**changes, **NO_WORD, **NO_READBACKS}, step.changes["error_code"], alarm)
     return replace(to_person, source=evidence)
+
+
+def _may_be_of_an_earlier_send(refund: Refund, evidence: str) -> bool:
+    """Return whether a refund that was read by its id may not be that of the send in doubt.
+
+    A total proves only that an earlier send moved nothing. That one may have made a refund that
+    failed. A list would have shown it.
+    """
+    return (
+        evidence == "lookup"
+        and refund.provider_refund_id is None
+        and refund.doubt_since is not None
+        and refund.resends > 0
+        and refund.baseline is not None
+    )
 
 
 def in_words(sentence: str, found: ProviderRefund) -> str:

@@ -318,13 +318,13 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
         )
     changes = {"doubt_since": refund.doubt_since or since, "retriable": Retriable.NO, **NO_WORD}
     if refund.stage is Stage.REVIEW:
+        # A move, so that a decision of a person who did not know of the doubt is refused.
         return Step(
             to=refund.stage,
             status=refund.status,
             label="recovered",
             changes=changes | {"quiet_at": now},
             delay=REVIEW_REMINDER,
-            quiet=True,
         )
     if refund.stage is Stage.PROCESSING:
         return None

@@ -164,6 +164,17 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
     )
 
 
+def known_refunds_of(sibling: Refund) -> tuple[str, ...]:
+    """Return the provider's refunds that a read-back by totals reads again for our other refund.
+
+    Its own comes first, then others that were shown for it. One that had failed may have succeeded
+    since, and would raise the total like ours.
+    """
+    own, others = sibling.provider_refund_id, (sibling.contradicted_by, *sibling.ids_set_aside)
+    known = (own, *sibling.prior_ids, *others)
+    return tuple(dict.fromkeys(each for each in known if each is not None))
+
+
 def judge_totals(
     refund: Refund,
     view: PaymentView,
@@ -271,12 +282,17 @@ def _moving(
         and (started is None or sibling.updated_at >= started)
     ):
         return "changed since the first attempt"
+    for other in known_refunds_of(sibling):
+        shown = reread.get(other)
+        if shown is None:
+            return "could not be read again"
+        if other != sibling.provider_refund_id and shown.is_pending:
+            return f"has another refund of the provider, {other}, which is pending"
     if sibling.provider_refund_id is None:
         # Such a refund was found only in totals, or was settled by a person who could not verify
         # it.
         unread = sibling.status is Status.SUCCEEDED or sibling.evidence == "operator"
         return "has no provider id to read it by" if unread else None
-    now = reread.get(sibling.provider_refund_id)
-    if now is None:
-        return "could not be read again"
-    return None if now.status == sibling.provider_status else "changed its status"
+    now = reread[sibling.provider_refund_id]
+    is_same = now is not None and now.status == sibling.provider_status
+    return None if is_same else "changed its status"

@@ -55,7 +55,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
             Stage.IN_DOUBT: "a person says it never happened, to be verified",
             Stage.SETTLED: "a person fails a refund that was never in doubt, or a late proof",
             Stage.WAITING: "a person sends a refund again that was never in doubt",
-            Stage.REVIEW: "a proof contradicts the record",
+            Stage.REVIEW: "a proof contradicts the record, or the server was restored",
         },
         Stage.SETTLED: {
             Stage.SETTLED: "changed by the provider, identified, or contradicted by a proof",

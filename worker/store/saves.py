@@ -53,10 +53,10 @@ def save(
 ) -> Command[Saved]:
     """Apply a step decided on `refund`, by compare-and-set on its version.
 
-    A step that is a proof of done applies to any version. `detail` is added to the history entry
-    unchanged, so it holds JSON values only. A save need not be `durable` if it is not reported
-    before a later write is on disk. The append-only file is in order, so that write keeps this one
-    too.
+    A step that is a proof of done applies to any version, but not one of a failure once the refund
+    was sent again. `detail` is added to the history entry unchanged, so it holds JSON values only.
+    A save need not be `durable` if it is not reported before a later write is on disk. The
+    append-only file is in order, so that write keeps this one too.
     """
     noted = _noted(step, detail or {})
     fragment = f",{_as_json(noted)[1:-1]}" if noted else ""
@@ -75,7 +75,7 @@ def save(
     arguments: list[Argument] = [
         refund.refund_id,
         str(refund.version),
-        "1" if step.proof else "",
+        str(refund.resends) if step.proof else "",
         str(refund.generation),
         step.to.value,
         step.status.value,

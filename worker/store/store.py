@@ -12,7 +12,7 @@ import redis
 import redis.asyncio
 from redis import exceptions
 
-from worker.errors import NotDurable, SettingsError, TooFewReplicas
+from worker.errors import NotDurable, SettingsError, StoreUnavailable, TooFewReplicas
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.times import from_ms
 from worker.store import durability, record_time, scripts
@@ -23,7 +23,7 @@ from worker.store.scripts import Command
 
 PAGE: Final = 500
 RECHECK_SECONDS: Final = 60.0
-"""How long a check of the server counts.
+"""How long a check of the server counts while it answers.
 
 Its settings may be changed while a producer runs for months.
 """
@@ -70,6 +70,14 @@ class Store(_Scripts):
 
     def run_many(self, batch: Sequence[Command[T]]) -> list[T]:
         """Run calls in one pipeline and return their results in order."""
+        try:
+            return self._run_many(batch)
+        except StoreUnavailable:
+            # The server that answers next may be a promoted one, with settings of its own.
+            self._checked_at = float("-inf")
+            raise
+
+    def _run_many(self, batch: Sequence[Command[T]]) -> list[T]:
         with redis_errors(self.address):
             self._check(batch)
             results = self._execute(batch)

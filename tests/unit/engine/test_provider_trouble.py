@@ -66,6 +66,39 @@ async def test_answer_is_saved_where_the_others_could_not_be_told_of_it(
     assert "trouble_untold" in [line["event"] for line in log]
 
 
+async def test_answer_is_saved_where_the_records_cannot_hold_what_it_says_of_the_others(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+
+        async def broken(_: httpx.Request) -> httpx.Response:
+            await shop.store.redis.set("refunds:gate", "no hash")
+            return error(429)
+
+        shop.provider.will(POST, broken)
+        await shop.handle()
+        assert (await shop.stored()).stage is Stage.WAITING
+    assert "trouble_untold" in [line["event"] for line in log]
+
+
+async def test_what_the_first_try_has_shown_is_saved_where_the_gate_is_broken(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        await shop.accept()
+
+        async def broken(_: httpx.Request) -> httpx.Response:
+            await shop.store.redis.set("refunds:gate", "no hash")
+            return error(500, kind="api_error")
+
+        shop.provider.will(POST, broken, says())
+        await shop.service._actions.run(ID, Lane.SINGLE)
+        refund = await shop.stored()
+        assert (refund.stage, refund.error_code) == (Stage.IN_DOUBT, "some_code")
+        assert shop.provider.asked == [POST]
+
+
 async def blocked_for(shop: Shop) -> timedelta:
     stored: Any = await shop.store.redis.hget("refunds:gate", "blocked_until")
     return timedelta(milliseconds=int(stored) - int(shop.now.timestamp() * 1000))

@@ -278,6 +278,24 @@ async def test_other_refund_that_the_provider_never_had_is_not_asked_for(lens: L
 
 
 @pytest.mark.parametrize("rules", [TOTALS])
+@pytest.mark.parametrize("field", ["prior_refund_ids", "set_aside_ids", "contradicted_by"])
+async def test_other_refunds_that_were_shown_for_one_of_the_payment_are_read_again_too(
+    lens: Lens, field: str
+) -> None:
+    await settle(lens.shop)
+    await lens.shop.set("b", **{field: "re_0"})
+    lens.shop.provider.will("GET /v1/refunds/re_2", says(200, theirs("succeeded")))
+    lens.shop.provider.will(PAID, totals(1000))
+    for status, verdict in [
+        ("failed", ReadbackVerdict.FOUND_IN_TOTALS),
+        # It has succeeded since: the rise of the total may be this one.
+        ("succeeded", ReadbackVerdict.INCONCLUSIVE),
+    ]:
+        lens.shop.provider.will("GET /v1/refunds/re_0", says(200, theirs(status, id="re_0")))
+        assert (await lens.run()).verdict is verdict
+
+
+@pytest.mark.parametrize("rules", [TOTALS])
 async def test_payment_with_more_refunds_than_are_read_again_is_undecided_without_reading_any(
     lens: Lens,
 ) -> None:

@@ -8,13 +8,25 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, VERIFY, refund_payload
+from tests.factories import BLIND, HOUR, VERIFY, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, posts
 from tests.unit.engine.rereads import OWN, RETRIED, failed_and_retried, hint
-from tests.unit.engine.shop import LIST, PAID, POST, Shop, error, listing, opened, says, totals
+from tests.unit.engine.shop import (
+    LIST,
+    PAID,
+    POST,
+    TOTALS,
+    Given,
+    Shop,
+    error,
+    listing,
+    opened,
+    says,
+    totals,
+)
 from worker.errors import NotCancelable
 from worker.model.refund import Refund, Retriable, Stage, Status
-from worker.rules import decisions
+from worker.rules import attempts, decisions
 from worker.rules.attempts import Rules
 
 EMPTY = totals(0)
@@ -293,5 +305,66 @@ async def test_person_may_name_the_failed_send_as_the_one_that_counts(
     async with opened(async_redis, BLIND) as shop:
         refund = await resent(shop, "at once")
         await decided(shop, decisions.resolve_succeeded(refund, "re_2", shop.now, by="ann"))
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.FAILED, "re_2")
+
+
+# A total that stays as it was shows that no money moved, and nothing of a refund that failed
+
+
+async def resent_after_a_failure(shop: Shop, second: Given) -> Refund:
+    """A refund whose first send failed unseen, and that was sent again since no money moved."""
+    shop.provider.will(PAID, totals(0))
+    shop.provider.will(POST, httpx.ReadError("cut"), second)
+    shop.provider.will(OWN, says_failed())
+    await shop.accept()
+    refund = await look(shop, 4)
+    assert posts(shop) == 2
+    return refund
+
+
+@pytest.mark.parametrize("stage", [Stage.IN_DOUBT, Stage.REVIEW])
+async def test_earlier_send_that_failed_says_nothing_of_the_one_in_doubt(
+    async_redis: redis.asyncio.Redis, stage: Stage
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        refund = await resent_after_a_failure(shop, httpx.ReadError("cut"))
+        if stage is Stage.REVIEW:
+            await decided(shop, attempts.to_review({}, "inconclusive", "it cannot be told"))
+        await hint(shop, "re_1")
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.stage, refund.provider_refund_id, refund.prior_refund_ids) == (
+            Stage.REVIEW,
+            None,
+            "re_1",
+        )
+        assert "may be of an earlier attempt" in (await shop.history())[-1]["alarm"]
+        # The person's decision is compared with the total, as for any doubt.
+        await decided(shop, decisions.resolve_failed(refund, "gone", by="ann"))
+        refund = await look(shop, 3)
+        assert (refund.status, refund.evidence) == (Status.FAILED, "totals")
+
+
+async def test_earlier_send_that_failed_ends_a_refund_whose_later_one_did_nothing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        refund = await resent_after_a_failure(shop, error(429))
+        assert refund.stage is Stage.WAITING
+        shop.pass_time(HOUR)
+        await hint(shop, "re_1")
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id) == (Status.FAILED, "re_1")
+
+
+async def test_pending_refund_of_a_second_send_fails_as_the_provider_shows_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        refund = await resent_after_a_failure(shop, second("pending"))
+        assert refund.stage is Stage.PROCESSING
+        shop.provider.will(RETRIED, second("failed"))
         refund = await look(shop)
         assert (refund.status, refund.provider_refund_id) == (Status.FAILED, "re_2")

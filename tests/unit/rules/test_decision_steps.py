@@ -237,7 +237,6 @@ RECOVERED = {
                 "recovered",
                 {"doubt_since": SINCE, "quiet_at": NOW, **NO_WORD, "retriable": Retriable.NO},
                 DAY,
-                quiet=True,
             ),
         ),
         (a_refund(Stage.PROCESSING), None),

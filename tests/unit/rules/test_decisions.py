@@ -40,7 +40,7 @@ def test_refund_that_may_have_been_sent_since_the_snapshot_begins_in_doubt_with_
     assert_is_a_move(step, refund)
     if refund.stage in {Stage.REVIEW, Stage.SETTLED}:
         # These wait for a person or are over; what they may still do is asked below.
-        assert step.quiet
+        assert step.quiet is refund.settled
         return
     after = with_changes(refund, step, NOW)
     assert (after.stage, after.next_check_at, after.quiet_at) == (Stage.IN_DOUBT, NOW, NOW)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -108,6 +109,26 @@ def test_sibling_that_never_moved_the_total_does_not_disturb(
     other: Refund, refunded: int, verdict: ReadbackVerdict
 ) -> None:
     assert totalled(refunded, other).verdict is verdict
+
+
+@pytest.mark.parametrize("field", ["prior_refund_ids", "set_aside_ids", "contradicted_by"])
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.SETTLED])
+@pytest.mark.parametrize("status", ["failed", "succeeded", "pending", None])
+def test_other_refund_of_a_sibling_that_may_have_raised_the_total_is_not_taken_for_ours(
+    field: str, stage: Stage, status: str | None
+) -> None:
+    other = sibling(stage, **{field: "re_1"})
+    refund = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=BASELINE)
+    shown = None if status is None else found(id="re_1", status=status)
+    reread = {"re_1": shown, "re_2": found(id="re_2", status="succeeded", amount=100)}
+    if stage is Stage.SETTLED:
+        refund = replace(refund, baseline=HUNDRED)
+    else:
+        del reread["re_2"]
+    before = refund.baseline.refunded if refund.baseline is not None else 0
+    look = totalled(before + 500, other, refund=refund, reread=reread)
+    expected = "FOUND_IN_TOTALS" if status == "failed" else "INCONCLUSIVE"
+    assert look.verdict is ReadbackVerdict[expected]
 
 
 HUNDRED = Baseline(refunded=100, currency="usd", remaining=900)

@@ -20,7 +20,7 @@ from tests.unit.store.faulty_servers import (
     rewriting_for_long,
     waits,
 )
-from worker.errors import NotDurable
+from worker.errors import NotDurable, StoreUnavailable
 from worker.sandbox.redis_server import ThrowawayServer, running_server
 from worker.store import durability, flags, reads, sweeps
 from worker.store.async_store import AsyncStore
@@ -181,6 +181,28 @@ def test_a_producer_checks_again_once_a_minute_has_passed(
         now = moment
         store.run(accept(f"r{number}"))
     assert checks == [60.0, 120.0]
+
+
+def test_a_producer_checks_again_once_the_server_was_away(
+    sync_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(sync_redis)
+    store.wait_for_disk = False
+    checks: list[str] = []
+    monkeypatch.setattr(store, "check_flushing", lambda: checks.append("checked"))
+    execute = store._execute
+
+    def replaced(_: Any) -> list[Any]:
+        raise redis.exceptions.ReadOnlyError("You can't write against a read only replica.")
+
+    monkeypatch.setattr(store, "_execute", replaced)
+    with pytest.raises(StoreUnavailable):
+        store.run(accept("a"))
+    monkeypatch.setattr(store, "_execute", execute)
+    assert checks == []
+    for refund_id in ("a", "b"):
+        store.run(accept(refund_id))
+    assert checks == ["checked"]
 
 
 @pytest.mark.parametrize(("setting", "wrong", "right"), FORGETS.values(), ids=FORGETS.keys())

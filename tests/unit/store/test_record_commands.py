@@ -132,7 +132,7 @@ def test_standing_claim_is_asked_for_by_id_and_token() -> None:
 
 
 def test_save_hands_over_the_step_and_what_it_was_decided_on() -> None:
-    refund = a_refund(Stage.SENDING, version=7, generation=3)
+    refund = a_refund(Stage.SENDING, version=7, generation=3, resends=2)
     step = Step(
         to=Stage.SETTLED,
         status=Status.FAILED,
@@ -146,7 +146,7 @@ def test_save_hands_over_the_step_and_what_it_was_decided_on() -> None:
     assert arguments[:10] == written(
         "order-1001-1",
         "7",
-        "1",
+        "2",
         "3",
         "settled",
         "failed",

@@ -51,6 +51,34 @@ def test_proof_is_accepted_while_another_attempt_holds_the_claim(world: World, s
     world.check()
 
 
+@pytest.mark.parametrize("ends", ["sending", "in doubt"])
+@pytest.mark.parametrize("status", ["failed", "canceled", "succeeded"])
+def test_late_failure_of_an_earlier_send_says_nothing_of_a_later_one(
+    world: World, status: str, ends: str
+) -> None:
+    claim = held(world)
+    world.lapse()
+    absent = Readback(verdict=ReadbackVerdict.ABSENT, reason="so")
+    for _ in range(2):
+        world.pass_time(VERIFY.settle)
+        refund = world.get()
+        world.save(refund, readback.after_readback(refund, absent, VERIFY, world.now, 0))
+    later = world.claim(kind="resend")
+    assert later.claimed
+    if ends == "in doubt":
+        assert world.end(later, MAYBE).result == "saved"
+    before = world.dump()
+    result = world.end(claim, done_as(status)).result
+    if status == "succeeded":
+        assert (result, world.get().status) == ("saved", Status.SUCCEEDED)
+        return
+    assert (result, world.dump()) == ("stale", before)
+    # What the later send made counts.
+    assert world.end(later, done_as("succeeded", id="re_2")).result == "saved"
+    assert (world.get().status, world.get().provider_refund_id) == (Status.SUCCEEDED, "re_2")
+    world.check()
+
+
 def test_proof_is_accepted_in_review(world: World) -> None:
     claim = held(world)
     world.lapse()

@@ -172,6 +172,32 @@ def test_proof_of_an_attempt_that_the_restored_server_never_saw_is_accepted(
     world.check()
 
 
+@pytest.mark.parametrize("stage", [Stage.SETTLED, Stage.REVIEW])
+def test_send_that_was_decided_before_the_recovery_is_decided_again(
+    world: World, stage: Stage
+) -> None:
+    world.accept()
+    world.attempt(replace(REFUSED, code="lock_timeout"))
+    if stage is Stage.REVIEW:
+        retry = decisions.retry_failed(world.get())
+        assert retry is not None
+        world.save(world.get(), retry)
+        world.save(world.get(), attempts.to_review({}, "currency_unconfirmed", "so"))
+    refund = world.get()
+    again = (
+        decisions.retry_failed(refund)
+        if stage is Stage.SETTLED
+        else decisions.resolve_resend(refund, by="ann")
+    )
+    assert again is not None
+    step = decisions.recovered(refund, world.now, world.now)
+    assert step is not None
+    assert world.save(refund, step).result == "saved"
+    before = world.dump()
+    assert (world.save(refund, again).result, world.dump()) == ("stale", before)
+    world.check()
+
+
 # Quiet steps
 
 

@@ -1,5 +1,6 @@
 -- Apply decided steps. Several members (see _members.lua), of each: ARGV[4] id; [5] version on which it was decided;
--- [6] '1' for a proof that the refund was done (accepted at any version while unsettled); [7] generation; [8] stage to; [9] status; [10] ms until it is due; [11]
+-- [6] '' or, for a proof of what was done (accepted at any version while unsettled), how often the refund was sent again
+-- by the record on which it was decided; [7] generation; [8] stage to; [9] status; [10] ms until it is due; [11]
 -- '1' for a quiet step (only time and counters: no version, no history); [12] label as JSON; [13] detail: a JSON
 -- fragment that begins with a comma, or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or
 -- ''; [16] the stage on which it was decided, because on a restored server the same version may be another record; [17]
@@ -21,8 +22,8 @@ local function save(ARGV)
   for name in string.gmatch(ARGV[17], '%S+') do set[name] = '' end
   for i = 18, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
   check(id, r, to, ARGV[9], set)
-  local proof = ARGV[6] == '1'
-  if proof then
+  if ARGV[6] ~= '' then
+    local resends = whole('the resends', ARGV[6])
     if r.generation ~= ARGV[7] and not (r.generation == nil and ARGV[7] == '1') then return {'contradicts', int(NOW), ''} end
     -- An id that a person named is unverified until it is read, so a proof replaces it.
     if r.stage == 'settled' or (r.stage == 'processing' and to == 'processing' and not r.operator_says) then
@@ -37,6 +38,10 @@ local function save(ARGV)
     end
     if r.provider_refund_id and r.provider_refund_id ~= set.provider_refund_id and not r.operator_says then
       return {'contradicts', int(NOW), ''}
+    end
+    -- What failed moved nothing, and says nothing of a later send.
+    if (ARGV[9] == 'failed' or ARGV[9] == 'canceled') and number(r.resends) > resends then
+      return {'stale', int(NOW), ''}
     end
   elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
     return {'stale', int(NOW), ''}
@@ -67,8 +72,8 @@ local function save(ARGV)
     return {'saved', int(NOW), ''}
   end
   if not string.find(ARGV[14], ',' .. (r.stage or '') .. ',', 1, true) then return {'illegal', int(NOW), r.stage} end
-  -- The new body was made from a record that still had its metadata: decide again.
-  if ARGV[15] ~= '' and r.metadata_erased_at then return {'stale', int(NOW), ''} end
+  -- A retry was decided on a record that still had its metadata, or before a recovery that forbids it: decide again.
+  if ARGV[15] ~= '' and (r.metadata_erased_at or r.retriable == 'no') then return {'stale', int(NOW), ''} end
   local other = ARGV[15] ~= '' and other_attempt(id)
   if other then return {'attempted', int(NOW), other} end
   if ARGV[15] ~= '' then
