@@ -7,19 +7,17 @@ equal, and notes the hour of its latest use.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from redis.exceptions import WatchError
-
 from worker.errors import GuardRefused, NotFound
 from worker.model.callers import Caller, Scope, digest, new_token, token_id
 from worker.model.times import from_ms, to_ms
-from worker.store import meta
+from worker.store import meta, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.connection import redis_errors
+from worker.store.scripts import Command
 from worker.store.store import Store
 
 NAMES: Final = "tokens"
@@ -96,21 +94,10 @@ def create(
 
 def _take_name(store: Store, name: str, new_id: str, old: Token | None) -> bool:
     """Give a name to a token instead of `old`; return False if another token has it meanwhile."""
-    names = store.key(NAMES)
-    if old is None:
-        return bool(store.redis.hsetnx(names, name, new_id))
-    with store.redis.pipeline() as pipeline:
-        while True:
-            # A token that lost its name to another would stay valid, and could not be revoked.
-            pipeline.watch(names)
-            if pipeline.hget(names, name) != old.token_id:
-                return False
-            pipeline.multi()
-            pipeline.hset(names, name, new_id)
-            pipeline.delete(_key(store, old.token_id))
-            with suppress(WatchError):
-                pipeline.execute()
-                return True
+    arguments = [name, new_id, "" if old is None else old.token_id]
+    return store.run(
+        Command(script=scripts.TOKEN_NAME, arguments=arguments, read=bool, durable=False)
+    )
 
 
 def listed(store: Store) -> list[Token]:
