@@ -250,6 +250,12 @@ def _flow(seen: Snapshot) -> Iterator[Metric]:
         seen.batches_running,
     )
     yield _gauge(
+        "refunds_batches_paused_themselves",
+        "Batches that paused themselves, since many refunds in a row failed with one code, and that"
+        f" are not finished, among the latest {LATEST_BATCHES}.",
+        seen.batches_paused_themselves,
+    )
+    yield _gauge(
         "refunds_rejected_messages_kept",
         "Messages in the list of rejected messages.",
         seen.rejected,

@@ -26,6 +26,7 @@ _META: Final = (
     *("paused", "credentials_refused_at", "account_lost_at"),
     *(WEBHOOK_ENDPOINTS, "behind_since"),
 )
+_BATCH: Final = ("state", "paused_reason", "status:pending", "stage:review")
 _NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
 
 Counts = Mapping[str, int]
@@ -54,6 +55,8 @@ class Snapshot:
     outages: int
     """Workers that send nothing because the provider does not answer them."""
     batches_running: int
+    batches_paused_themselves: int
+    """Batches that paused themselves while refunds of them are neither settled nor in review."""
     oldest_ms: Mapping[str, int]
     """When the oldest refund found in each unsettled bucket was accepted."""
     info: Mapping[str, Any]
@@ -95,7 +98,7 @@ def snapshot(store: Store) -> Snapshot:
         bucket: {*ends[2 * index], *ends[2 * index + 1]} for index, bucket in enumerate(_UNSETTLED)
     }
     now_ms = records_ms(server_time, clock)
-    workers, outages, running, oldest = _second_trip(store, now_ms, batches, samples)
+    workers, outages, batch_counts, oldest = _second_trip(store, now_ms, batches, samples)
     return Snapshot(
         now_ms=now_ms,
         cards=dict(zip(BUCKETS, cards, strict=True)),
@@ -111,7 +114,8 @@ def snapshot(store: Store) -> Snapshot:
         gate_blocked_until_ms=int(float(blocked or 0)),
         workers=workers,
         outages=outages,
-        batches_running=running,
+        batches_running=batch_counts[0],
+        batches_paused_themselves=batch_counts[1],
         oldest_ms=oldest,
         info=info,
     )
@@ -119,20 +123,25 @@ def snapshot(store: Store) -> Snapshot:
 
 def _second_trip(
     store: Store, now_ms: int, batches: Iterable[str], samples: Mapping[str, Iterable[str]]
-) -> tuple[int, int, int, dict[str, int]]:
+) -> tuple[int, int, tuple[int, int], dict[str, int]]:
     asked = [(bucket, refund_id) for bucket, ids in samples.items() for refund_id in ids]
     with redis_errors(store.address), store.redis.pipeline(transaction=False) as pipeline:
         for name in ("workers", "outages"):
             pipeline.zcount(store.key(name), now_ms - ALIVE_MS, "+inf")
         for batch_id in batches:
-            pipeline.hmget(store.key(f"batch:{batch_id}"), "state", "status:pending")
+            pipeline.hmget(store.key(f"batch:{batch_id}"), _BATCH)
         for _, refund_id in asked:
             pipeline.hget(store.key(f"refund:{refund_id}"), "created_at")
         workers, outages, *rest = pipeline.execute()
     states, created = rest[: len(rest) - len(asked)], rest[len(rest) - len(asked) :]
-    running = sum(state == "running" and int(pending or 0) > 0 for state, pending in states)
+    running = sum(state == "running" and int(pending or 0) > 0 for state, _, pending, _ in states)
+    # A batch that a person paused has no reason, and somebody knows of it.
+    themselves = sum(
+        state == "paused" and reason is not None and int(pending or 0) > int(review or 0)
+        for state, reason, pending, review in states
+    )
     oldest: dict[str, int] = {}
     for (bucket, _), accepted in zip(asked, created, strict=True):
         if accepted is not None:
             oldest[bucket] = min(int(accepted), oldest.get(bucket, now_ms))
-    return workers, outages, running, oldest
+    return workers, outages, (running, themselves), oldest

@@ -183,6 +183,28 @@ def test_lag_workers_flags_batches_and_rejected_messages_are_told(
     assert of(figures, "refunds_contradictions_total") == 4
 
 
+def test_a_batch_that_paused_itself_is_told_while_refunds_of_it_wait(
+    store: Store, seen: Callable[[], Figures]
+) -> None:
+    now = snapshot.snapshot(store).now_ms
+    itself = {"state": "paused", "paused_reason": "card_declined"}
+    batches: dict[str, dict[str, str | int]] = {
+        "b-waits": itself | {"status:pending": 2, "stage:review": 1},
+        "b-settled": itself | {"status:pending": 0, "status:failed": 20},
+        "b-in-review": itself | {"status:pending": 1, "stage:review": 1},
+        "b-by-a-person": {"state": "paused", "paused_by": "kim", "status:pending": 2},
+        "b-running": {"state": "running", "status:pending": 2},
+        "b-canceled": {"state": "canceled", "status:pending": 2},
+    }
+    for batch, fields in batches.items():
+        store.redis.zadd(store.key("batches"), {batch: now})
+        store.redis.hset(store.key(f"batch:{batch}"), mapping=fields)  # type: ignore[arg-type]  # invariance of the client's types
+    store.redis.zadd(store.key("batches"), {"b-expired": now})
+    figures = seen()
+    assert of(figures, "refunds_batches_paused_themselves") == 1
+    assert of(figures, "refunds_batches_running") == 1
+
+
 def test_rechecks_reversals_and_the_lag_of_the_watch_are_told(store: Store) -> None:
     rungs = (timedelta(days=1), timedelta(hours=36))
 
