@@ -153,9 +153,9 @@ def _held_back(store: Store, state: flags.Switches, now: datetime) -> Iterator[C
             f"nothing has been sent since {rfc3339(state.behind_since)}: this Redis has forgotten"
             " claims that were confirmed, after a failover or from a snapshot"
         )
-        yield fail(
-            "positions", text, "refunds recover --since TIME, shortly before that", Trouble.GUARD
-        )
+        # Noticed only by a claim, which may come hours later.
+        fix = "refunds recover --since TIME, shortly before the failover or the snapshot"
+        yield fail("positions", text, fix, Trouble.GUARD)
     if state.credentials_refused_at is not None:
         text = (
             f"the provider has refused the key since {rfc3339(state.credentials_refused_at)}: all"

@@ -98,3 +98,5 @@ def test_server_that_forgot_claims_is_shown_with_the_command_that_ends_it(
     state, _, fix = said.of("positions")
     assert (state, said.code) == ("fail", 6)
     assert "refunds recover --since" in fix
+    # The stop may be hours later: nothing is noticed while nothing is claimed, nor by new workers.
+    assert "before the failover or the snapshot" in fix
