@@ -5,9 +5,11 @@ workers share.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from worker.store.gate import Permits
 from worker.store.scripts import Command
 
 PATIENCE = 20
+OPERATIONS = Path(__file__).parents[3] / "ops" / "docs" / "operations.md"
 
 
 @pytest.fixture
@@ -38,6 +41,21 @@ async def test_everybody_gets_through_whatever_the_lane(store: AsyncStore, rate:
     gate = gate_of(store, rate)
     async with asyncio.timeout(PATIENCE):
         await asyncio.gather(*(gate.acquire(lane) for lane in Lane for _ in range(30)))
+
+
+async def test_nothing_waits_for_days_after_the_clock_was_set_back_as_the_manual_says(
+    store: AsyncStore,
+) -> None:
+    days = timedelta(days=3) // timedelta(milliseconds=1)
+    seconds, _ = await store.redis.time()
+    clock: dict[Any, Any] = {"at": seconds * 1000 + days, "ahead": days}
+    await store.redis.hset("refunds:clock", mapping=clock)
+    await gate_of(store).acquire(Lane.SINGLE)
+    told = re.search(r"`redis-cli (del refunds:clock[^`]*)`", OPERATIONS.read_text())
+    assert told is not None
+    await store.redis.execute_command(*told[1].split())
+    async with asyncio.timeout(PATIENCE):
+        await gate_of(store).acquire(Lane.SINGLE)
 
 
 async def test_two_workers_never_get_the_same_moment(store: AsyncStore) -> None:
