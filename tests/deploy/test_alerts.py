@@ -178,6 +178,33 @@ def test_every_alert_that_another_one_silences_exists() -> None:
                 assert any(re.fullmatch(pattern, name) for name in NAMES), pattern
 
 
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "RefundsPaused",
+        "RefundsCredentialsRefused",
+        "RefundsAccountLost",
+        "RefundsRecordsBehind",
+        "RefundsReplicasMissing",
+    ],
+)
+def test_what_stops_all_sending_silences_what_follows_from_it(cause: str) -> None:
+    config = yaml.safe_load((OPS / "alertmanager" / "alertmanager.yml").read_text())
+    silenced = {
+        name
+        for rule in config["inhibit_rules"]
+        for name in NAMES
+        if all(
+            re.fullmatch(_MATCHER.findall(each)[0][2], cause) for each in rule["source_matchers"]
+        )
+        and all(
+            re.fullmatch(_MATCHER.findall(each)[0][2], name) for each in rule["target_matchers"]
+        )
+    }
+    follow = {"RefundsQueueOld", "RefundsQueueStuck", "RefundsBacklogDeep", "RefundsOldestPending"}
+    assert silenced >= follow
+
+
 def headings() -> dict[str, str]:
     parts = re.split(r"^### (\w+)$", RUNBOOK, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
