@@ -43,6 +43,7 @@ SHARE_OF_HOST: Final = 0.5
 SKEW: Final = timedelta(seconds=2)
 LEAD: Final = timedelta(minutes=1)
 """How far the records' time may be ahead of the server's clock before the check warns."""
+MORE: Final = "move the server to a machine with more memory"
 UPGRADE: Final = "upgrade the server to Redis 7.2, Valkey 8 or later"
 
 Info = Mapping[str, Any]
@@ -265,10 +266,11 @@ def memory(info: Info, cli: str) -> Check:
         percentage = used * 100 // most
         share = f"{percentage} % of its limit is used ({size(used)} of {size(most)})"
         wanted = -(-max(most, used) * 2 // 2**20)
-        fix = (
-            f"{cli} CONFIG SET maxmemory {wanted}mb; and in its redis.conf, or shorten"
-            " REFUNDS_RETENTION_DAYS"
-        )
+        # More than the machine has would end the server. A shorter REFUNDS_RETENTION_DAYS frees
+        # nothing: what has settled keeps the end of its life.
+        fix = f"{cli} CONFIG SET maxmemory {wanted}mb; and in its redis.conf"
+        if host and wanted * 2**20 > host:
+            fix = MORE
         if percentage >= LIMIT:
             text = (
                 f"{share}: no new refund is accepted and Redis as a broker takes no message, so"
@@ -286,10 +288,6 @@ def memory(info: Info, cli: str) -> Check:
             f"{size(used)} used, no limit set, of {size(host)} on its machine: a rewrite may need"
             " as much again"
         )
-        return warn(
-            "memory",
-            text,
-            "move the server to a machine with more memory, or shorten REFUNDS_RETENTION_DAYS",
-        )
+        return warn("memory", text, MORE)
     room = f", {size(host)} on its machine" if host else ""
     return ok("memory", f"{size(used)} used, no limit set{room}")

@@ -15,10 +15,14 @@ import redis
 
 from tests.support.cli_runner import Cli
 from tests.unit.monitoring.examining import examined
+from worker.model.refund import Lane
+from worker.model.request import RefundRequest
 from worker.monitoring import check_server
 from worker.monitoring.checks import State, redis_cli
+from worker.rules import decisions
 from worker.sandbox.redis_server import running_server
 from worker.settings import Settings
+from worker.store import creations, saves
 from worker.store.store import Store
 
 
@@ -201,6 +205,33 @@ def test_memory_is_held_against_its_limit_or_its_machine(
     assert (check.state.value, words in check.text) == (state, True), check.text
     if state != "ok" and "maxmemory" in info:
         assert (check.fix or "").startswith("redis-cli CONFIG SET maxmemory 200mb")
+
+
+@pytest.mark.parametrize("most", [{}, {"maxmemory": 6 << 30}])
+def test_more_memory_than_the_machine_has_is_not_advised(most: dict[str, int]) -> None:
+    info = {"used_memory": (6 << 30) - 1, "total_system_memory": 8 << 30, **most}
+    check = check_server.memory(info, "redis-cli")
+    assert check.state is not State.OK
+    assert check.fix == "move the server to a machine with more memory"
+
+
+def test_a_shorter_retention_frees_no_record_that_has_settled(
+    sync_redis: redis.Redis,
+) -> None:
+    day = timedelta(days=1)
+    for refund_id, retention in (("order-1", 400 * day), ("order-2", 61 * day)):
+        store = Store(sync_redis, durable=False, retention=retention)
+        request = RefundRequest(refund_id=refund_id, payment_intent="pi_1", amount=5)
+        store.run(creations.create(request, Lane.SINGLE))
+        refund = store.get(refund_id)
+        assert refund is not None
+        step = decisions.cancel(refund)
+        assert store.run(saves.save(refund, step, {})).result == "saved"
+    left = sync_redis.pttl("refunds:refund:order-1")
+    assert left > 399 * day / timedelta(milliseconds=1)
+    # So no fix for a full server names it.
+    full = {"maxmemory": 100 << 20, "used_memory": 90 << 20}
+    assert "RETENTION" not in (check_server.memory(full, "redis-cli").fix or "")
 
 
 @pytest.mark.parametrize(
