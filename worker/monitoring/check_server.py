@@ -147,7 +147,12 @@ class Server:
             )
             return
         except NotDurable as error:
-            fix = f"{self.cli} CONFIG SET appendonly yes && {always}{keep}"
+            # What such a server holds is older than the file, which the command would replace.
+            fix = (
+                "if it was restarted without its file: see RefundsAofFailing in"
+                f" ops/docs/operations.md; else {self.cli} CONFIG SET appendonly yes &&"
+                f" {always}{keep}"
+            )
             yield fail("disk", str(error), fix, Trouble.GUARD)
             return
         yield self._flushing(f"{always}{keep}")

@@ -88,6 +88,22 @@ def test_a_server_of_another_make_is_found_and_its_fix_mends_it(
         assert (after.of(name)[0], after.code) == ("ok", 0)
 
 
+def test_switching_the_file_on_is_not_advised_where_it_would_replace_one(doctor: Cli) -> None:
+    with running_server() as server, redis.Redis.from_url(server.url) as client:
+        client.set("refund", "1")
+        # Restarted without its configuration: the file is there, and the server has not read it.
+        server.kill()
+        server.directives["appendonly"] = "no"
+        server.restart()
+        assert client.get("refund") is None
+        _, _, fix = examined(doctor, REFUNDS_REDIS_URL=server.url).of("disk")
+        assert fix.startswith("if it was restarted without its file: see RefundsAofFailing")
+        server.kill()
+        server.directives["appendonly"] = "yes"
+        server.restart()
+        assert client.get("refund") == b"1"
+
+
 def test_a_sound_server_is_described(doctor: Cli) -> None:
     said = examined(doctor)
     assert said.code == 0
