@@ -51,9 +51,14 @@ async def test_nothing_waits_for_days_after_the_clock_was_set_back_as_the_manual
     clock: dict[Any, Any] = {"at": seconds * 1000 + days, "ahead": days}
     await store.redis.hset("refunds:clock", mapping=clock)
     await gate_of(store).acquire(Lane.SINGLE)
+    # A worker that was killed leaves its last heartbeat.
+    await store.redis.zadd("refunds:workers", {"killed:1": clock["at"]})
+    await store.redis.zadd("refunds:outages", {"killed:1": clock["at"]})
     told = re.search(r"`redis-cli (del refunds:clock[^`]*)`", OPERATIONS.read_text())
     assert told is not None
     await store.redis.execute_command(*told[1].split())
+    for name in ("workers", "outages"):
+        assert await store.redis.zcount(f"refunds:{name}", clock["at"], "+inf") == 0
     async with asyncio.timeout(PATIENCE):
         await gate_of(store).acquire(Lane.SINGLE)
 
