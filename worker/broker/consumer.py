@@ -111,6 +111,10 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
 
         It raises only if the broker is unavailable.
         """
+        # A task in a thread tells its end to the dispatcher that its request names, and that of a
+        # lost connection is closed: Flower would show the task as started for good.
+        for request in list(state.requests.values()):
+            request.eventer = self.event_dispatcher
         self._nudges.resume()
         handle = super().create_task_handler(*arguments, **named)
         errors = (*self.connection_errors, *self.channel_errors, OSError, MemoryError)

@@ -56,6 +56,12 @@ class GatheringDispatcher(EventDispatcher):  # type: ignore[misc]  # celery carr
                 event, routing_key, _ = kept.popleft()
                 self._publish(event, self.producer, routing_key)
 
+    def extend_buffer(self, other: GatheringDispatcher) -> None:
+        """Take over what the dispatcher of a lost connection kept or gathered."""
+        super().extend_buffer(other)
+        for group, waiting in other._group_buffer.items():
+            self._group_buffer[group] += waiting
+
     def _rests(self) -> bool:
         return monotonic() < self._rests_until
 
@@ -98,7 +104,9 @@ def gather(consumer: Any) -> None:
 
     def buffered() -> None:
         nonlocal waiting
-        consumer.event_dispatcher.buffer_limit = EVENTS_GATHERED
+        # Between two connections there is none, and a task in a thread may end just then.
+        if (dispatcher := consumer.event_dispatcher) is not None:
+            dispatcher.buffer_limit = EVENTS_GATHERED
         if not waiting and consumer.hub is not None:
             waiting = True
             consumer.hub.call_later(EVENT_SECONDS, flush)

@@ -184,11 +184,27 @@ def test_each_new_connection_settles_what_ended_before_it(
     connected.connection_errors, connected.channel_errors = (OSError,), ()
     connected.strategies, connected.on_task_message = {}, set()
     connected._nudges = Nudges(consumer)
+    connected.event_dispatcher = consumer.event_dispatcher
     connected._nudges.take(message, [["r1"]], {})
     handler.begun[0][2]("r1: succeeded")
     consumer.soon.clear()
     connected.create_task_handler()
     assert message.ended == ["acknowledged"]
+
+
+@pytest.mark.usefixtures("handler")
+def test_a_task_in_a_thread_tells_its_end_on_the_next_connection(consumer: Consumer) -> None:
+    connected = KeepingConsumer.__new__(KeepingConsumer)
+    connected.connection_errors, connected.channel_errors = (OSError,), ()
+    connected.strategies, connected.on_task_message = {}, set()
+    connected._nudges = Nudges(consumer)
+    request = connected._nudges._request(Message(), [["r1"]], {})
+    state.task_reserved(request)
+    connected.event_dispatcher = Events()
+    connected.create_task_handler()
+    request.send_event("task-succeeded")
+    assert consumer.event_dispatcher.sent == []
+    assert [kind for kind, _ in connected.event_dispatcher.sent] == ["task-succeeded"]
 
 
 def test_messages_that_end_together_are_all_settled_although_the_broker_is_away_for_one(
