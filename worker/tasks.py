@@ -16,7 +16,13 @@ from worker.broker import inbox, nudges
 from worker.broker.names import CALLBACK_TASK, MOST_IDS, PROCESS_TASK, SUBMIT_TASK
 from worker.engine import endings
 from worker.engine.records_guard import REFUSALS
-from worker.errors import GuardRefused, InvalidRequest, SettingsError, StoreUnavailable
+from worker.errors import (
+    GuardRefused,
+    InvalidRequest,
+    NotStorable,
+    SettingsError,
+    StoreUnavailable,
+)
 from worker.model.refund import Lane
 from worker.model.request import is_refund_id
 
@@ -84,6 +90,12 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
         )
     try:
         ending = runtime.submit(request, _lane(self))
+    except NotStorable as error:
+        # Waiting does not help, and each repeat of its sender would come round with it. A pause,
+        # since a damaged key may concern every message.
+        runtime.pause()
+        _reject(args, kwargs, str(error))
+        return endings.summary({request.refund_id: endings.rejected(["not_storable"])})
     except (GuardRefused, SettingsError, StoreUnavailable) as error:
         # Nothing is accepted, and the message is all there is of it.
         if not isinstance(error, REFUSALS):
