@@ -94,21 +94,24 @@ def gather(consumer: Any) -> None:
 
     Flower needs them, and each flush is a round trip to the broker.
     """
-    waiting = False
+    awaited: Any = None
 
     def flush() -> None:
-        nonlocal waiting
-        waiting = False
+        nonlocal awaited
+        awaited = None
         if consumer.event_dispatcher is not None:
             consumer.event_dispatcher.flush()
 
     def buffered() -> None:
-        nonlocal waiting
-        # Between two connections there is none, and a task in a thread may end just then.
-        if (dispatcher := consumer.event_dispatcher) is not None:
-            dispatcher.buffer_limit = EVENTS_GATHERED
-        if not waiting and consumer.hub is not None:
-            waiting = True
+        nonlocal awaited
+        dispatcher = consumer.event_dispatcher
+        if dispatcher is None:
+            # Between two connections, when a task in a thread may end too: the next one takes over.
+            return
+        dispatcher.buffer_limit = EVENTS_GATHERED
+        # Celery forgets the calls that are due when a connection is lost.
+        if awaited is not dispatcher and consumer.hub is not None:
+            awaited = dispatcher
             consumer.hub.call_later(EVENT_SECONDS, flush)
 
     # The dispatcher that is created after a reconnect takes the callback from the consumer, and has
