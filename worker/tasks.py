@@ -104,6 +104,11 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
         if not runtime.send_again(request, kwargs, _lane(self)):
             raise Reject(str(error), requeue=True) from error
         return endings.summary({request.refund_id: endings.PUT_BACK})
+    except Exception as error:
+        # Celery acknowledges a message whose task failed, and nothing else may know of this refund.
+        log.exception("submit_failed", refund_id=request.refund_id)
+        _reject(args, kwargs, f"the message cannot be handled ({type(error).__name__})")
+        return endings.summary({request.refund_id: endings.rejected(["internal_error"])})
     if ending is endings.CONFLICT:
         _reject(args, kwargs, f"refund {request.refund_id} exists with other contents")
     return endings.summary({request.refund_id: ending})

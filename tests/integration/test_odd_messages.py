@@ -337,3 +337,20 @@ def test_a_message_that_the_records_cannot_hold_is_kept_and_does_not_come_round(
             refunds.get("odd")
         assert_it_lives(worker, post, client, refunds, before)
     assert "submit_put_back" not in worker.said
+
+
+@pytest.mark.parametrize("post", ["redis"], indirect=True)
+def test_a_message_that_meets_an_unforeseen_error_is_kept(
+    installation: Installation, post: Post, client: redis.Redis
+) -> None:
+    worker = installation.start("worker", "worker")
+    before = names_of(client)
+    with installation.refunds() as refunds:
+        post.send("refunds", Sent(refund_id="odd"))
+        until(lambda: refunds.store.get("odd") is not None, "it is accepted", 20)
+        refunds.wait("odd", timeout=20)
+        client.hset("refunds:refund:odd", "created_at", "soon")
+        post.send("refunds", Sent(refund_id="odd"))
+        until(lambda: len(kept(client)) == 1, "its repeat is kept", 20)
+        assert kept(client)[0]["reason"].startswith("the message cannot be handled (")
+        assert_it_lives(worker, post, client, refunds, before)
