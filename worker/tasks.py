@@ -16,7 +16,13 @@ from worker.broker import inbox, nudges
 from worker.broker.names import CALLBACK_TASK, MOST_IDS, PROCESS_TASK, SUBMIT_TASK
 from worker.engine import endings
 from worker.engine.records_guard import REFUSALS
-from worker.errors import GuardRefused, InvalidRequest, SettingsError, StoreUnavailable
+from worker.errors import (
+    GuardRefused,
+    InvalidRequest,
+    NotStorable,
+    SettingsError,
+    StoreUnavailable,
+)
 from worker.model.refund import Lane
 from worker.model.request import is_refund_id
 
@@ -84,6 +90,12 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
         )
     try:
         ending = runtime.submit(request, _lane(self))
+    except NotStorable as error:
+        # Waiting does not help, and each repeat of its sender would come round with it. A pause,
+        # since a damaged key may concern every message.
+        runtime.pause()
+        _reject(args, kwargs, str(error))
+        return endings.summary({request.refund_id: endings.rejected(["not_storable"])})
     except (GuardRefused, SettingsError, StoreUnavailable) as error:
         # Nothing is accepted, and the message is all there is of it.
         if not isinstance(error, REFUSALS):
@@ -92,6 +104,11 @@ def submit(self: Any, *args: Any, **kwargs: Any) -> str:
         if not runtime.send_again(request, kwargs, _lane(self)):
             raise Reject(str(error), requeue=True) from error
         return endings.summary({request.refund_id: endings.PUT_BACK})
+    except Exception as error:
+        # Celery acknowledges a message whose task failed, and nothing else may know of this refund.
+        log.exception("submit_failed", refund_id=request.refund_id)
+        _reject(args, kwargs, f"the message cannot be handled ({type(error).__name__})")
+        return endings.summary({request.refund_id: endings.rejected(["internal_error"])})
     if ending is endings.CONFLICT:
         _reject(args, kwargs, f"refund {request.refund_id} exists with other contents")
     return endings.summary({request.refund_id: ending})

@@ -5,6 +5,8 @@ What a worker does with a key that the records do not know yet.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.installation import Installation, Worker, until
@@ -88,3 +90,21 @@ def test_worker_with_a_key_of_another_account_does_not_start(
         refused = start(installation, THEIRS)
         assert (refused.process.wait(20), words in refused.said) == (6, True)
         assert start(installation, OURS).process.poll() is None
+
+
+@pytest.mark.parametrize("sandbox_config", [SandboxConfig(accounts="hidden")])
+def test_a_worker_that_does_not_come_to_work_leaves_no_heartbeat(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """A cluster would replace workers that work by it, and have none left."""
+    heartbeat = tmp_path / "heartbeat"
+    first = start(installation, OURS)
+    with installation.refunds() as refunds:
+        refunds.submit(request())
+        assert refunds.wait("order-1-1", timeout=20).status is Status.SUCCEEDED
+    first.stop()
+    installation.settings["REFUNDS_HEARTBEAT_FILE"] = str(heartbeat)
+    assert start(installation, THEIRS).process.wait(20) == 6
+    assert not heartbeat.exists()
+    start(installation, OURS)
+    assert heartbeat.exists()

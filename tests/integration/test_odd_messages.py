@@ -320,3 +320,37 @@ def test_a_message_that_names_a_refund_is_found_under_its_id(
             with pytest.raises(MessageRejected, match=why):
                 refunds.get(refund_id)
     assert "planted" not in str(client.lrange("refunds:rejected", 0, -1))
+
+
+@pytest.mark.parametrize("post", ["redis"], indirect=True)
+def test_a_message_that_the_records_cannot_hold_is_kept_and_does_not_come_round(
+    installation: Installation, post: Post, client: redis.Redis
+) -> None:
+    worker = installation.start("worker", "worker")
+    before = names_of(client)
+    client.set("refunds:payment:pi_odd", "not a hash")
+    fields = {"refund_id": "odd", "payment_intent": "pi_odd", "amount": 100}
+    post.send("refunds", Sent(refund_id="odd", body=[[], fields, EMBED]))
+    until(lambda: len(kept(client)) == 1, "it is kept", 20)
+    with installation.refunds() as refunds:
+        with pytest.raises(MessageRejected, match="the records cannot hold this"):
+            refunds.get("odd")
+        assert_it_lives(worker, post, client, refunds, before)
+    assert "submit_put_back" not in worker.said
+
+
+@pytest.mark.parametrize("post", ["redis"], indirect=True)
+def test_a_message_that_meets_an_unforeseen_error_is_kept(
+    installation: Installation, post: Post, client: redis.Redis
+) -> None:
+    worker = installation.start("worker", "worker")
+    before = names_of(client)
+    with installation.refunds() as refunds:
+        post.send("refunds", Sent(refund_id="odd"))
+        until(lambda: refunds.store.get("odd") is not None, "it is accepted", 20)
+        refunds.wait("odd", timeout=20)
+        client.hset("refunds:refund:odd", "created_at", "soon")
+        post.send("refunds", Sent(refund_id="odd"))
+        until(lambda: len(kept(client)) == 1, "its repeat is kept", 20)
+        assert kept(client)[0]["reason"].startswith("the message cannot be handled (")
+        assert_it_lives(worker, post, client, refunds, before)

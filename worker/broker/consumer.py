@@ -38,6 +38,8 @@ LONGEST_PAUSE: Final = 10.0
 CALM: Final = 60.0
 """Seconds without a loss after which the waits begin at none."""
 _STEP: Final = 0.1
+_NO_THREAD: Final = "can't start new thread"
+"""What Python says if the limit of this user's or container's threads is reached."""
 
 log = get_logger(__name__)
 
@@ -111,6 +113,10 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
 
         It raises only if the broker is unavailable.
         """
+        # A task in a thread tells its end to the dispatcher that its request names, and that of a
+        # lost connection is closed: Flower would show the task as started for good.
+        for request in list(state.requests.values()):
+            request.eventer = self.event_dispatcher
         self._nudges.resume()
         handle = super().create_task_handler(*arguments, **named)
         errors = (*self.connection_errors, *self.channel_errors, OSError, MemoryError)
@@ -132,6 +138,12 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
             except machine:
                 raise
             except Exception as error:  # noqa: BLE001 - one message must not end the worker, whatever it raises
+                if _NO_THREAD in str(error):
+                    # The machine's fault, not the message's. The pool may still run it: it comes
+                    # twice then, which a claim makes harmless.
+                    log.warning("no_thread", extra={"seconds": KEEP_AGAIN_SECONDS})
+                    self.timer.call_after(KEEP_AGAIN_SECONDS, self._give_back, (message,))
+                    return
                 self._refuse(message, f"the message cannot be handled ({type(error).__name__})")
 
         return on_message
@@ -184,6 +196,8 @@ class KeepingConsumer(Consumer):  # type: ignore[misc]  # celery carries no type
             self.timer.call_after(KEEP_AGAIN_SECONDS, self._give_back, (message,))
 
     def _give_back(self, message: Any) -> None:
+        if message.acknowledged:
+            return
         message.reject_log_error(log, self.connection_errors, requeue=True)
 
 

@@ -56,6 +56,12 @@ class GatheringDispatcher(EventDispatcher):  # type: ignore[misc]  # celery carr
                 event, routing_key, _ = kept.popleft()
                 self._publish(event, self.producer, routing_key)
 
+    def extend_buffer(self, other: GatheringDispatcher) -> None:
+        """Take over what the dispatcher of a lost connection kept or gathered."""
+        super().extend_buffer(other)
+        for group, waiting in other._group_buffer.items():
+            self._group_buffer[group] += waiting
+
     def _rests(self) -> bool:
         return monotonic() < self._rests_until
 
@@ -88,19 +94,24 @@ def gather(consumer: Any) -> None:
 
     Flower needs them, and each flush is a round trip to the broker.
     """
-    waiting = False
+    awaited: Any = None
 
     def flush() -> None:
-        nonlocal waiting
-        waiting = False
+        nonlocal awaited
+        awaited = None
         if consumer.event_dispatcher is not None:
             consumer.event_dispatcher.flush()
 
     def buffered() -> None:
-        nonlocal waiting
-        consumer.event_dispatcher.buffer_limit = EVENTS_GATHERED
-        if not waiting and consumer.hub is not None:
-            waiting = True
+        nonlocal awaited
+        dispatcher = consumer.event_dispatcher
+        if dispatcher is None:
+            # Between two connections, when a task in a thread may end too: the next one takes over.
+            return
+        dispatcher.buffer_limit = EVENTS_GATHERED
+        # Celery forgets the calls that are due when a connection is lost.
+        if awaited is not dispatcher and consumer.hub is not None:
+            awaited = dispatcher
             consumer.hub.call_later(EVENT_SECONDS, flush)
 
     # The dispatcher that is created after a reconnect takes the callback from the consumer, and has

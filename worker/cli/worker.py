@@ -118,5 +118,4 @@ def _preflight(settings: Settings) -> None:
             f"these records belong to {pinned.provider_host} in {pinned.mode} mode, but this worker"
             f" is set to {ours[0]} in {ours[1]} mode: use another REFUNDS_PREFIX or database"
         )
-    # Last, so that a worker that may not run leaves no heartbeat.
-    heartbeat_file.begin(settings.heartbeat_file)
+    heartbeat_file.check(settings.heartbeat_file)

@@ -19,6 +19,17 @@ def begin(path: Path | None) -> None:
         )
 
 
+def check(path: Path | None) -> None:
+    """Raise `SettingsError` if the file cannot be written, and make none: nothing beats yet."""
+    if path is None:
+        return
+    is_there = os.path.lexists(path)
+    begin(path)
+    if not is_there:
+        with suppress(OSError):
+            path.unlink()
+
+
 def touch(path: Path | None) -> str | None:
     """Touch the file, if there is one; return the reason for a failure, None on success."""
     if path is None:

@@ -143,7 +143,6 @@ class Runtime:
             if self._endpoints:
                 await self.store.load_scripts(callbacks.EVERY)
             await self._pin()
-            self._heartbeat.begin()
         except BaseException:
             await self.store.redis.aclose()
             raise
@@ -160,6 +159,8 @@ class Runtime:
         )
         try:
             await self.service.account.confirm(settings.require_provider())
+            # Last: by this file a machine that replaces its workers sees that the new one works.
+            self._heartbeat.begin()
         except BaseException:
             await self._client.aclose()
             await self.store.redis.aclose()

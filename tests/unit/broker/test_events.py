@@ -197,6 +197,40 @@ def test_the_next_connection_sends_what_the_last_one_could_not(consumer: SimpleN
     assert follower.producer.sent == [["a"]]
 
 
+def test_the_next_connection_sends_what_the_last_one_gathered(consumer: SimpleNamespace) -> None:
+    """Tasks in threads go on ending after a connection is lost."""
+    lost = consumer.event_dispatcher
+    send(consumer, "a")
+    lost.close()
+    follower = type(lost)(enabled=False, buffer_group=["task"], hostname="here")
+    follower.enabled, follower.producer = True, Producer()
+    consumer.event_dispatcher = None
+    lost.send("task-received", uuid="b")
+    follower.extend_buffer(lost)
+    follower.flush()
+    assert follower.producer.sent == [["a", "b"]]
+
+
+def test_events_after_a_lost_connection_are_sent_at_their_time(consumer: SimpleNamespace) -> None:
+    """Celery then forgets each call that its loop was to make later."""
+    send(consumer, "a")
+    consumer.hub.calls.clear()
+    lost = consumer.event_dispatcher
+    follower = type(lost)(
+        enabled=False,
+        buffer_group=["task"],
+        hostname="here",
+        on_send_buffered=consumer.on_send_event_buffered,
+    )
+    follower.enabled, follower.producer = True, Producer()
+    consumer.event_dispatcher = follower
+    send(consumer, "b")
+    send(consumer, "c")
+    assert len(consumer.hub.calls) == 1
+    consumer.hub.turn()
+    assert follower.producer.sent == [["b", "c"]]
+
+
 def test_many_events_are_sent_before_the_time(consumer: SimpleNamespace) -> None:
     for number in range(EVENTS_GATHERED + 1):
         send(consumer, str(number))

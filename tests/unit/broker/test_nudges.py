@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from celery.worker import state
 
 from worker.broker import nudges
 from worker.broker.consumer import KeepingConsumer
-from worker.broker.names import MOST_IDS, PROCESS_TASK
+from worker.broker.names import MOST_IDS, PROCESS_TASK, SUBMIT_TASK
 from worker.broker.nudges import Done, Nudges, ids_of
 from worker.broker.queues import make_celery
 from worker.model.refund import Lane
@@ -31,12 +32,16 @@ class Message:
         self.body = self.payload = b""
         self.content_type, self.content_encoding = "application/json", "utf-8"
         self.ended: list[str] = []
+        self.acknowledged = False
         self.error: Exception | None = None
 
     def ack(self) -> None:
         if self.error is not None:
             raise self.error
         self.ended.append("acknowledged")
+
+    def ack_log_error(self, *_: Any) -> None:
+        self.ack()
 
     def reject_log_error(self, *_: Any, requeue: bool = False) -> None:
         self.ended.append(f"rejected, {requeue=}")
@@ -184,11 +189,48 @@ def test_each_new_connection_settles_what_ended_before_it(
     connected.connection_errors, connected.channel_errors = (OSError,), ()
     connected.strategies, connected.on_task_message = {}, set()
     connected._nudges = Nudges(consumer)
+    connected.event_dispatcher = consumer.event_dispatcher
     connected._nudges.take(message, [["r1"]], {})
     handler.begun[0][2]("r1: succeeded")
     consumer.soon.clear()
     connected.create_task_handler()
     assert message.ended == ["acknowledged"]
+
+
+@pytest.mark.usefixtures("handler")
+def test_a_task_in_a_thread_tells_its_end_on_the_next_connection(consumer: Consumer) -> None:
+    connected = KeepingConsumer.__new__(KeepingConsumer)
+    connected.connection_errors, connected.channel_errors = (OSError,), ()
+    connected.strategies, connected.on_task_message = {}, set()
+    connected._nudges = Nudges(consumer)
+    request = connected._nudges._request(Message(), [["r1"]], {})
+    state.task_reserved(request)
+    connected.event_dispatcher = Events()
+    connected.create_task_handler()
+    request.send_event("task-succeeded")
+    assert consumer.event_dispatcher.sent == []
+    assert [kind for kind, _ in connected.event_dispatcher.sent] == ["task-succeeded"]
+
+
+def test_a_message_for_which_no_thread_can_be_started_goes_back_and_is_not_refused(
+    consumer: Consumer,
+) -> None:
+    connected, message, later = KeepingConsumer.__new__(KeepingConsumer), Message(), []
+    connected.connection_errors, connected.channel_errors = (OSError,), ()
+    connected.event_dispatcher, connected.on_task_message = consumer.event_dispatcher, set()
+    connected.timer = SimpleNamespace(call_after=lambda _, call, args: later.append((call, args)))
+    connected._nudges, connected._maximum_prefetch_restored = Nudges(consumer), True
+
+    def strategy(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    connected.strategies = {SUBMIT_TASK: strategy}
+    message.headers["task"], message.body = SUBMIT_TASK, b"[[], {}, {}]"
+    connected.create_task_handler()(message)
+    assert message.ended == []
+    for call, args in later:
+        call(*args)
+    assert message.ended == ["rejected, requeue=True"]
 
 
 def test_messages_that_end_together_are_all_settled_although_the_broker_is_away_for_one(

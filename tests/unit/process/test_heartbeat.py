@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from worker.errors import SettingsError
 from worker.process.heartbeat import Heartbeat
+from worker.process.heartbeat_file import check
 
 
 def test_a_worker_without_a_heartbeat_file_touches_none() -> None:
@@ -78,3 +79,15 @@ def test_a_file_that_is_lost_and_found_later_is_told_once_each_time(tmp_path: Pa
     told = [(line["event"], line["log_level"]) for line in logged]
     assert told == [("heartbeat_not_written", "warning"), ("heartbeat_written_again", "warning")]
     assert logged[0]["reason"] == "No such file or directory"
+
+
+def test_a_check_before_the_start_makes_no_file_and_removes_none(tmp_path: Path) -> None:
+    path = tmp_path / "heartbeat"
+    check(path)
+    assert not path.exists()
+    path.write_text("precious")
+    check(path)
+    assert path.read_text() == "precious"
+    check(None)
+    with pytest.raises(SettingsError, match="cannot be written"):
+        check(tmp_path / "no" / "heartbeat")

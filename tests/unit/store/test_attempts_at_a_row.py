@@ -117,6 +117,16 @@ def test_a_first_attempt_is_refused_beside_a_further_one(
     assert world.dump() == before
 
 
+@pytest.mark.parametrize("digits", ["1001", "0a" * 15, "0a" * 17])
+def test_a_callers_own_id_with_another_number_of_digits_is_not_an_attempt_at_a_row(
+    world: World, digits: str
+) -> None:
+    for own in (f"f-{digits}", f"f-{digits}-a2", f"f-{digits}-a3"):
+        assert accept(world, own) == "created"
+    settle(world, f"f-{digits}-a2", "failed")
+    assert retry(world, f"f-{digits}-a2").result == "saved"
+
+
 def test_other_attempts_are_not_looked_for_if_a_row_has_no_mark(sync_redis: redis.Redis) -> None:
     world = World(sync_redis)
     sync_redis.config_resetstat()

@@ -210,6 +210,14 @@ local function field_of(id, name)
   return type(value) == 'string' and value or ''
 end
 
+-- Return the beginning of an id that is derived from a row's columns, and what follows it. Return nil for any other id,
+-- also for a caller's own that begins with 'f-' and another number of digits.
+local MADE = 34
+local function row_in(id)
+  local base, rest = string.match(id, '^(f%-%x+)(.*)$')
+  if base and #base == MADE then return base, rest end
+end
+
 -- Ids that are derived from a row's columns name the attempt: 'f-' and 32 digits, then '-a2' to '-a99' unless it is the
 -- first attempt, then which of several equal rows it is. Two attempts at one row must never both be pending or
 -- succeeded. Return the other attempt that is, nil if none is. Called for an attempt that failed or does not exist yet.
@@ -218,7 +226,7 @@ local function may_be_paid(other)
   return status == 'pending' or status == 'succeeded'
 end
 local function other_attempt(id)
-  local base, rest = string.match(id, '^(f%-%x+)(.*)$')
+  local base, rest = row_in(id)
   if not base then return nil end
   local occurrence = string.match(rest, '^%-a%d+(.*)$') or rest
   if may_be_paid(base .. occurrence) then return base .. occurrence end
@@ -230,8 +238,9 @@ local function other_attempt(id)
 end
 -- Return the first attempt's id for that of a further attempt, nil for any other id.
 local function first_attempt(id)
-  local base, occurrence = string.match(id, '^(f%-%x+)%-a%d+(.*)$')
-  return base and base .. occurrence
+  local base, rest = row_in(id)
+  local occurrence = base and string.match(rest, '^%-a%d+(.*)$')
+  return occurrence and base .. occurrence
 end
 -- A row has a mark once a further attempt at it was accepted. The mark is the id of the latest one, and lives as long as
 -- the records of all of them.
