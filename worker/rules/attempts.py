@@ -522,9 +522,12 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
     is_another = refund.provider_refund_id not in {None, found.id}
     moved_nothing = step.status in {Status.FAILED, Status.CANCELED}
     may_be_earlier = _may_be_of_an_earlier_send(refund, evidence)
+    # A word that no send has followed, since everything is paused or as the version before left it
+    # in the record, leaves nothing beside what failed.
+    by_word = refund.absent_by_word and refund.resends > 0
     if not moved_nothing or is_the_one or is_another:
         return step
-    if not refund.absent_by_word and not may_be_earlier:
+    if not by_word and not may_be_earlier:
         return step
     changes = {
         "error_code": step.changes["error_code"],
@@ -541,7 +544,7 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
     alarm = (
         f"{found.id} is {found.status}, and only a person says that an earlier attempt did not"
         " happen: that one may have moved the money"
-        if refund.absent_by_word
+        if by_word
         else f"{found.id} is {found.status}, and may be of an earlier attempt than the latest: that"
         " one may have moved the money"
     )
