@@ -468,6 +468,8 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
             "lapses": 0,
             "server_errors": 0,
         }
+        if refund.missing_since is not None:
+            changes["missing_since"] = None
         delay = poll_delay(timedelta(0))
         return Step(
             to=Stage.PROCESSING,

@@ -106,6 +106,9 @@ def resolve_succeeded(
         "operator_code": None,
         **contradictions.set_aside(refund, provider_refund_id),
     }
+    if refund.missing_since is not None:
+        # That was about another refund of the provider, or is long ago.
+        changes["missing_since"] = None
     return _decided(refund, "succeeded", Stage.PROCESSING, changes, by, unverified=unverified)
 
 

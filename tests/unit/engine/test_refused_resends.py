@@ -10,7 +10,7 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, VERIFY, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, posts
-from tests.unit.engine.rereads import OWN, RETRIED, failed_and_retried, hint, retry, settle
+from tests.unit.engine.rereads import NAMED, OWN, RETRIED, failed_and_retried, hint, retry, settle
 from tests.unit.engine.shop import (
     ID,
     LIST,
@@ -226,6 +226,44 @@ async def test_failed_send_is_the_only_one_while_a_persons_word_is_not_followed(
         await hint(shop, "re_1")
         refund = await look(shop)
         assert (refund.status, refund.provider_refund_id) == (Status.FAILED, "re_1")
+
+
+async def failed_after_it_was_missing(shop: Shop) -> Refund:
+    """A refund in review: what its second send made was not shown at first, and then as failed."""
+    refund = await bring_to_review(shop)
+    await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+    shop.provider.will(POST, second("pending"))
+    await look(shop)
+    shop.provider.will(RETRIED, error(404), second("failed"))
+    assert (await look(shop)).missing_since is not None
+    refund = await look(shop)
+    assert refund.stage is Stage.REVIEW
+    shop.pass_time(HOUR)
+    return refund
+
+
+async def test_refund_that_a_person_names_may_lag_whatever_was_missing_before(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await failed_after_it_was_missing(shop)
+        await decided(shop, decisions.resolve_succeeded(refund, "re_9", shop.now, by="ann"))
+        shop.provider.will(NAMED, error(404))
+        shop.provider.will(PAID, EMPTY)
+        assert (await look(shop)).stage is Stage.PROCESSING
+
+
+async def test_pending_refund_may_lag_whatever_was_missing_before(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await failed_after_it_was_missing(shop)
+        await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+        shop.provider.will(POST, says(200, refund_payload(id="re_9", status="pending")))
+        assert (await look(shop)).stage is Stage.PROCESSING
+        shop.provider.will(NAMED, error(404))
+        shop.provider.will(PAID, EMPTY)
+        assert (await look(shop)).stage is Stage.PROCESSING
 
 
 async def test_word_about_an_earlier_generation_says_nothing_of_a_retry(
