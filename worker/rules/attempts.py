@@ -560,14 +560,13 @@ def _may_be_of_an_earlier_send(refund: Refund, evidence: str) -> bool:
     """Return whether a refund that was read by its id may not be that of the send in doubt.
 
     A total proves only that an earlier send moved nothing. That one may have made a refund that
-    failed. A list would have shown it.
+    failed. A list would have shown it. A restored server may have lost a later send or a retry.
     """
     return (
         evidence == "lookup"
         and refund.provider_refund_id is None
         and refund.doubt_since is not None
-        and refund.resends > 0
-        and refund.baseline is not None
+        and (refund.retry_may_be_lost or (refund.resends > 0 and refund.baseline is not None))
     )
 
 

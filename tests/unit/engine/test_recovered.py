@@ -8,7 +8,7 @@ import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, VERIFY, refund_payload
-from tests.unit.engine.deciding import look
+from tests.unit.engine.deciding import decided, look
 from tests.unit.engine.rereads import OWN, hint
 from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, listing, opened, says, totals
 from worker.errors import NotRetriable
@@ -45,19 +45,34 @@ async def test_refund_that_was_pending_in_the_snapshot_and_has_failed_is_not_ret
             decisions.retry_one(refund, unknown=True)
 
 
-@pytest.mark.parametrize("shown_by", ["webhook", "list"])
 async def test_refund_that_was_not_sent_in_the_snapshot_and_has_failed_is_not_retried(
-    async_redis: redis.asyncio.Redis, shown_by: str
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        await recover(shop)
+        shop.provider.will(LIST, listing(FAILED))
+        refund = await look(shop)
+        assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.NO)
+
+
+async def test_failed_refund_that_a_webhook_names_says_nothing_of_a_lost_retry(
+    async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await shop.accept()
         await recover(shop)
         shop.provider.will(OWN, says(200, FAILED))
-        shop.provider.will(LIST, listing(FAILED))
-        if shown_by == "webhook":
-            await hint(shop, "re_1")
+        await hint(shop, "re_1")
         refund = await look(shop)
-        assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.NO)
+        assert (refund.stage, refund.prior_refund_ids) == (Stage.REVIEW, "re_1")
+        # The person's decision is compared with the list, which shows the retry.
+        metadata = {"refund_id": ID, "refund_generation": "2"}
+        shop.provider.will(LIST, listing(FAILED, refund_payload(id="re_2", metadata=metadata)))
+        await decided(shop, decisions.resolve_failed(refund, "gone", by="ann"))
+        shop.pass_time(HOUR)
+        refund = await look(shop)
+        assert (refund.stage, refund.status) == (Stage.REVIEW, Status.PENDING)
 
 
 async def test_refund_that_a_list_proves_absent_since_the_snapshot_may_be_retried(
