@@ -165,6 +165,8 @@ class Refund:
     """The person's statement counts unless something that can be read contradicts it."""
     absent_by_word: bool = False
     """It was sent again, and only a person says that what was sent before did not happen."""
+    retry_may_be_lost: bool = False
+    """It was not settled in a snapshot that was restored, so a later retry of it may be lost."""
     hinted: str | None = None
     """Ids of provider refunds, between spaces, that webhooks named for this refund.
 

@@ -468,6 +468,8 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
             "lapses": 0,
             "server_errors": 0,
         }
+        if refund.missing_since is not None:
+            changes["missing_since"] = None
         delay = poll_delay(timedelta(0))
         return Step(
             to=Stage.PROCESSING,
@@ -489,7 +491,9 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         # key of a lost generation stands for what that one sent.
         is_as_asked = found.amount is None or refund.asked_amount in {None, found.amount}
         is_like_ours = is_as_asked and not is_later(found, refund)
-        can_be_repeated = is_like_ours and refund.set_aside_ids is None
+        can_be_repeated = (
+            is_like_ours and refund.set_aside_ids is None and not refund.retry_may_be_lost
+        )
         reason = found.failure_reason or ("canceled" if final is Status.CANCELED else "unknown")
         changes |= {
             "failure_reason": reason,
@@ -522,9 +526,12 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
     is_another = refund.provider_refund_id not in {None, found.id}
     moved_nothing = step.status in {Status.FAILED, Status.CANCELED}
     may_be_earlier = _may_be_of_an_earlier_send(refund, evidence)
+    # A word that no send has followed, since everything is paused or as the version before left it
+    # in the record, leaves nothing beside what failed.
+    by_word = refund.absent_by_word and refund.resends > 0
     if not moved_nothing or is_the_one or is_another:
         return step
-    if not refund.absent_by_word and not may_be_earlier:
+    if not by_word and not may_be_earlier:
         return step
     changes = {
         "error_code": step.changes["error_code"],
@@ -541,7 +548,7 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
     alarm = (
         f"{found.id} is {found.status}, and only a person says that an earlier attempt did not"
         " happen: that one may have moved the money"
-        if refund.absent_by_word
+        if by_word
         else f"{found.id} is {found.status}, and may be of an earlier attempt than the latest: that"
         " one may have moved the money"
     )
@@ -553,14 +560,13 @@ def _may_be_of_an_earlier_send(refund: Refund, evidence: str) -> bool:
     """Return whether a refund that was read by its id may not be that of the send in doubt.
 
     A total proves only that an earlier send moved nothing. That one may have made a refund that
-    failed. A list would have shown it.
+    failed. A list would have shown it. A restored server may have lost a later send or a retry.
     """
     return (
         evidence == "lookup"
         and refund.provider_refund_id is None
         and refund.doubt_since is not None
-        and refund.resends > 0
-        and refund.baseline is not None
+        and (refund.retry_may_be_lost or (refund.resends > 0 and refund.baseline is not None))
     )
 
 

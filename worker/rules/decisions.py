@@ -106,6 +106,9 @@ def resolve_succeeded(
         "operator_code": None,
         **contradictions.set_aside(refund, provider_refund_id),
     }
+    if refund.missing_since is not None:
+        # That was about another refund of the provider, or is long ago.
+        changes["missing_since"] = None
     return _decided(refund, "succeeded", Stage.PROCESSING, changes, by, unverified=unverified)
 
 
@@ -289,6 +292,12 @@ def retry_one(refund: Refund, *, unknown: bool) -> Step:
             " another amount, so it cannot be sent again with the same contents: submit a new"
             " refund under a new id"
         )
+    if step is None and refund.retry_may_be_lost:
+        raise NotRetriable(
+            f"{subject} failed with {code}, and a retry of it may have been lost when the server"
+            " was restored: find out in the provider's dashboard; if the customer has nothing,"
+            " submit a new refund under a new id"
+        )
     if step is None:
         raise NotRetriable(
             f"{subject} failed with {code}, and sending it again cannot help: submit a new refund"
@@ -307,16 +316,33 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
 
     A refund that was not settled then may have been sent since. What was read of its payment
     before, or stated by a person, no longer counts. A failed refund may have been retried since, so
-    it is not retried again.
+    it is not retried again, nor is one that turns out to have failed.
     """
     if refund.stage is Stage.SETTLED:
         if refund.status is not Status.FAILED or refund.retriable is Retriable.NO:
             return None
-        changes: dict[str, Any] = {"retriable": Retriable.NO}
+        changes: dict[str, Any] = {"retriable": Retriable.NO, "retry_may_be_lost": True}
         return Step(
             to=refund.stage, status=refund.status, label="recovered", changes=changes, quiet=True
         )
-    changes = {"doubt_since": refund.doubt_since or since, "retriable": Retriable.NO, **NO_WORD}
+    if refund.stage is Stage.PROCESSING:
+        # What the provider shows ends it, but if that has failed, it may have been retried.
+        if refund.retry_may_be_lost:
+            return None
+        return Step(
+            to=refund.stage,
+            status=refund.status,
+            label="recovered",
+            changes={"retry_may_be_lost": True},
+            delay=timedelta(0),
+            quiet=True,
+        )
+    changes = {
+        "doubt_since": refund.doubt_since or since,
+        "retriable": Retriable.NO,
+        "retry_may_be_lost": True,
+        **NO_WORD,
+    }
     if refund.stage is Stage.REVIEW:
         # A move, so that a decision of a person who did not know of the doubt is refused.
         return Step(
@@ -326,8 +352,6 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
             changes=changes | {"quiet_at": now},
             delay=REVIEW_REMINDER,
         )
-    if refund.stage is Stage.PROCESSING:
-        return None
     changes |= {
         "first_attempt_at": min(refund.first_attempt_at or since, since),
         "quiet_at": now,

@@ -327,6 +327,9 @@ def _absence_proven(refund: Refund, label: str, source: str, now: datetime) -> S
     elif refund.absent_by_word:
         # What was sent before that word is absent too.
         changes["absent_by_word"] = None
+    if source != "operator" and refund.retry_may_be_lost:
+        # A list would have shown what a retry made, as of any generation.
+        changes["retry_may_be_lost"] = None
     if source == "operator" and refund.hinted is not None:
         # What a webhook named could not be read, and a person insists all the same.
         changes["hints_dropped"] = refund.hinted

@@ -279,6 +279,7 @@ def _reversed(refund: Refund, found: ProviderRefund, source: str, now: datetime)
     can_be_repeated = (
         refund.can_be_made_again
         and refund.set_aside_ids is None
+        and not refund.retry_may_be_lost
         # The key of a lost generation stands for what that one sent.
         and not is_later(found, refund)
     )

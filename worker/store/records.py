@@ -151,7 +151,14 @@ _READERS: Final[Mapping[str, Callable[[str], Any]]] = {
     **dict.fromkeys(_INTEGERS, int),
     **dict.fromkeys(_TIMES, lambda text: from_ms(int(text))),
     **dict.fromkeys(
-        ("all_remaining", "doubted", "operator_unverified", "absent_by_word", "currency_checked"),
+        (
+            "all_remaining",
+            "doubted",
+            "operator_unverified",
+            "absent_by_word",
+            "retry_may_be_lost",
+            "currency_checked",
+        ),
         "1".__eq__,
     ),
     "status": _one_of(Status),

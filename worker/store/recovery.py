@@ -16,7 +16,16 @@ from worker.store import flags, saves
 from worker.store.connection import redis_errors
 from worker.store.store import PAGE, Store
 
-BUCKETS: Final = ("sending", "in_doubt", "waiting", "queued", "queued.bulk", "review", "failed")
+BUCKETS: Final = (
+    "sending",
+    "in_doubt",
+    "waiting",
+    "queued",
+    "queued.bulk",
+    "processing",
+    "review",
+    "failed",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -59,6 +59,12 @@ def _settled(refund: Refund) -> str:
         was_sent = refund.attempts or refund.generation > 1 or refund.provider_refund_id
         how = ", and no money moved" if was_sent else " before anything was sent"
         return f"Nothing: it was canceled{how}."
+    if refund.retry_may_be_lost:
+        return (
+            "Nothing: it failed, but a retry of it may have been lost when the server was restored,"
+            " and may have moved the money. The provider's dashboard shows that, and nothing is"
+            " sent."
+        )
     if refund.reversed_at is not None:
         return (
             "Nothing: it had succeeded, and the provider reversed it;"

@@ -10,8 +10,9 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, VERIFY, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, posts
-from tests.unit.engine.rereads import OWN, RETRIED, failed_and_retried, hint
+from tests.unit.engine.rereads import NAMED, OWN, RETRIED, failed_and_retried, hint, retry, settle
 from tests.unit.engine.shop import (
+    ID,
     LIST,
     PAID,
     POST,
@@ -210,6 +211,93 @@ async def test_failed_send_proves_nothing_of_what_only_a_person_calls_absent(
         )
         assert (refund.provider_refund_id, refund.prior_refund_ids) == (None, "re_2")
         assert "may have moved the money" in (await shop.history())[-1]["alarm"]
+
+
+async def test_failed_send_is_the_only_one_while_a_persons_word_is_not_followed(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await bring_to_review(shop)
+        await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+        await shop.store.redis.hset("refunds:meta", "paused", "1")
+        refund = await look(shop)
+        assert (refund.stage, refund.evidence, posts(shop)) == (Stage.IN_DOUBT, "operator", 1)
+        shop.provider.will(OWN, says_failed())
+        await hint(shop, "re_1")
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.FAILED, "re_1")
+
+
+async def failed_after_it_was_missing(shop: Shop) -> Refund:
+    """A refund in review: what its second send made was not shown at first, and then as failed."""
+    refund = await bring_to_review(shop)
+    await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+    shop.provider.will(POST, second("pending"))
+    await look(shop)
+    shop.provider.will(RETRIED, error(404), second("failed"))
+    assert (await look(shop)).missing_since is not None
+    refund = await look(shop)
+    assert refund.stage is Stage.REVIEW
+    shop.pass_time(HOUR)
+    return refund
+
+
+async def test_refund_that_a_person_names_may_lag_whatever_was_missing_before(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await failed_after_it_was_missing(shop)
+        await decided(shop, decisions.resolve_succeeded(refund, "re_9", shop.now, by="ann"))
+        shop.provider.will(NAMED, error(404))
+        shop.provider.will(PAID, EMPTY)
+        assert (await look(shop)).stage is Stage.PROCESSING
+
+
+async def test_pending_refund_may_lag_whatever_was_missing_before(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await failed_after_it_was_missing(shop)
+        await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+        shop.provider.will(POST, says(200, refund_payload(id="re_9", status="pending")))
+        assert (await look(shop)).stage is Stage.PROCESSING
+        shop.provider.will(NAMED, error(404))
+        shop.provider.will(PAID, EMPTY)
+        assert (await look(shop)).stage is Stage.PROCESSING
+
+
+async def test_word_about_an_earlier_generation_says_nothing_of_a_retry(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await settle(shop, "failed")
+        # A worker of the version before does not know the field, and so leaves it.
+        await shop.set(absent_by_word="1")
+        await retry(shop)
+        shop.provider.will(OWN, says_failed())
+        metadata = {"refund_id": ID, "refund_generation": "2"}
+        failed = refund_payload(id="re_2", status="failed", metadata=metadata)
+        shop.provider.will(POST, says(200, failed))
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.FAILED, "re_2")
+
+
+async def test_failed_refund_that_is_named_for_a_settled_one_changes_nothing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        shop.provider.will(POST, error(402, "insufficient_funds"))
+        await shop.handle()
+        # As the version before leaves it.
+        await shop.set(absent_by_word="1")
+        settled = await shop.stored()
+        shop.provider.will(OWN, says_failed())
+        await hint(shop, "re_1")
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.stage, refund.version) == (Stage.SETTLED, settled.version)
+        assert refund.candidates == ()
 
 
 @pytest.mark.parametrize("shows", ["at once", "later"])

@@ -207,6 +207,7 @@ RECOVERED = {
     "doubt_since": SINCE,
     **NO_WORD,
     "retriable": Retriable.NO,
+    "retry_may_be_lost": True,
     "first_attempt_at": SINCE,
     "quiet_at": NOW,
     "baseline": None,
@@ -235,16 +236,37 @@ RECOVERED = {
             pending(
                 Stage.REVIEW,
                 "recovered",
-                {"doubt_since": SINCE, "quiet_at": NOW, **NO_WORD, "retriable": Retriable.NO},
+                {
+                    "doubt_since": SINCE,
+                    "quiet_at": NOW,
+                    **NO_WORD,
+                    "retriable": Retriable.NO,
+                    "retry_may_be_lost": True,
+                },
                 DAY,
             ),
         ),
-        (a_refund(Stage.PROCESSING), None),
+        (
+            a_refund(Stage.PROCESSING),
+            pending(
+                Stage.PROCESSING,
+                "recovered",
+                {"retry_may_be_lost": True},
+                timedelta(0),
+                quiet=True,
+            ),
+        ),
+        (a_refund(Stage.PROCESSING, retry_may_be_lost=True), None),
         (a_refund(Stage.SETTLED), None),
         (a_refund(Stage.SETTLED, status=Status.FAILED, retriable=Retriable.NO), None),
         (
             a_refund(Stage.SETTLED, status=Status.FAILED, retriable=Retriable.YES),
-            settled(Status.FAILED, "recovered", {"retriable": Retriable.NO}, quiet=True),
+            settled(
+                Status.FAILED,
+                "recovered",
+                {"retriable": Retriable.NO, "retry_may_be_lost": True},
+                quiet=True,
+            ),
         ),
     ],
 )

@@ -233,6 +233,7 @@ def test_message_is_queued_with_a_refund_that_begins_in_doubt_after_a_recovery(
     assert queued(world, "a", "b") == ["created", "created"]
     assert world.redis.lrange("refunds", 0, -1) == ["of b", "of a"]
     assert world.get("a").stage is Stage.IN_DOUBT
+    assert world.get("a").retry_may_be_lost
 
 
 def test_queue_of_an_installation_begins_with_its_prefix(world: World) -> None:

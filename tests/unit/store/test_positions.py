@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.factories import NOT_DONE, NOW
+from tests.factories import NOT_DONE, NOW, done_as
 from tests.support.store_world import World
 from worker.errors import NotStorable
 from worker.model.refund import Refund, Stage
@@ -202,6 +202,17 @@ def test_recovery_puts_a_refund_in_doubt_that_a_worker_moves_meanwhile(
     recovered = recover(world.store, NOW, resubmitted_for=timedelta(0))
     assert (world.get().stage, recovered.doubted) == (Stage.IN_DOUBT, 1)
     assert world.get().version == 4
+
+
+def test_recovery_notes_that_a_pending_refund_may_have_failed_and_been_retried(
+    world: World,
+) -> None:
+    world.accept()
+    world.end(world.claim(), done_as("pending"))
+    assert world.get().stage is Stage.PROCESSING
+    world.pass_time(timedelta(seconds=1))
+    assert recover(world.store, NOW, resubmitted_for=timedelta(0)).doubted == 0
+    assert (world.get().stage, world.get().retry_may_be_lost) == (Stage.PROCESSING, True)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,10 @@ LOOKED_FOR = {"stage": Stage.IN_DOUBT, "operator_by": "ann"}
             {**SETTLED, "status": Status.FAILED, "set_aside_ids": "re_2 re_3"},
             "the provider also showed re_2 and re_3 for it, which may have moved the money",
         ),
+        (
+            {**SETTLED, "status": Status.FAILED, "retry_may_be_lost": True},
+            "it failed, but a retry of it may have been lost",
+        ),
         ({"stage": Stage.REVIEW, "doubt_since": NOW}, "cannot find out whether the money moved"),
         (
             {**SETTLED, "status": Status.FAILED, "evidence": "operator"},

@@ -115,11 +115,11 @@ local function check_all(since)
   end
 end
 
--- After a recovery a new id may be that of a lost record that was already sent. So it starts in doubt.
+-- After a recovery a new id may be that of a lost record that was already sent, or retried. So it starts in doubt.
 local function accept_in_doubt(since)
   for _, i in ipairs(new) do
     local id = ARGV[i]
-    local set = {doubt_since = since, first_attempt_at = since, quiet_at = int(NOW)}
+    local set = {doubt_since = since, first_attempt_at = since, quiet_at = int(NOW), retry_may_be_lost = '1'}
     local fields = fields_of(i)
     for at = 1, #fields, 2 do set[fields[at]] = fields[at + 1] end
     redis.call('SET', P .. 'body:' .. id, ARGV[i + 2])

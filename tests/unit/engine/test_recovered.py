@@ -1,0 +1,103 @@
+"""A server was restored from a snapshot, and may have lost that a refund failed and was retried."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+import redis.asyncio
+
+from tests.factories import HOUR, VERIFY, refund_payload
+from tests.unit.engine.deciding import decided, look
+from tests.unit.engine.rereads import OWN, hint
+from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, listing, opened, says, totals
+from worker.errors import NotRetriable
+from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.rules import decisions
+from worker.store import saves
+
+FAILED = refund_payload(status="failed", failure_reason="insufficient_funds")
+
+
+async def recover(shop: Shop) -> Refund:
+    refund = await shop.stored()
+    shop.pass_time(timedelta(seconds=1))
+    step = decisions.recovered(refund, shop.now - HOUR, shop.now)
+    assert step is not None
+    assert (await shop.store.run(saves.save(refund, step, {}))).result == "saved"
+    return await shop.stored()
+
+
+async def test_refund_that_was_pending_in_the_snapshot_and_has_failed_is_not_retried(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says(200, refund_payload(status="pending")))
+        await shop.handle()
+        pending = await shop.stored()
+        refund = await recover(shop)
+        assert (refund.stage, refund.version) == (Stage.PROCESSING, pending.version)
+        shop.provider.will(OWN, says(200, FAILED))
+        refund = await look(shop)
+        assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.NO)
+        with pytest.raises(NotRetriable, match="a retry of it may have been lost"):
+            decisions.retry_one(refund, unknown=True)
+
+
+async def test_refund_that_was_not_sent_in_the_snapshot_and_has_failed_is_not_retried(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        await recover(shop)
+        shop.provider.will(LIST, listing(FAILED))
+        refund = await look(shop)
+        assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.NO)
+
+
+async def test_failed_refund_that_a_webhook_names_says_nothing_of_a_lost_retry(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        await recover(shop)
+        shop.provider.will(OWN, says(200, FAILED))
+        await hint(shop, "re_1")
+        refund = await look(shop)
+        assert (refund.stage, refund.prior_refund_ids) == (Stage.REVIEW, "re_1")
+        # The person's decision is compared with the list, which shows the retry.
+        metadata = {"refund_id": ID, "refund_generation": "2"}
+        shop.provider.will(LIST, listing(FAILED, refund_payload(id="re_2", metadata=metadata)))
+        await decided(shop, decisions.resolve_failed(refund, "gone", by="ann"))
+        shop.pass_time(HOUR)
+        refund = await look(shop)
+        assert (refund.stage, refund.status) == (Stage.REVIEW, Status.PENDING)
+
+
+async def test_refund_that_a_list_proves_absent_since_the_snapshot_may_be_retried(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        await recover(shop)
+        shop.provider.will(LIST, listing())
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, says(200, FAILED))
+        refund = await look(shop, 3)
+        assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.YES)
+
+
+async def test_refund_that_is_reversed_after_a_recovery_is_not_retried(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says(200, refund_payload(status="pending")))
+        await shop.handle()
+        await recover(shop)
+        shop.provider.will(OWN, says(200, refund_payload()), says(200, FAILED))
+        assert (await look(shop)).status is Status.SUCCEEDED
+        await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
+        refund = await look(shop)
+        assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.NO)
