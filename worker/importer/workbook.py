@@ -195,9 +195,10 @@ class Sheet:
 
     def _is_result(self, attributes: bytes, text: bytes) -> bool:
         """Return whether a value is a result: only that of a formula for text may be empty."""
-        if attributes.endswith(b"/"):
-            return False
-        return bool(text or self._TEXT.search(self._cell))
+        if self._TEXT.search(self._cell):
+            return True
+        # What follows an empty tag is not its text.
+        return bool(text) and not attributes.endswith(b"/")
 
     def _next(self, kind: bytes, attributes: bytes) -> None:
         """Moves to the next row or cell."""

@@ -96,10 +96,10 @@ def test_a_column_without_any_value_is_not_read(files: Files) -> None:
     assert (taken.ids, taken.errors) == (["a", "b"], [])
 
 
-def test_a_formula_may_have_an_empty_text_as_its_result(files: Files) -> None:
-    book = changed(
-        workbook(ROWS), cell("D2", "usd"), b'<c r="D2" t="str"><f>IF(1,"","usd")</f><v></v></c>'
-    )
+@pytest.mark.parametrize("empty", [b"<v></v>", b"<v/>", b"<x:v />"])
+def test_a_formula_may_have_an_empty_text_as_its_result(files: Files, empty: bytes) -> None:
+    formula = b'<c r="D2" t="str"><f>IF(1,"","usd")</f>' + empty + b"</c>"
+    book = changed(workbook(ROWS), cell("D2", "usd"), formula)
     taken = files.take(book, "refunds.xlsx", ignore_extra=True)
     assert [each.currency for each in taken.requests] == [None, "usd"]
 
