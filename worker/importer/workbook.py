@@ -111,14 +111,15 @@ class Sheet:
     """
 
     _END: Final = re.compile(rb"</(?:[A-Za-z0-9]+:)?sheetData\s*>")
-    # The last group is the first character of a tag's text, if the tag has a text.
-    _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>()")
-    _TAGS: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c|f|v)(?=[\s/>])([^>]*)>([^<]?)")
+    # No tag is read beyond the next <, so that one without an end costs little. The last group is
+    # the first character of a tag's text, if the tag has a text.
+    _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^<>]*)>()")
+    _TAGS: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c|f|v)(?=[\s/>])([^<>]*)>([^<]?)")
     _SUSPECT: Final = re.compile(rb"""<(?:[A-Za-z0-9]+:)?f[\s/>]|\st=["']e["']""")
     _ADDRESS: Final = re.compile(rb"""\sr=["']([A-Z]{0,3})([0-9]{1,7})["']""")
     _ERROR: Final = re.compile(rb"""\st=["']e["']""")
     _MERGED: Final = re.compile(
-        rb"""<(?:[A-Za-z0-9]+:)?mergeCell\s[^>]*?\bref=["']"""
+        rb"""<(?:[A-Za-z0-9]+:)?mergeCell\s[^<>]*?\bref=["']"""
         rb"""([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})["']"""
     )
     _TEXT: Final = re.compile(rb"""\st=["']str["']""")
@@ -348,7 +349,7 @@ def _members(file: IO[bytes]) -> dict[str, str]:
 def _tags(xml: bytes, name: str) -> Iterator[dict[str, str]]:
     """Yield the attributes of each tag with this name, both without their prefix."""
     text = xml.decode("utf-8", errors="replace")
-    for tag in re.findall(rf"<(?:\w+:)?{name}\s([^>]*)>", text):
+    for tag in re.findall(rf"<(?:\w+:)?{name}\s([^<>]*)>", text):
         yield {
             key: html.unescape(value)
             for key, _, value in re.findall(r"([\w]+)=([\"'])(.*?)\2", tag)

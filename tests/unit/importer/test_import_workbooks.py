@@ -6,7 +6,9 @@ An error or a formula without a result is never read as blank.
 from __future__ import annotations
 
 import io
+import time
 import zipfile
+from contextlib import suppress
 from xml.sax.saxutils import quoteattr
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from tests.support.files import Files, workbook
 from worker.errors import InputError
 from worker.importer import ImportOptions, open_source, validate
-from worker.importer.number_formats import shows_money
+from worker.importer.number_formats import money_styles, shows_money
 
 HEADER: list[object] = ["id", "pi", "amount", "currency", "note"]
 ROWS: list[list[object]] = [HEADER, ["a", "pi_1", 500, "usd", "x"], ["b", "pi_2", 700, "usd", "y"]]
@@ -300,6 +302,16 @@ def test_a_whole_number_shown_as_one_is_read_as_minor_units(files: Files, style:
     assert ([each.amount for each in taken.requests], taken.errors) == ([500, 700], [])
 
 
+def test_the_format_of_a_condition_is_not_that_of_a_cell() -> None:
+    own = '<numFmts><numFmt numFmtId="164" formatCode="%s"/></numFmts>'
+    cells = '<cellXfs><xf numFmtId="164"/></cellXfs>'
+    condition = '<dxfs><dxf><numFmt numFmtId="164" formatCode="%s"/></dxf></dxfs>'
+    styles = f"<styleSheet>{own}{cells}{condition}</styleSheet>"
+    assert money_styles((styles % ("0", "0.00")).encode()) == frozenset()
+    assert money_styles((styles % ("0.00", "0")).encode()) == {b"0"}
+    assert money_styles((styles % ("[>100]0.00;0", "0")).encode()) == {b"0"}
+
+
 def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> None:
     rows: list[list[object]] = [["id", "pi", "amount"], [7, "pi_1", 500], ["b", "pi_2", "700"]]
     book = changed(workbook(rows), cell("A2", 7), b'<c r="A2" s="0"><v>7</v></c>')
@@ -332,3 +344,25 @@ def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> Non
 )
 def test_a_number_format_shows_money_by_its_decimals_or_currency(code: str, *, money: bool) -> None:
     assert shows_money(code) is money
+
+
+@pytest.mark.parametrize(
+    ("member", "wrong"),
+    [
+        ("xl/styles.xml", b"<cellXfs "),
+        ("xl/styles.xml", b"<numFmt "),
+        ("xl/workbook.xml", b"<sheet "),
+        ("xl/worksheets/sheet1.xml", b"<c "),
+    ],
+)
+def test_a_workbook_of_tags_without_an_end_is_refused_soon(
+    files: Files, member: str, wrong: bytes
+) -> None:
+    book = styled("", books=workbook(ROWS))
+    with zipfile.ZipFile(io.BytesIO(book)) as before:
+        content = before.read(member)
+    book = changed(book, content, wrong * 20_000, member)
+    began = time.process_time()
+    with suppress(InputError):
+        files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert time.process_time() - began < 5
