@@ -226,7 +226,8 @@ class Sheet:
 
     def _shows_money(self, attributes: bytes) -> bool:
         style = self._STYLE.search(attributes)
-        if style is None or style[1] not in self._money:
+        # A cell that names no style has the first one.
+        if (style[1] if style else b"0") not in self._money:
             return False
         return self._NOT_NUMBER.search(attributes) is None
 

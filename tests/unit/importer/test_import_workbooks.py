@@ -302,6 +302,11 @@ def test_a_whole_number_shown_as_one_is_read_as_minor_units(files: Files, style:
     assert ([each.amount for each in taken.requests], taken.errors) == ([500, 700], [])
 
 
+def test_a_cell_that_names_no_style_has_the_first(files: Files) -> None:
+    taken = files.take(styled("2", books=workbook(ROWS)), "refunds.xlsx", ignore_extra=True)
+    assert [error.code for error in taken.errors] == ["amount_shown"] * 2
+
+
 def test_the_format_of_a_condition_is_not_that_of_a_cell() -> None:
     own = '<numFmts><numFmt numFmtId="164" formatCode="%s"/></numFmts>'
     cells = '<cellXfs><xf numFmtId="164"/></cellXfs>'
@@ -314,9 +319,9 @@ def test_the_format_of_a_condition_is_not_that_of_a_cell() -> None:
 
 def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> None:
     rows: list[list[object]] = [["id", "pi", "amount"], [7, "pi_1", 500], ["b", "pi_2", "700"]]
-    book = changed(workbook(rows), cell("A2", 7), b'<c r="A2" s="0"><v>7</v></c>')
-    book = changed(book, b'<c r="C3" t="inlineStr">', b'<c r="C3" t="inlineStr" s="0">')
-    taken = files.take(styled("2", books=book), "refunds.xlsx")
+    book = changed(workbook(rows), cell("A2", 7), b'<c r="A2" s="1"><v>7</v></c>')
+    book = changed(book, b'<c r="C3" t="inlineStr">', b'<c r="C3" t="inlineStr" s="1">')
+    taken = files.take(styled("", "2", books=book), "refunds.xlsx")
     assert (taken.ids, taken.errors) == (["7", "b"], [])
 
 
