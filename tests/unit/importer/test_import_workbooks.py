@@ -294,6 +294,21 @@ def test_a_whole_number_shown_as_money_is_not_read_as_minor_units(
     assert "500" in files.result(book, name="refunds.xlsx", ignore_extra=True)
 
 
+@pytest.mark.parametrize("written", ["failed_rows", "result"])
+def test_an_amount_shown_as_money_is_refused_in_a_file_of_errors_or_results_too(
+    files: Files, written: str
+) -> None:
+    book = changed(workbook(ROWS), cell("C2", 500), b'<c r="C2" s="1"><v>500</v></c>')
+    book = changed(book, b'<c r="E2" ', b'<c r="E2" s="1" ')
+    book = styled("", "44", books=book)
+    again = getattr(files, written)(book, name="refunds.xlsx", ignore_extra=True)
+    taken = files.take(again, "again.csv", ignore_extra=True)
+    assert [error.column for error in taken.errors] == ["amount"]
+    assert "a" not in taken.ids
+    major = files.take(again, "again.csv", ignore_extra=True, amount_unit="major")
+    assert (major.requests[0].amount, major.errors) == (50000, [])
+
+
 @pytest.mark.parametrize("style", ["0", "1", "3"])
 def test_a_whole_number_shown_as_one_is_read_as_minor_units(files: Files, style: str) -> None:
     shown = f'<c r="C2" s="{style}"><v>500</v></c>'.encode()
