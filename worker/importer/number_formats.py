@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Iterator
 from typing import Final
 
 from worker.model.currencies import decimals_of
@@ -36,12 +37,10 @@ def money_styles(xml: bytes) -> frozenset[bytes]:
     """
     text = xml.decode("utf-8", errors="replace")
     codes = {
-        each.get("numFmtId"): each.get("formatCode", "")
-        for each in map(_attributes, _CODE.findall(_within(text, "numFmts")))
+        each.get("numFmtId"): each.get("formatCode", "") for each in _tags(_CODE, text, "numFmts")
     }
-    numbers = [
-        _attributes(each).get("numFmtId", "0") for each in _FORMAT.findall(_within(text, "cellXfs"))
-    ]
+    # One by one: a part can be as long as the whole workbook may be.
+    numbers = (each.get("numFmtId", "0") for each in _tags(_FORMAT, text, "cellXfs"))
     return frozenset(
         str(style).encode()
         for style, number in enumerate(numbers)
@@ -53,15 +52,17 @@ def money_styles(xml: bytes) -> frozenset[bytes]:
     )
 
 
-def _within(text: str, name: str) -> str:
-    """Return what the first element of a name holds.
+def _tags(tag: re.Pattern[str], text: str, name: str) -> Iterator[dict[str, str]]:
+    """Yield the attributes of each tag within the first element of a name.
 
     Other elements have tags of the same names: a conditional format numbers its code as it likes.
     """
-    if (start := re.search(rf"<(?:\w+:)?{name}\b", text)) is None:
-        return ""
+    start = re.search(rf"<(?:\w+:)?{name}\b", text)
+    if start is None:
+        return
     end = re.compile(rf"</(?:\w+:)?{name}\s*>").search(text, start.end())
-    return "" if end is None else text[start.end() : end.start()]
+    if end is not None:
+        yield from (_attributes(found[1]) for found in tag.finditer(text, start.end(), end.start()))
 
 
 def _attributes(tag: str) -> dict[str, str]:
