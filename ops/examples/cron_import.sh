@@ -10,7 +10,8 @@
 #   working/   taken, and not imported yet
 #   done/      imported: see 'refunds batch list'; its refunds go on without this script
 #   rejected/  a row is invalid: nothing was imported; NAME.errors.csv says which and why
-#   held/      a guard refused: nothing was imported; a person reads the reason and decides
+#   held/      a guard refused: nothing was imported, unless the reason says that the batch was canceled or that rows were
+#              skipped during the import; a person reads the reason and decides
 #
 # A file stays in working/ if Redis is unavailable or the script is killed. The next run continues where it stopped, and
 # makes no refund twice. cron mails what is written to stderr.

@@ -305,7 +305,8 @@ Examples:
   refunds callbacks replay shop order-1001-1
 
 \b
-Exit code: 3 if a refund does not exist; 9 if there is nothing to send.""",
+Exit code: 3 if a refund does not exist, or is not for the endpoint; 9 if there is
+nothing to send.""",
 )
 @_name
 @click.argument("refund_ids", metavar="[REFUND_ID]…", nargs=-1)

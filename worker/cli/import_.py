@@ -45,8 +45,9 @@ reason, metadata.KEY.
 
 \b
 Exit codes: 3 rows are invalid, and nothing was imported; 6 a guard refused, and
-nothing was imported; 9 every row was accepted before. With --wait: 0 all
-succeeded; 4 some failed or need review, or the batch has paused itself.
+nothing was imported, unless the batch was canceled or rows lost their ids during
+the import; 9 every row was accepted before. With --wait: 0 all succeeded; 4 some
+failed or need review, or the batch has paused itself.
 
 \b
 If an import is interrupted, run the same command again: it continues where it

@@ -8,14 +8,16 @@ from __future__ import annotations
 import html
 import re
 import unicodedata
+from collections.abc import Iterator
 from typing import Final
 
 from worker.model.currencies import decimals_of
 
-_CELL_FORMATS: Final = re.compile(r"<(?:\w+:)?cellXfs\b.*?</(?:\w+:)?cellXfs\s*>", re.DOTALL)
-_FORMAT: Final = re.compile(r"<(?:\w+:)?xf(?=[\s/>])([^>]*)>")
-_CODE: Final = re.compile(r"<(?:\w+:)?numFmt\s([^>]*)>")
-_ATTRIBUTE: Final = re.compile(r"""([\w]+)=(["'])(.*?)\2""", re.DOTALL)
+_FORMAT: Final = re.compile(r"<(?:\w+:)?xf(?=[\s/>])([^<>]*)>")
+# A code may hold a > in its quotes. No tag is read beyond the next <, so that one without an end
+# costs little.
+_CODE: Final = re.compile(r"""<(?:\w+:)?numFmt\s((?:[^<>"']|"[^"<]*"|'[^'<]*')*)>""")
+_ATTRIBUTE: Final = re.compile(r"""\b(\w+)=(["'])(.*?)\2""", re.DOTALL)
 # Formats that every workbook knows without a code: those with decimals, or with a currency.
 _BUILT_IN: Final = frozenset({2, 4, 5, 6, 7, 8, 10, 11, 39, 40, 42, 43, 44, 48})
 # A quoted text, an escaped character, a space as wide as one, a currency, a colour or condition,
@@ -35,14 +37,10 @@ def money_styles(xml: bytes) -> frozenset[bytes]:
     """
     text = xml.decode("utf-8", errors="replace")
     codes = {
-        each.get("numFmtId"): each.get("formatCode", "")
-        for each in map(_attributes, _CODE.findall(text))
+        each.get("numFmtId"): each.get("formatCode", "") for each in _tags(_CODE, text, "numFmts")
     }
-    cells = _CELL_FORMATS.search(text)
-    numbers = [
-        _attributes(each).get("numFmtId", "0")
-        for each in _FORMAT.findall(cells[0] if cells else "")
-    ]
+    # One by one: a part can be as long as the whole workbook may be.
+    numbers = (each.get("numFmtId", "0") for each in _tags(_FORMAT, text, "cellXfs"))
     return frozenset(
         str(style).encode()
         for style, number in enumerate(numbers)
@@ -52,6 +50,19 @@ def money_styles(xml: bytes) -> frozenset[bytes]:
             else number.isdecimal() and int(number) in _BUILT_IN
         )
     )
+
+
+def _tags(tag: re.Pattern[str], text: str, name: str) -> Iterator[dict[str, str]]:
+    """Yield the attributes of each tag within the first element of a name.
+
+    Other elements have tags of the same names: a conditional format numbers its code as it likes.
+    """
+    start = re.search(rf"<(?:\w+:)?{name}\b", text)
+    if start is None:
+        return
+    end = re.compile(rf"</(?:\w+:)?{name}\s*>").search(text, start.end())
+    if end is not None:
+        yield from (_attributes(found[1]) for found in tag.finditer(text, start.end(), end.start()))
 
 
 def _attributes(tag: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ import json
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
-from worker.importer.cells import decimal_text, guarded, text_of
+from worker.importer.cells import Priced, Rounded, decimal_text, guarded, text_of
 from worker.importer.columns import (
     FAILED_COLUMNS,
     OWN_COLUMN,
@@ -196,6 +196,8 @@ class _Layout:
         self.before = rest if leading else ()
         self.after = () if leading else rest
         taken = {*self.before, *self.after}
+        is_minor = options.amount_unit == "minor"
+        self._minor = fields.index("amount") if is_minor and "amount" in fields else None
         self.headers = [
             f"{name}{OWN_COLUMN}" if field in taken else name
             for name, field in zip(names, fields, strict=True)
@@ -209,8 +211,17 @@ class _Layout:
         name = self.replaced.get(index)
         known = None if name is None else facts.get(name)
         if name is None or (name == "refund_id" and (known is None or known == text_of(value))):
-            return value
+            return self._as_shown(index, value)
         return known
+
+    def _as_shown(self, index: int, value: object) -> object:
+        """Return the input's value so that one which was refused as a guess is refused again.
+
+        The file may be imported as it is, and it has no number formats.
+        """
+        if isinstance(value, Priced) and index == self._minor:
+            return f"{value}.00"
+        return repr(value) if isinstance(value, Rounded) else value
 
 
 class _CsvTable:

@@ -111,14 +111,15 @@ class Sheet:
     """
 
     _END: Final = re.compile(rb"</(?:[A-Za-z0-9]+:)?sheetData\s*>")
-    # The last group is the first character of a tag's text, if the tag has a text.
-    _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^>]*)>()")
-    _TAGS: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c|f|v)(?=[\s/>])([^>]*)>([^<]?)")
+    # No tag is read beyond the next <, so that one without an end costs little. The last group is
+    # the first character of a tag's text, if the tag has a text.
+    _TAG: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c)(?=[\s/>])([^<>]*)>()")
+    _TAGS: Final = re.compile(rb"<(?:[A-Za-z0-9]+:)?(row|c|f|v)(?=[\s/>])([^<>]*)>([^<]?)")
     _SUSPECT: Final = re.compile(rb"""<(?:[A-Za-z0-9]+:)?f[\s/>]|\st=["']e["']""")
     _ADDRESS: Final = re.compile(rb"""\sr=["']([A-Z]{0,3})([0-9]{1,7})["']""")
     _ERROR: Final = re.compile(rb"""\st=["']e["']""")
     _MERGED: Final = re.compile(
-        rb"""<(?:[A-Za-z0-9]+:)?mergeCell\s[^>]*?\bref=["']"""
+        rb"""<(?:[A-Za-z0-9]+:)?mergeCell\s[^<>]*?\bref=["']"""
         rb"""([A-Z]{1,3})([0-9]{1,7}):([A-Z]{1,3})([0-9]{1,7})["']"""
     )
     _TEXT: Final = re.compile(rb"""\st=["']str["']""")
@@ -195,9 +196,10 @@ class Sheet:
 
     def _is_result(self, attributes: bytes, text: bytes) -> bool:
         """Return whether a value is a result: only that of a formula for text may be empty."""
-        if attributes.endswith(b"/"):
-            return False
-        return bool(text or self._TEXT.search(self._cell))
+        if self._TEXT.search(self._cell):
+            return True
+        # What follows an empty tag is not its text.
+        return bool(text) and not attributes.endswith(b"/")
 
     def _next(self, kind: bytes, attributes: bytes) -> None:
         """Moves to the next row or cell."""
@@ -224,7 +226,8 @@ class Sheet:
 
     def _shows_money(self, attributes: bytes) -> bool:
         style = self._STYLE.search(attributes)
-        if style is None or style[1] not in self._money:
+        # A cell that names no style has the first one.
+        if (style[1] if style else b"0") not in self._money:
             return False
         return self._NOT_NUMBER.search(attributes) is None
 
@@ -347,7 +350,7 @@ def _members(file: IO[bytes]) -> dict[str, str]:
 def _tags(xml: bytes, name: str) -> Iterator[dict[str, str]]:
     """Yield the attributes of each tag with this name, both without their prefix."""
     text = xml.decode("utf-8", errors="replace")
-    for tag in re.findall(rf"<(?:\w+:)?{name}\s([^>]*)>", text):
+    for tag in re.findall(rf"<(?:\w+:)?{name}\s([^<>]*)>", text):
         yield {
             key: html.unescape(value)
             for key, _, value in re.findall(r"([\w]+)=([\"'])(.*?)\2", tag)

@@ -202,3 +202,14 @@ def test_a_number_of_json_that_would_be_rounded_is_refused(number: str, files: F
     options: Any = {"amount_unit": "major", "default_currency": "usd", "ignore_extra": True}
     assert [each.amount for each in files.take(unused, "b.jsonl", **options).requests] == [1050]
     assert json.loads(files.result(unused, name="b.jsonl", **options))["id"] == "a"
+
+
+@pytest.mark.parametrize("written", ["failed_rows", "result"])
+def test_a_rounded_number_is_refused_in_a_file_of_errors_or_results_too(
+    files: Files, written: str
+) -> None:
+    line = '{"id": "a", "pi": "pi_1", "currency": "usd", "amount": 10.999999999999999999}\n'
+    again = getattr(files, written)(line, name="refunds.jsonl", amount_unit="major")
+    assert "10.999999999999999999" in again
+    taken = files.take(again, "again.jsonl", amount_unit="major")
+    assert ([error.column for error in taken.errors], taken.requests) == (["amount"], [])

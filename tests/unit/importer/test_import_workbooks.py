@@ -6,7 +6,9 @@ An error or a formula without a result is never read as blank.
 from __future__ import annotations
 
 import io
+import time
 import zipfile
+from contextlib import suppress
 from xml.sax.saxutils import quoteattr
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from tests.support.files import Files, workbook
 from worker.errors import InputError
 from worker.importer import ImportOptions, open_source, validate
-from worker.importer.number_formats import shows_money
+from worker.importer.number_formats import money_styles, shows_money
 
 HEADER: list[object] = ["id", "pi", "amount", "currency", "note"]
 ROWS: list[list[object]] = [HEADER, ["a", "pi_1", 500, "usd", "x"], ["b", "pi_2", 700, "usd", "y"]]
@@ -96,10 +98,10 @@ def test_a_column_without_any_value_is_not_read(files: Files) -> None:
     assert (taken.ids, taken.errors) == (["a", "b"], [])
 
 
-def test_a_formula_may_have_an_empty_text_as_its_result(files: Files) -> None:
-    book = changed(
-        workbook(ROWS), cell("D2", "usd"), b'<c r="D2" t="str"><f>IF(1,"","usd")</f><v></v></c>'
-    )
+@pytest.mark.parametrize("empty", [b"<v></v>", b"<v/>", b"<x:v />"])
+def test_a_formula_may_have_an_empty_text_as_its_result(files: Files, empty: bytes) -> None:
+    formula = b'<c r="D2" t="str"><f>IF(1,"","usd")</f>' + empty + b"</c>"
+    book = changed(workbook(ROWS), cell("D2", "usd"), formula)
     taken = files.take(book, "refunds.xlsx", ignore_extra=True)
     assert [each.currency for each in taken.requests] == [None, "usd"]
 
@@ -292,6 +294,21 @@ def test_a_whole_number_shown_as_money_is_not_read_as_minor_units(
     assert "500" in files.result(book, name="refunds.xlsx", ignore_extra=True)
 
 
+@pytest.mark.parametrize("written", ["failed_rows", "result"])
+def test_an_amount_shown_as_money_is_refused_in_a_file_of_errors_or_results_too(
+    files: Files, written: str
+) -> None:
+    book = changed(workbook(ROWS), cell("C2", 500), b'<c r="C2" s="1"><v>500</v></c>')
+    book = changed(book, b'<c r="E2" ', b'<c r="E2" s="1" ')
+    book = styled("", "44", books=book)
+    again = getattr(files, written)(book, name="refunds.xlsx", ignore_extra=True)
+    taken = files.take(again, "again.csv", ignore_extra=True)
+    assert [error.column for error in taken.errors] == ["amount"]
+    assert "a" not in taken.ids
+    major = files.take(again, "again.csv", ignore_extra=True, amount_unit="major")
+    assert (major.requests[0].amount, major.errors) == (50000, [])
+
+
 @pytest.mark.parametrize("style", ["0", "1", "3"])
 def test_a_whole_number_shown_as_one_is_read_as_minor_units(files: Files, style: str) -> None:
     shown = f'<c r="C2" s="{style}"><v>500</v></c>'.encode()
@@ -300,11 +317,26 @@ def test_a_whole_number_shown_as_one_is_read_as_minor_units(files: Files, style:
     assert ([each.amount for each in taken.requests], taken.errors) == ([500, 700], [])
 
 
+def test_a_cell_that_names_no_style_has_the_first(files: Files) -> None:
+    taken = files.take(styled("2", books=workbook(ROWS)), "refunds.xlsx", ignore_extra=True)
+    assert [error.code for error in taken.errors] == ["amount_shown"] * 2
+
+
+def test_the_format_of_a_condition_is_not_that_of_a_cell() -> None:
+    own = '<numFmts><numFmt numFmtId="164" formatCode="%s"/></numFmts>'
+    cells = '<cellXfs><xf numFmtId="164"/></cellXfs>'
+    condition = '<dxfs><dxf><numFmt numFmtId="164" formatCode="%s"/></dxf></dxfs>'
+    styles = f"<styleSheet>{own}{cells}{condition}</styleSheet>"
+    assert money_styles((styles % ("0", "0.00")).encode()) == frozenset()
+    assert money_styles((styles % ("0.00", "0")).encode()) == {b"0"}
+    assert money_styles((styles % ("[>100]0.00;0", "0")).encode()) == {b"0"}
+
+
 def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> None:
     rows: list[list[object]] = [["id", "pi", "amount"], [7, "pi_1", 500], ["b", "pi_2", "700"]]
-    book = changed(workbook(rows), cell("A2", 7), b'<c r="A2" s="0"><v>7</v></c>')
-    book = changed(book, b'<c r="C3" t="inlineStr">', b'<c r="C3" t="inlineStr" s="0">')
-    taken = files.take(styled("2", books=book), "refunds.xlsx")
+    book = changed(workbook(rows), cell("A2", 7), b'<c r="A2" s="1"><v>7</v></c>')
+    book = changed(book, b'<c r="C3" t="inlineStr">', b'<c r="C3" t="inlineStr" s="1">')
+    taken = files.take(styled("", "2", books=book), "refunds.xlsx")
     assert (taken.ids, taken.errors) == (["7", "b"], [])
 
 
@@ -332,3 +364,25 @@ def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> Non
 )
 def test_a_number_format_shows_money_by_its_decimals_or_currency(code: str, *, money: bool) -> None:
     assert shows_money(code) is money
+
+
+@pytest.mark.parametrize(
+    ("member", "wrong"),
+    [
+        ("xl/styles.xml", b"<cellXfs "),
+        ("xl/styles.xml", b"<numFmt "),
+        ("xl/workbook.xml", b"<sheet "),
+        ("xl/worksheets/sheet1.xml", b"<c "),
+    ],
+)
+def test_a_workbook_of_tags_without_an_end_is_refused_soon(
+    files: Files, member: str, wrong: bytes
+) -> None:
+    book = styled("", books=workbook(ROWS))
+    with zipfile.ZipFile(io.BytesIO(book)) as before:
+        content = before.read(member)
+    book = changed(book, content, wrong * 20_000, member)
+    began = time.process_time()
+    with suppress(InputError):
+        files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert time.process_time() - began < 5
