@@ -63,7 +63,9 @@ class WebhooksJudge:
         """Judge a move that a read outside the refund's own schedule led to."""
         if entry.get("seen") not in BY_READ or entry["label"] == "conflict":
             return
-        identity = known.record["provider_refund_id"] or ""
+        # One that failed, and may not be all that was made, is kept as an earlier one.
+        priors = (known.record["prior_refund_ids"] or "").split()
+        identity = known.record["provider_refund_id"] or (priors[-1] if priors else "")
         if entry.get("source") != "lookup" or identity not in self._read:
             self._broken("unread", refund_id, f"{entry}, and nobody has read {identity}")
 
