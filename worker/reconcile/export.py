@@ -288,7 +288,7 @@ class Export:
         mark: DecimalMark = "point" if is_float else reading.decimal
         parsed = parse_amount(text, reading.unit, currency or None, mark)
         if isinstance(parsed, AmountProblem) and parsed.code == "amount_zero":
-            # A refund that moved nothing, such as a canceled one, is no reason to refuse the file.
+            # A refund that moved nothing, such as a canceled one, does not make the file wrong.
             return 0
         if isinstance(parsed, AmountProblem):
             self.refuse(row.line, self._column("amount"), parsed.code, text, parsed.rule)
