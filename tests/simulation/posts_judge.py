@@ -29,7 +29,7 @@ class PostsJudge:
         """Judge a request at the moment at which its first byte leaves, by what lies in Redis."""
         record, refund_id = known.record, post.refund_id
         if not any(_says(post.body, asked, post.generation) for asked in known.asked):
-            self._broken("unasked", refund_id, f"{post.body!r} was asked for by nobody")
+            self._broken("unasked", refund_id, f"no caller asked for {post.body!r}")
         first = self._keys.setdefault(post.key, (refund_id, post.generation, post.body))
         if first != (refund_id, post.generation, post.body):
             self._broken("body", refund_id, "one key, two contents")

@@ -11,7 +11,7 @@ import posixpath
 import re
 import zipfile
 from array import array
-from itertools import chain, repeat
+from itertools import chain, zip_longest
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from worker.importer.cells import MERGED, UNREAD, Priced, is_blank, spreadsheet_value
@@ -281,10 +281,8 @@ def _to_row(rows: Iterator[Sequence[object]], last: int) -> Iterator[Sequence[ob
 
     The reader ends at the last value, and rows below it may hold formulas without a result.
     """
-    number = 0
-    for number, found in enumerate(rows, 1):  # noqa: B007 - read after the loop
+    for found, _ in zip_longest(rows, range(last), fillvalue=()):
         yield found
-    yield from repeat((), max(0, last - number))
 
 
 def _marker_of_priced(sheets: Sequence[Sheet], before: int) -> Callable[[int, list[object]], None]:

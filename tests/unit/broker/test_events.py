@@ -211,19 +211,24 @@ def test_the_next_connection_sends_what_the_last_one_gathered(consumer: SimpleNa
     assert follower.producer.sent == [["a", "b"]]
 
 
-def test_events_after_a_lost_connection_are_sent_at_their_time(consumer: SimpleNamespace) -> None:
-    """Celery then forgets each call that its loop was to make later."""
-    send(consumer, "a")
-    consumer.hub.calls.clear()
-    lost = consumer.event_dispatcher
-    follower = type(lost)(
+def reconnected(consumer: SimpleNamespace) -> Any:
+    """Give the consumer the dispatcher of a new connection, and return it."""
+    dispatcher = type(consumer.event_dispatcher)(
         enabled=False,
         buffer_group=["task"],
         hostname="here",
         on_send_buffered=consumer.on_send_event_buffered,
     )
-    follower.enabled, follower.producer = True, Producer()
-    consumer.event_dispatcher = follower
+    dispatcher.enabled, dispatcher.producer = True, Producer()
+    consumer.event_dispatcher = dispatcher
+    return dispatcher
+
+
+def test_events_after_a_lost_connection_are_sent_at_their_time(consumer: SimpleNamespace) -> None:
+    """Celery then forgets each call that its loop was to make later."""
+    send(consumer, "a")
+    consumer.hub.calls.clear()
+    follower = reconnected(consumer)
     send(consumer, "b")
     send(consumer, "c")
     assert len(consumer.hub.calls) == 1
@@ -248,14 +253,7 @@ def test_nothing_to_send_is_not_sent(consumer: SimpleNamespace) -> None:
 
 
 def test_a_new_connection_gathers_too(consumer: SimpleNamespace) -> None:
-    dispatcher = type(consumer.event_dispatcher)(
-        enabled=False,
-        buffer_group=["task"],
-        hostname="here",
-        on_send_buffered=consumer.on_send_event_buffered,
-    )
-    dispatcher.enabled, dispatcher.producer = True, Producer()
-    consumer.event_dispatcher = dispatcher
+    dispatcher = reconnected(consumer)
     send(consumer, "a")
     consumer.hub.turn()
     assert dispatcher.producer.sent == [["a"]]

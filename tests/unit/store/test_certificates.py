@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,10 @@ def test_a_certificate_in_pem_is_accepted() -> None:
 @pytest.mark.parametrize("opening", [connect, connect_async])
 @pytest.mark.parametrize("scheme", ["rediss://host:1/0?", "sentinels://host:1/0?master=m&"])
 def test_a_word_for_how_certificates_are_checked_that_celery_alone_knows_is_one_sentence(
-    opening: object, scheme: str
+    opening: Callable[[str], object], scheme: str
 ) -> None:
     with pytest.raises(SettingsError) as raised:
-        opening(f"{scheme}ssl_cert_reqs=CERT_REQUIRED")  # type: ignore[operator]
+        opening(f"{scheme}ssl_cert_reqs=CERT_REQUIRED")
     assert str(raised.value) == (
         "ssl_cert_reqs=CERT_REQUIRED of REFUNDS_REDIS_URL is not one of none, optional, required"
     )
