@@ -23,6 +23,7 @@ import structlog
 from hypothesis import settings
 
 from ops.lab.prove.rabbit import RabbitMQ
+from tests.support import compose
 from tests.support.memory import folder_in_memory
 from tests.support.rabbit import running_rabbitmq
 from worker.model import redaction
@@ -71,13 +72,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Say of a failed test what its workers logged last."""
+    """Say of a failed test what its workers, or the services of its stack, logged last."""
     report = yield
-    for worker in getattr(getattr(item, "funcargs", {}).get("installation"), "workers", []):
-        if report.failed:
-            lines = worker.log.read_text("utf-8", "replace").splitlines()[-LINES_SHOWN:]
-            report.sections.append((worker.log.name, "\n".join(line[:500] for line in lines)))
+    if report.failed:
+        for made in getattr(item, "funcargs", {}).values():
+            for log in _logs_of(made):
+                lines = log.read_text("utf-8", "replace").splitlines()[-LINES_SHOWN:]
+                report.sections.append((log.name, "\n".join(line[:500] for line in lines)))
     return report
+
+
+def _logs_of(made: object) -> list[Path]:
+    """Return the logs of the processes that a fixture has started."""
+    stack = getattr(made, "stack", made)
+    if isinstance(stack, compose.Stack):
+        return sorted(stack.folder.glob("*.log"))
+    return [worker.log for worker in getattr(made, "workers", [])]
 
 
 def pytest_collection_finish() -> None:

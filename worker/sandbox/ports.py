@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import socket
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,21 +18,19 @@ _returned: Final[set[int]] = set()
 
 
 def free_port() -> int:
-    """Return a port of loopback that is free now; no process is given the same one twice.
+    """Return a port of loopback that is free now, and keep it for the server that is to have it.
 
-    It is one that the system never gives to a connection by itself, if that can be known. A port
-    of those may be taken before the server that is to have it has started. A port that was given
-    before may belong to a server that is down and comes back.
+    It is one that the system never gives to a connection by itself, if that can be known. No port
+    is given twice, since one that was given may belong to a server that is down and comes back. On
+    Linux it is held until this process ends, so that no other process gets it either.
     """
     last = _first_given() - 1
     for _ in range(_TRIES if last > _FIRST else 0):
         port = _draw.randint(_FIRST, last)
-        if port not in _returned and _is_free(port):
-            _returned.add(port)
-            return port
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+        if port not in _returned:
+            with suppress(OSError):
+                return _bound(port)
+    return _bound(0)
 
 
 def _first_given() -> int:
@@ -41,10 +41,15 @@ def _first_given() -> int:
         return 0
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-        return True
+def _bound(wished: int) -> int:
+    """Bind a port, or any free one for 0, and keep it bound; `OSError` if it is in use."""
+    with socket.socket() as held:
+        held.bind((HOST, wished))
+        port = int(held.getsockname()[1])
+        _returned.add(port)
+        # A server that reuses addresses, as all do, may listen beside a socket that does not. Only
+        # Linux allows that.
+        if sys.platform == "linux":
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held.detach()
+        return port

@@ -43,6 +43,22 @@ def test_port_that_is_in_use_is_not_given(given: Path, monkeypatch: pytest.Monke
 def test_any_free_port_is_given_where_the_range_says_nothing(given: Path, text: str | None) -> None:
     if text is not None:
         given.write_text(text)
+    with socket.create_server((HOST, free_port())) as server:
+        assert server.getsockname()[0] == HOST
+
+
+@pytest.mark.parametrize("text", ["10100\t60999\n", ""])
+def test_port_is_given_to_no_other_process_before_its_server_has_started(
+    given: Path, text: str
+) -> None:
+    """Another test's sandbox answered the health check of the one that was still starting."""
+    given.write_text(text)
     port = free_port()
-    with socket.create_server((HOST, port)):
-        assert not ports._is_free(port)
+    with socket.socket() as of_another, pytest.raises(OSError, match="in use"):
+        of_another.bind((HOST, port))
+    with socket.socket() as client, pytest.raises(ConnectionRefusedError):
+        client.connect((HOST, port))
+    with socket.create_server((HOST, port)), socket.create_connection((HOST, port)):
+        pass
+    with socket.create_server((HOST, port)):  # a server that comes back
+        pass
