@@ -55,7 +55,7 @@ EXPLANATION: Final = (
     type=click.Path(path_type=Path, dir_okay=False),
     help=(
         "Keep verdicts in this file; what was killed before is not tried again while its target is"
-        " unchanged."
+        " unchanged, else with the test that noticed it first."
     ),
 )
 @click.option(
@@ -176,6 +176,7 @@ def _judged(
         measured=measured,
         seconds=seconds,
         first=first,
+        noticed=kept.noticed,
     ) as crew:
         click.echo(f"the tests were measured in {time.monotonic() - began:.0f} s", err=True)
         # Those that need a session of their own come last: they are few and slow.
@@ -193,13 +194,20 @@ class _Kept:
             file: hashlib.sha256(plan.source(file).encode()).hexdigest() for file in plan.targets
         }
         self.verdicts: dict[tuple[Key, int], Verdict] = {}
+        self.noticed: dict[Key, str] = {}
+        """The test that noticed each change, in whatever state its target was then."""
         if path is None or not path.exists():
             return
-        killed = {
-            (*Key(*entry["key"]), entry["start"]): entry
+        entries = [
+            entry
             for entry in map(json.loads, path.read_text("utf-8").splitlines())
             if entry["fate"] in {"killed", "timeout"}
-            and entry["digest"] == self._digests.get(entry["key"][0])
+        ]
+        self.noticed |= {Key(*one["key"]): one["by"] for one in entries if one["by"] is not None}
+        killed = {
+            (*Key(*entry["key"]), entry["start"]): entry
+            for entry in entries
+            if entry["digest"] == self._digests.get(entry["key"][0])
         }
         for file in {key[0] for key in killed}:
             for mutant in plan.mutants(file):

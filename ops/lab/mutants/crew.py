@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
-from ops.lab.mutants.change import Mutant
+from ops.lab.mutants.change import Key, Mutant
 from ops.lab.mutants.job import Job, file_of
 from ops.lab.mutants.measured import Kept
 from ops.lab.mutants.targets import SEEDS, Plan
@@ -52,22 +52,26 @@ class Choice:
         seconds: float = math.inf,
         first: Sequence[str] = (),
         words: Words | None = None,
+        noticed: Mapping[Key, str] | None = None,
     ) -> None:
         self._measured = measured
+        self._noticed = noticed or {}
+        """The test that noticed the same change of an earlier state of the code."""
         self._words = Words({}) if words is None else words
         self._seconds = seconds
         self._first = first
         """Parts of the names of tests that somebody expects to notice."""
         self._rest = rest if math.isinf(seconds) else []
         """Worlds that are played only for what has survived all else."""
-        self._kills: Counter[tuple[str, str, str]] = Counter()
+        self._kills = Counter((key.file, key.function, by) for key, by in self._noticed.items())
         self._guard = threading.Lock()
 
     def tests(self, mutant: Mutant, *, at_import: bool) -> list[tuple[str, float]]:
         """Return the tests that run what a mutant changes.
 
-        Those that somebody expects to notice come first, then the cheapest for its promise: what
-        has noticed before in this function, and what uses the mutant's words, promise most.
+        Those that somebody expects to notice come first, then the one that noticed the same change
+        before, then the cheapest for its promise: what has noticed before in this function, and
+        what uses the mutant's words, promise most.
         """
         reaching = [
             name
@@ -89,7 +93,8 @@ class Choice:
                 )
                 for name in reaching
             }
-        reaching.sort(key=lambda name: (not self._is_first(name), cost[name]))
+        known = self._noticed.get(mutant.key)
+        reaching.sort(key=lambda name: (not self._is_first(name), name != known, cost[name]))
         tests = [(name, self._measured[name]["seconds"]) for name in reaching]
         spent = accumulate(seconds for _, seconds in tests)
         return [
@@ -129,13 +134,19 @@ class Crew:
         self._tell = tell
         self.choice = Choice({}, [])
 
-    def measure(self, kept: Kept, seconds: float, first: Sequence[str] = ()) -> None:
+    def measure(
+        self,
+        kept: Kept,
+        seconds: float,
+        first: Sequence[str] = (),
+        noticed: Mapping[Key, str] | None = None,
+    ) -> None:
         """Run every test once without any mutant.
 
         Those that fail so can judge nothing and are left out.
 
         Each mutant is later tried for `seconds` of tests at most, and with the tests in whose names
-        is a part of `first` before all others.
+        is a part of `first` before all others, then with the one that `noticed` it before.
         """
         every = self._jobs[0].tests
         worlds = [name for name in every if name.startswith(SEEDS)]
@@ -157,7 +168,7 @@ class Crew:
         words = Words(
             texts_of((file, (self._plan.root / file).read_text("utf-8")) for file in files)
         )
-        self.choice = Choice(measured, rest, seconds, first, words)
+        self.choice = Choice(measured, rest, seconds, first, words, noticed)
 
     def judge(self, mutants: Iterable[Mutant], told: Callable[[Verdict], None]) -> None:
         """Judge all mutants; `told` hears each verdict, in whatever order they come."""
@@ -214,12 +225,13 @@ def crew_for(
     measured: Path | None = None,
     seconds: float = math.inf,
     first: Sequence[str] = (),
+    noticed: Mapping[Key, str] | None = None,
 ) -> Iterator[Crew]:
     """Start copies of the checkout with servers in them and measure the tests.
 
     All are ended with the block.
 
-    Measurements are kept in the file `measured`; `seconds` and `first` are as in `Crew.measure`.
+    Measurements are kept in the file `measured`; the others are as in `Crew.measure`.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="mutants-")))
@@ -229,5 +241,5 @@ def crew_for(
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(Job.start, made))
         crew = Crew(plan, made, tell)
-        crew.measure(Kept(plan, measured), seconds, first)
+        crew.measure(Kept(plan, measured), seconds, first, noticed)
         yield crew

@@ -217,6 +217,13 @@ def test_a_test_that_is_expected_to_notice_is_tried_before_cheaper_ones(plan: Pl
     assert names(first=["test_dear"]) == [dear, cheap]
     # Whoever expects it has it tried, however little time there is.
     assert names(first=["test_dear"], seconds=1.0) == [dear]
+    # So is the one that noticed the same change before the file became another.
+    assert names(noticed={mutant.key: dear}) == [dear, cheap]
+    assert names(noticed={mutant.key: dear}, first=["test_cheap"]) == [cheap, dear]
+    # Of another change in the same function it counts as one that has noticed before.
+    assert names(noticed={mutant.key._replace(after="pass"): dear}) == [cheap, dear]
+    measured[dear]["seconds"] = 0.4
+    assert names(noticed={mutant.key._replace(after="pass"): dear}) == [dear, cheap]
 
 
 def test_a_test_that_fails_without_any_mutant_judges_nothing(plan: Plan, tiny: Path) -> None:
