@@ -327,13 +327,13 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
         )
     if refund.stage is Stage.PROCESSING:
         # What the provider shows ends it, but if that has failed, it may have been retried.
-        if refund.retry_may_be_lost:
+        if refund.retry_may_be_lost and refund.baseline is None:
             return None
         return Step(
             to=refund.stage,
             status=refund.status,
             label="recovered",
-            changes={"retry_may_be_lost": True},
+            changes={"retry_may_be_lost": True, "baseline": None},
             delay=timedelta(0),
             quiet=True,
         )
@@ -341,6 +341,8 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
         "doubt_since": refund.doubt_since or since,
         "retriable": Retriable.NO,
         "retry_may_be_lost": True,
+        # A lost record of the same payment may have raised the total since.
+        "baseline": None,
         **NO_WORD,
     }
     if refund.stage is Stage.REVIEW:
@@ -355,7 +357,6 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
     changes |= {
         "first_attempt_at": min(refund.first_attempt_at or since, since),
         "quiet_at": now,
-        "baseline": None,
         "lapses": 0,
         # No replay before a read-back: a retry that the snapshot lost had another key than the one
         # known here.

@@ -8,9 +8,21 @@ import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, VERIFY, refund_payload
-from tests.unit.engine.deciding import decided, look
+from tests.unit.engine.deciding import bring_to_review, decided, look
 from tests.unit.engine.rereads import OWN, hint
-from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, listing, opened, says, totals
+from tests.unit.engine.shop import (
+    GONE,
+    ID,
+    LIST,
+    PAID,
+    POST,
+    TOTALS,
+    Shop,
+    listing,
+    opened,
+    says,
+    totals,
+)
 from worker.errors import NotRetriable
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.rules import decisions
@@ -101,3 +113,36 @@ async def test_refund_that_is_reversed_after_a_recovery_is_not_retried(
         await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
         refund = await look(shop)
         assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.NO)
+
+
+async def test_total_of_before_the_snapshot_says_nothing_of_a_refund_that_waits_for_a_person(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await bring_to_review(shop)
+        await recover(shop)
+        # The record of another refund of the payment was lost, and that one raised the total.
+        shop.provider.will(PAID, totals(500))
+        await decided(shop, decisions.resolve_resend(await shop.stored(), by="ann"))
+        shop.pass_time(TOTALS.settle)
+        assert (await look(shop, 2)).stage is Stage.REVIEW
+
+
+async def test_total_of_before_the_snapshot_says_nothing_of_a_refund_that_was_pending(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, says(200, refund_payload(status="pending")))
+        await shop.handle()
+        await recover(shop)
+        shop.provider.will(OWN, GONE)
+        for _ in range(20):
+            if (refund := await look(shop)).stage is Stage.REVIEW:
+                break
+        assert refund.error_code == "refund_missing"
+        shop.provider.will(PAID, totals(500))
+        await decided(shop, decisions.resolve_resend(refund, by="ann"))
+        shop.pass_time(TOTALS.settle)
+        assert (await look(shop, 2)).stage is Stage.REVIEW

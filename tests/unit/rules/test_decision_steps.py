@@ -242,6 +242,7 @@ RECOVERED = {
                     **NO_WORD,
                     "retriable": Retriable.NO,
                     "retry_may_be_lost": True,
+                    "baseline": None,
                 },
                 DAY,
             ),
@@ -251,7 +252,7 @@ RECOVERED = {
             pending(
                 Stage.PROCESSING,
                 "recovered",
-                {"retry_may_be_lost": True},
+                {"retry_may_be_lost": True, "baseline": None},
                 timedelta(0),
                 quiet=True,
             ),
