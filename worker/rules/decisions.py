@@ -233,6 +233,10 @@ def retry_failed(refund: Refund) -> Step | None:
     if refund.set_aside_ids is not None:
         # The provider showed others beside it, and each of them may have moved the money.
         return None
+    if refund.retry_may_be_lost:
+        # A worker may have settled it that had read it before the recovery, or that is of an older
+        # version and does not know what that forbids.
+        return None
     if not refund.can_be_made_again:
         # What is sent is what the caller asked for, never what a provider's refund shows.
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import httpx
 import pytest
 import redis.asyncio
 
@@ -53,6 +54,25 @@ async def test_refund_that_was_pending_in_the_snapshot_and_has_failed_is_not_ret
         shop.provider.will(OWN, says(200, FAILED))
         refund = await look(shop)
         assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.NO)
+        with pytest.raises(NotRetriable, match="a retry of it may have been lost"):
+            decisions.retry_one(refund, unknown=True)
+
+
+async def test_refund_that_fails_in_a_poll_during_the_recovery_is_not_retried(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says(200, refund_payload(status="pending")))
+        await shop.handle()
+
+        async def meanwhile(_: httpx.Request) -> httpx.Response:
+            await recover(shop)
+            return says(200, FAILED)
+
+        shop.provider.will(OWN, meanwhile)
+        refund = await look(shop)
+        assert refund.status is Status.FAILED
         with pytest.raises(NotRetriable, match="a retry of it may have been lost"):
             decisions.retry_one(refund, unknown=True)
 

@@ -132,11 +132,12 @@ def test_retry_of_a_failed_refund_is_a_new_generation_without_the_old_verdict() 
     "refund",
     [
         failed(retriable=Retriable.NO),
+        failed(retriable=Retriable.YES, retry_may_be_lost=True),
         failed(status=Status.SUCCEEDED),
         failed(status=Status.CANCELED),
         *(a_refund(stage) for stage in Stage if stage is not Stage.SETTLED),
     ],
-    ids=lambda refund: f"{refund.stage}-{refund.status}",
+    ids=lambda refund: f"{refund.stage}-{refund.status}-{refund.retriable}",
 )
 def test_nothing_but_a_retriable_failed_refund_is_retried(refund: Refund) -> None:
     assert retry_failed(refund) is None
