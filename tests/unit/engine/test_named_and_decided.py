@@ -327,6 +327,29 @@ async def test_refusal_that_may_be_the_echo_of_what_could_not_be_read_goes_to_a_
         assert has_no_decision(refund)
 
 
+async def test_failure_of_a_send_says_nothing_of_what_could_not_be_read(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        await insisted(shop)
+        shop.provider.will(POST, error(429), says(200, refund_payload(status="failed")))
+        for wait in WAITS:
+            await shop.handle()
+            shop.pass_time(wait)
+        await shop.handle()
+        assert (await shop.stored()).stage is Stage.WAITING
+        await due_again(shop)
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.stage, refund.provider_refund_id, refund.prior_refund_ids) == (
+            Stage.REVIEW,
+            None,
+            "re_1",
+        )
+        assert (posts(shop), refund.resends) == (2, 1)
+
+
 # A person gives the refund up
 
 

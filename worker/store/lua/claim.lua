@@ -147,7 +147,13 @@ local function claim(ARGV)
   -- A decision to send it again ends with the send. If it counted whatever could not be read, the refund may have happened
   -- all the same, and a later refusal may be the echo of that. If it counts for an earlier refund that is not known any
   -- more, it ends once it is known what became of the send: one that did nothing is repeated.
-  if r.operator_unverified then set.doubted = '1' end
+  if r.operator_unverified then
+    set.doubted = '1'
+    if kind == 'send' and is_only_said_absent(r) and not r.absent_by_word then
+      -- What may have happened before was never read, so this send is not the first.
+      set.absent_by_word, set.resends = '1', int(number(r.resends) + 1)
+    end
+  end
   if r.operator_says and not (r.operator_unverified and r.prior_refund_ids) then
     for _, name in ipairs({'operator_says', 'operator_by', 'operator_code', 'operator_unverified'}) do set[name] = '' end
   end
