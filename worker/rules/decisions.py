@@ -358,9 +358,11 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
             changes=changes | {"quiet_at": now},
             delay=REVIEW_REMINDER,
         )
+    # A worker that runs beside the recovery may still be sending it.
+    lease_end = refund.next_check_at if refund.stage is Stage.SENDING else None
     changes |= {
         "first_attempt_at": min(refund.first_attempt_at or since, since),
-        "quiet_at": now,
+        "quiet_at": max(now, lease_end or now),
         "lapses": 0,
         # No replay before a read-back: a retry that the snapshot lost had another key than the one
         # known here.

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.factories import HOUR, NOW, a_refund
+from tests.factories import HOUR, MINUTE, NOW, a_refund
 from tests.unit.rules.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
 from worker.errors import InvalidRequest, NotCancelable
 from worker.model.refund import Refund, Retriable, Stage, Status
@@ -222,6 +222,16 @@ RECOVERED = {
     [
         (a_refund(Stage.QUEUED), pending(Stage.IN_DOUBT, "recovered", RECOVERED, timedelta(0))),
         (a_refund(Stage.SENDING), pending(Stage.IN_DOUBT, "recovered", RECOVERED, timedelta(0))),
+        (
+            # A worker beside the recovery may still be sending it.
+            a_refund(Stage.SENDING, next_check_at=NOW + MINUTE),
+            pending(
+                Stage.IN_DOUBT,
+                "recovered",
+                RECOVERED | {"quiet_at": NOW + MINUTE},
+                timedelta(0),
+            ),
+        ),
         (
             a_refund(Stage.IN_DOUBT, doubt_since=SINCE - HOUR, first_attempt_at=SINCE - HOUR),
             pending(
