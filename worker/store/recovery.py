@@ -67,9 +67,7 @@ def recover(
             steps = [
                 (refund, step)
                 for refund in store.get_many(left)
-                if refund is not None
-                and refund.created_at < now
-                and (step := decisions.recovered(refund, since, now))
+                if refund is not None and (step := decisions.recovered(refund, since, now))
             ]
             # Pages need not be durable one by one: everything is confirmed below, before the result
             # is reported.

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from tests.factories import NOT_DONE, NOW, done_as
+from tests.factories import HOUR, NOT_DONE, NOW, done_as
 from tests.support.store_world import World
 from worker.errors import NotStorable
 from worker.model.refund import Refund, Stage
-from worker.store import claims, sweeps
+from worker.store import claims, flags, sweeps
 from worker.store.claims import Claim
 from worker.store.recovery import recover
+from worker.store.store import Store
 
 _NUMBERS = itertools.count()
 
@@ -202,6 +203,20 @@ def test_recovery_puts_a_refund_in_doubt_that_a_worker_moves_meanwhile(
     recovered = recover(world.store, NOW, resubmitted_for=timedelta(0))
     assert (world.get().stage, recovered.doubted) == (Stage.IN_DOUBT, 1)
     assert world.get().version == 4
+
+
+def test_recovery_puts_a_refund_in_doubt_that_is_accepted_at_its_begin(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_before_a_submission(_: Store) -> datetime:
+        now = world.now
+        world.pass_time(timedelta(milliseconds=1))
+        world.accept()
+        return now
+
+    monkeypatch.setattr(flags, "now", read_before_a_submission)
+    recover(world.store, NOW, resubmitted_for=HOUR)
+    assert world.get().stage is Stage.IN_DOUBT
 
 
 def test_recovery_notes_that_a_pending_refund_may_have_failed_and_been_retried(
