@@ -234,7 +234,9 @@ def given_up(refund: Refund, source: str, message: str) -> Step:
 
 def _found_in_totals(refund: Refund, rules: Rules, now: datetime) -> Step:
     if refund.found_at is None:
-        if refund.quiet_at is None or now > refund.quiet_at + FOUND_WITHIN * rules.settle:
+        # What the provider reported as pending had been sent before that.
+        quiet_at = refund.processing_since or refund.quiet_at
+        if quiet_at is None or now > quiet_at + FOUND_WITHIN * rules.settle:
             changes: dict[str, Any] = {"error_code": "found_late", "error_message": _FOUND_LATE}
             return replace(to_review(changes, "found_late", _FOUND_LATE), source="totals")
         changes = NO_READBACKS | {"found_at": now}

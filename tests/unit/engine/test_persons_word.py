@@ -226,6 +226,18 @@ async def test_a_decision_about_a_refund_that_was_never_in_doubt_comes_back_if_n
         assert (refund.stage, refund.operator_says, posts(shop)) == (Stage.REVIEW, None, 1)
 
 
+async def test_a_rise_long_after_a_pending_refund_was_sent_is_not_taken_for_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        refund = await gone(shop)
+        # Somebody else made an equal refund while ours was pending.
+        shop.provider.will(PAID, totals(500))
+        await decided(shop, decisions.resolve_failed(refund, "gone"))
+        assert (await look(shop)).stage is Stage.REVIEW
+        assert (await shop.history())[-1]["label"] == "found_late"
+
+
 async def test_an_id_that_shows_somebody_elses_refund_comes_back_to_the_person(
     async_redis: redis.asyncio.Redis,
 ) -> None:
