@@ -35,7 +35,7 @@ from worker.rules.attempts import (
     to_review,
     unknown_status,
 )
-from worker.rules.outcomes import classify, contradiction
+from worker.rules.outcomes import classify, contradiction, is_later
 from worker.rules.payloads import STATUSES
 from worker.rules.rechecks import MAX_UNREAD
 
@@ -381,7 +381,6 @@ def _inconclusive(refund: Refund, reason: str, rules: Rules, now: datetime, jitt
 
 def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> Step:
     """Return the step after `GET /v1/refunds/{id}` for a refund in `processing`."""
-    since = refund.processing_since or now
     outcome = classify(answer, refund)
     found = outcome.found
     if found is not None:
@@ -392,12 +391,30 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
         if outcome.verdict is TryVerdict.DONE and not found.is_pending:
             return done_alone(refund, found, _read_by(refund, found), now)
     if outcome.code in {"contradictory_reply", "unknown_status"}:
-        return _contradicted(refund, answer, outcome, now)
+        named = _insisted_on(refund, answer)
+        if named is None:
+            return _contradicted(refund, outcome, now)
+        if refund.operator_says is not None or not named.is_pending:
+            return _as_named(refund, named, now)
+        # It is followed like any other that is pending.
+        found = named
     if outcome.verdict is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND:
         return _missing(refund, now, jitter)
+    return _not_final(refund, found, outcome.retry_after, now, jitter)
+
+
+def _not_final(
+    refund: Refund,
+    found: ProviderRefund | None,
+    retry_after: timedelta | None,
+    now: datetime,
+    jitter: float,
+) -> Step:
+    """Return the step after a poll that shows a pending refund, or none (`found` is None then)."""
+    since = refund.processing_since or now
     if now - since >= MAX_PROCESSING:
         return _poll_failed(refund, "pending_too_long", "it has been pending for 30 days", now)
-    delay = max(poll_delay(now - since) * (1 + jitter / 4), outcome.retry_after or timedelta(0))
+    delay = max(poll_delay(now - since) * (1 + jitter / 4), retry_after or timedelta(0))
     changes: dict[str, Any] = {}
     if found is not None and found.status != refund.provider_status:
         changes["provider_status"] = found.status
@@ -413,16 +430,29 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
     return _poll_again("pending", changes, delay)
 
 
-def _contradicted(refund: Refund, answer: Answer, outcome: Outcome, now: datetime) -> Step:
+def _contradicted(refund: Refund, outcome: Outcome, now: datetime) -> Step:
     """Return the step after a poll that does not show our refund, or shows an unknown status."""
-    if (named := _insisted_on(refund, answer)) is not None:
-        # The refund is recorded as the provider shows it, whether final or not.
-        evidence = "operator" if refund.operator_unverified else _read_by(refund, named)
-        return done(replace(refund, currency=None), named, evidence, now)
     step = _poll_failed(refund, outcome.code, outcome.message or outcome.code, now)
     if outcome.found is None:
         return step
     return replace(step, changes={**step.changes, "provider_status": outcome.found.status or None})
+
+
+def _as_named(refund: Refund, named: ProviderRefund, now: datetime) -> Step:
+    """Return the step for a refund that a person has named although it differs from ours.
+
+    It is recorded as the provider shows it, whether final or not.
+    """
+    evidence = "operator" if refund.operator_unverified else _read_by(refund, named)
+    step = done(replace(refund, currency=None), named, evidence, now)
+    changes = dict(step.changes)
+    if named.is_pending and refund.operator_unverified:
+        # The next polls show the same difference.
+        changes |= {"operator_unverified": True, "operator_by": refund.operator_by}
+    is_earlier = named.generation not in {None, str(refund.generation)}
+    if is_earlier and not is_later(named, refund):
+        changes["prior_refund_ids"] = " ".join(dict.fromkeys((*refund.prior_ids, named.id)))
+    return replace(step, changes=changes)
 
 
 def says_gone(step: Step) -> bool:

@@ -11,8 +11,8 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, done_as, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look
-from tests.unit.engine.rereads import OWN, RETRIED, hint, retried_and_refused, settle
-from tests.unit.engine.shop import ID, POST, Shop, events, opened, says
+from tests.unit.engine.rereads import OWN, RETRIED, hint, retried_and_refused, retry, settle
+from tests.unit.engine.shop import ID, POST, Shop, error, events, opened, says
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.rules import attempts, decisions
 from worker.store import saves, scripts
@@ -264,3 +264,31 @@ async def test_refund_in_doubt_ends_as_the_retry_that_was_lost_once_a_person_nam
         await decided(shop, decisions.resolve_succeeded(refund, "re_2", shop.now, by="ann"))
         refund = await look(shop)
         assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_2")
+
+
+# An earlier generation whose refund was not known
+
+
+async def test_earlier_refund_that_a_person_names_while_it_is_pending_is_followed_to_its_end(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, error(402, "insufficient_funds"))
+        await shop.handle()
+        await retry(shop)
+        await shop.handle()
+        earlier = refund_payload(metadata={"refund_id": ID, "refund_generation": "1"})
+        pending = says(200, earlier | {"status": "pending"})
+        shop.provider.will(OWN, pending, pending, pending, says(200, earlier))
+        await hint(shop, "re_1")
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.contradicted_by) == (Status.FAILED, "re_1")
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        assert (await look(shop, 2)).stage is Stage.PROCESSING
+        assert (await look(shop)).status is Status.SUCCEEDED
+        shop.provider.will(OWN, says(200, earlier | {"status": "failed"}))
+        await async_redis.zadd("refunds:rechecks", {ID: 1})
+        await shop.handle()
+        assert (await shop.stored()).reversed_at is not None

@@ -14,7 +14,7 @@ from tests.factories import BLIND, a_request, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look
 from tests.unit.engine.shop import ID, POST, Shop, opened, says
 from worker.errors import NotRetriable
-from worker.model.refund import Refund, Retriable, Status
+from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.rules import decisions
 
 NAMED = "GET /v1/refunds/re_9"
@@ -53,3 +53,22 @@ async def test_retry_never_sends_the_amount_of_the_provider_instead_of_that_aske
         assert refund.retriable is Retriable.NO
         with pytest.raises(NotRetriable, match="another amount"):
             decisions.retry_one(refund, unknown=True)
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed"])
+async def test_refund_of_another_amount_is_followed_to_its_end_while_it_is_pending(
+    async_redis: redis.asyncio.Redis, status: str
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await bring_to_review(shop)
+        step = decisions.resolve_succeeded(refund, "re_9", shop.now, by="ann", unverified=True)
+        await decided(shop, step)
+        pending = says(200, refund_payload(status="pending", **OTHER))
+        shop.provider.will(
+            NAMED, pending, pending, says(200, refund_payload(status=status, **OTHER))
+        )
+        assert (await look(shop, 2)).stage is Stage.PROCESSING
+        refund = await look(shop)
+        assert (refund.status, refund.amount, refund.evidence) == (Status(status), 7, "operator")
+        assert (await shop.history())[-1]["by"] == "ann"
+        assert refund.operator_by is None
