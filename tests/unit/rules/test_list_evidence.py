@@ -137,6 +137,15 @@ def test_earlier_generation_of_ours_that_stands_and_is_not_known_proves_no_absen
     assert look.verdict is ReadbackVerdict.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("generation", ["01", "002"])
+def test_failed_entry_whose_generation_is_written_in_another_way_is_not_explained(
+    generation: str,
+) -> None:
+    refund = a_refund(Stage.IN_DOUBT, generation=int(generation))
+    look = listed(found(generation=generation, status="failed"), refund=refund)
+    assert look.verdict is ReadbackVerdict.INCONCLUSIVE
+
+
 def test_entry_with_our_id_and_no_generation_is_not_taken_for_a_later_one() -> None:
     refund = a_refund(Stage.IN_DOUBT, generation=2, first_attempt_at=STARTED)
     # It may be the first, which failed: what became of the second is not known.

@@ -131,6 +131,28 @@ def test_other_refund_of_a_sibling_that_may_have_raised_the_total_is_not_taken_f
     assert look.verdict is ReadbackVerdict[expected]
 
 
+@pytest.mark.parametrize("field", ["prior_refund_ids", "set_aside_ids", "contradicted_by"])
+def test_other_refund_of_a_sibling_that_is_pending_proves_nothing_though_the_total_holds_it(
+    field: str,
+) -> None:
+    refund = a_refund(
+        Stage.IN_DOUBT,
+        first_attempt_at=STARTED,
+        baseline=Baseline(refunded=600, currency="usd", remaining=400),
+    )
+    reread = {"re_1": found(id="re_1", status="pending"), "re_2": found(id="re_2", amount=100)}
+    look = totalled(1100, sibling(**{field: "re_1"}), refund=refund, reread=reread)
+    assert look.verdict is ReadbackVerdict.INCONCLUSIVE
+    assert look.reason == (
+        "another refund of the payment has another refund of the provider, re_1, which is pending"
+    )
+    # Its own may be pending: that is compared with its record.
+    own = sibling(Stage.QUEUED, provider_status="pending")
+    reread = {"re_2": found(id="re_2", status="pending", amount=600)}
+    look = totalled(1100, own, refund=refund, reread=reread)
+    assert look.verdict is ReadbackVerdict.FOUND_IN_TOTALS
+
+
 HUNDRED = Baseline(refunded=100, currency="usd", remaining=900)
 ABOVE_A_HUNDRED = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=HUNDRED)
 

@@ -22,7 +22,7 @@ from tests.unit.store.faulty_servers import (
 )
 from worker.errors import NotDurable, StoreUnavailable
 from worker.sandbox.redis_server import ThrowawayServer, running_server
-from worker.store import durability, flags, reads, sweeps
+from worker.store import durability, flags, reads, record_time, sweeps
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 from worker.store.store import Store
@@ -111,6 +111,15 @@ def test_server_that_may_evict_records_is_refused_before_anything_is_written(
     assert evicting.dbsize() == 0
     evicting.config_set("maxmemory-policy", "noeviction")
     assert store.run(accept()).result == "created"
+
+
+def test_confirmation_beside_a_write_does_not_spare_the_server_its_check(
+    evicting: redis.Redis,
+) -> None:
+    batch: list[Command[Any]] = [record_time.confirm(), accept()]
+    with pytest.raises(NotDurable, match="maxmemory-policy 'volatile-lru' with a maxmemory"):
+        Store(evicting).run_many(batch)
+    assert evicting.dbsize() == 0
 
 
 async def test_server_that_may_evict_records_is_refused_on_the_loop_too(
