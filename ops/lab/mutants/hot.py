@@ -192,13 +192,13 @@ class Server:
             self._judge(request, items, session, writing)
         os.close(writing)
         with os.fdopen(reading) as answer:
-            told = answer.read()
+            *begun, told = answer.read().split("\n")
         _, status = os.waitpid(child, 0)
         # A test that was killed may have left processes of its own.
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)
         if os.WIFSIGNALED(status) or not told:
-            return {"verdict": "timeout", "by": None}
+            return {"verdict": "timeout", "by": begun[-1] if begun else None}
         result: Json = json.loads(told)
         return result
 
@@ -213,6 +213,7 @@ class Server:
             if self._apply(request):
                 verdict = {"verdict": "survived", "by": None}
                 for name, seconds in request["tests"]:
+                    os.write(writing, f"{name}\n".encode())
                     signal.setitimer(
                         signal.ITIMER_REAL, request["spare"] + _most_seconds(seconds or _UNMEASURED)
                     )

@@ -116,11 +116,12 @@ class Job:
         is_new = False
         while True:
             verdict, by = self._tried(mutant, text, tests)
+            seconds = dict(tests)
             if verdict == "timeout":
                 # It may have left anything behind, such as a script that never ends.
-                self._make_anew()
+                if by not in seconds or not self._holds(by, seconds[by]):
+                    self._make_anew()
                 return verdict, by
-            seconds = dict(tests)
             if verdict != "killed" or by not in seconds or self._holds(by, seconds[by]):
                 return verdict, by
             # Without the mutant the test fails here, too. It was always so, or a mutant has left

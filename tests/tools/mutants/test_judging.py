@@ -190,6 +190,9 @@ def test_each_mutant_gets_the_fate_that_the_tests_give_it(plan: Plan) -> None:
     assert {one.by for one in verdicts if one.mutant.after == "if True:"} == {
         "tests/unit/rules/test_policy.py::test_less_than_the_limit_is_allowed"
     }
+    assert {one.by for one in verdicts if one.fate == "timeout"} == {
+        "tests/unit/rules/test_policy.py::test_it_ends"
+    }
     row, everything = rows(verdicts, {verdicts[0].mutant.key: "why"})
     assert (row.mutants, row.killed, row.survived) == (
         everything.mutants,
