@@ -360,6 +360,13 @@ def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> Non
         ("[$kr-41D] 0", True),
         ('0 "EUR"', True),
         (r'_-* #,##0.00\ "zł"_-', True),
+        (r'#,##0\ "kr";[Red]\-#,##0\ "kr"', True),
+        (r'_-* #,##0\ "Kč"_-;\-* #,##0\ "Kč"_-;_-* "-"\ "Kč"_-;_-@_-', True),
+        (r"#,##0\ \z\ł", True),
+        ('"Rp"#,##0', True),
+        (r'#,##0\ "лв."', True),
+        ('0 "HUF"', True),
+        ('0 "krona-pieces"', False),
     ],
 )
 def test_a_number_format_shows_money_by_its_decimals_or_currency(code: str, *, money: bool) -> None:
