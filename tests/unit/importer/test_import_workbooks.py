@@ -309,6 +309,23 @@ def test_an_amount_shown_as_money_is_refused_in_a_file_of_errors_or_results_too(
     assert (major.requests[0].amount, major.errors) == (50000, [])
 
 
+@pytest.mark.parametrize("options", [{}, {"default_currency": "JPY"}])
+def test_an_amount_shown_as_money_is_clear_in_a_currency_without_decimals(
+    files: Files, options: dict[str, str]
+) -> None:
+    rows: list[list[object]] = [["id", "pi", "amount", "currency"]]
+    rows += [["a", "pi_1", 500, "" if options else "jpy"], ["b", "pi_2", 700, "usd"]]
+    book = styled("5", books=workbook(rows))
+    taken = files.take(book, "refunds.xlsx", **options)
+    assert [(each.amount, each.currency) for each in taken.requests] == [(500, "jpy")]
+    assert [(error.line, error.code) for error in taken.errors] == [(3, "amount_shown")]
+    again = files.result(book, name="refunds.xlsx", **options)
+    for unit in ("minor", "major"):
+        taken = files.take(again, "again.csv", amount_unit=unit, **options)
+        assert taken.requests[0].amount == 500
+        assert (len(taken.errors), len(taken.requests)) == ((1, 1) if unit == "minor" else (0, 2))
+
+
 @pytest.mark.parametrize("style", ["0", "1", "3"])
 def test_a_whole_number_shown_as_one_is_read_as_minor_units(files: Files, style: str) -> None:
     shown = f'<c r="C2" s="{style}"><v>500</v></c>'.encode()
