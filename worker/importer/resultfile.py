@@ -226,7 +226,14 @@ class _Layout:
             stated = None if self._currency is None else text_of(values[self._currency])
             if is_unclear(value, stated or self._default_currency):
                 return f"{value}.00"
-        return repr(value) if isinstance(value, Rounded) else value
+        if isinstance(value, dict):
+            return {key: _written(each) for key, each in value.items()}
+        return _written(value)
+
+
+def _written(value: object) -> object:
+    """Return a number of JSON that a float cannot hold as the text that was written."""
+    return repr(value) if isinstance(value, Rounded) else value
 
 
 class _CsvTable:
