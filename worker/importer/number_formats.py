@@ -19,7 +19,7 @@ _FORMAT: Final = re.compile(r"<(?:\w+:)?xf(?=[\s/>])([^<>]*)>")
 _CODE: Final = re.compile(r"""<(?:\w+:)?numFmt\s((?:[^<>"']|"[^"<]*"|'[^'<]*')*)>""")
 _ATTRIBUTE: Final = re.compile(r"""\b(\w+)=(["'])(.*?)\2""", re.DOTALL)
 # Formats that every workbook knows without a code: those with decimals, or with a currency.
-_BUILT_IN: Final = frozenset({2, 4, 5, 6, 7, 8, 10, 11, 39, 40, 42, 43, 44, 48})
+_BUILT_IN: Final = frozenset(map(str, (2, 4, 5, 6, 7, 8, 10, 11, 39, 40, 42, 43, 44, 48)))
 # Currencies that spreadsheets write in letters which are neither a sign nor a code: Excel states
 # even its own formats so, in many countries.
 _LETTERS: Final = frozenset(
@@ -41,19 +41,16 @@ def money_styles(xml: bytes) -> frozenset[bytes]:
     `xml` is the workbook's part with its styles.
     """
     text = xml.decode("utf-8", errors="replace")
-    codes = {
-        each.get("numFmtId"): each.get("formatCode", "") for each in _tags(_CODE, text, "numFmts")
+    own = {
+        each.get("numFmtId"): shows_money(each.get("formatCode", ""))
+        for each in _tags(_CODE, text, "numFmts")
     }
     # One by one: a part can be as long as the whole workbook may be.
     numbers = (each.get("numFmtId", "0") for each in _tags(_FORMAT, text, "cellXfs"))
     return frozenset(
         str(style).encode()
         for style, number in enumerate(numbers)
-        if (
-            shows_money(codes[number])
-            if number in codes
-            else number.isdecimal() and int(number) in _BUILT_IN
-        )
+        if own.get(number, number in _BUILT_IN)
     )
 
 

@@ -349,6 +349,21 @@ def test_the_format_of_a_condition_is_not_that_of_a_cell() -> None:
     assert money_styles((styles % ("[>100]0.00;0", "0")).encode()) == {b"0"}
 
 
+def test_a_format_with_a_number_that_no_format_has_shows_no_money() -> None:
+    cells = f'<xf numFmtId="{"9" * 5000}"/><xf numFmtId="2"/><xf numFmtId=""/>'
+    assert money_styles(f"<x><cellXfs>{cells}</cellXfs></x>".encode()) == {b"1"}
+
+
+def test_a_format_of_many_cells_is_looked_at_once() -> None:
+    code = "#" * 50_000
+    own = f'<numFmts><numFmt numFmtId="164" formatCode="{code}"/></numFmts>'
+    cells = '<xf numFmtId="164"/>' * 5_000
+    began = time.process_time()
+    styles = f"<styleSheet>{own}<cellXfs>{cells}</cellXfs></styleSheet>"
+    assert money_styles(styles.encode()) == frozenset()
+    assert time.process_time() - began < 5
+
+
 def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> None:
     rows: list[list[object]] = [["id", "pi", "amount"], [7, "pi_1", 500], ["b", "pi_2", "700"]]
     book = changed(workbook(rows), cell("A2", 7), b'<c r="A2" s="1"><v>7</v></c>')
