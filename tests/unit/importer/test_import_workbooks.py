@@ -425,3 +425,16 @@ def test_a_workbook_of_tags_without_an_end_is_refused_soon(
     with suppress(InputError):
         files.take(book, "refunds.xlsx", ignore_extra=True)
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("member", ["xl/workbook.xml", "xl/_rels/workbook.xml.rels"])
+def test_a_workbook_with_a_long_word_in_a_tag_is_read_soon(files: Files, member: str) -> None:
+    book = workbook(ROWS)
+    with zipfile.ZipFile(io.BytesIO(book)) as before:
+        content = before.read(member)
+    tag = b"<sheet " if member == "xl/workbook.xml" else b"<Relationship "
+    book = changed(book, content, content.replace(tag, tag + b"a" * 50_000 + b" ", 1), member)
+    began = time.process_time()
+    with suppress(InputError):
+        files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert time.process_time() - began < 5
