@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from worker.store import callback_state
 from worker.store.callback_state import CallbackState, DeadLetter, EndpointState
 from worker.store.callbacks import BATCH
 from worker.wording import values
-from worker.words import counted
+from worker.words import counted, verb
 
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per line."
@@ -321,18 +321,27 @@ def replay(*, name: str, refund_ids: tuple[str, ...], only_dead: bool, since: st
         raise click.UsageError("give refund ids, --dead, or --since TIME: one of them")
     moment = None if since is None else checked_moment(since, "must be in the past")
     with opened() as refunds:
-        endpoint = _endpoint(refunds.settings, name)
-        members = _members(refunds, endpoint, refund_ids, moment)
-        store = refunds.store
+        endpoint, store = _endpoint(refunds.settings, name), refunds.store
+        members: Iterable[str] = _members(refunds, endpoint, refund_ids, moment)
+        dropped = 0
+        if only_dead:
+            # A worker drops one that is not for the endpoint any more. Left out here, it would be a
+            # dead letter, with an alert, until its record expires.
+            members = [letter.member for letter in callback_state.dead_letters(store, name)]
+            dropped = sum(not endpoint.wants(member) for member in members)
         count = act(
             refunds,
             "callbacks replay",
             name,
             lambda: callback_state.replay(store, name, members, only_dead=only_dead),
         )
-    note(
-        f"{counted(count, 'callback')} to {name} will be sent" if count else "nothing is to be sent"
-    )
+    if dropped:
+        note(
+            f"{counted(dropped, 'dead letter')} {verb(dropped, 'is', 'are')} not for {name} any"
+            f" more, and {verb(dropped, 'is', 'are')} dropped"
+        )
+    sent = max(0, count - dropped)
+    note(f"{counted(sent, 'callback')} to {name} will be sent" if sent else "nothing is to be sent")
     return DONE if count else NOTHING_TO_DO
 
 
@@ -352,6 +361,3 @@ def _members(
     elif since is not None:
         found = callback_state.ended_since(refunds.store, since)
         yield from filter(endpoint.wants, found)
-    else:
-        letters = callback_state.dead_letters(refunds.store, endpoint.name)
-        yield from (letter.member for letter in letters if endpoint.wants(letter.member))

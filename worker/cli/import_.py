@@ -5,6 +5,7 @@ Checks every row of the file before `import_run` goes further.
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +26,17 @@ from worker.ranges import Whole
 from worker.settings import Settings
 
 _target = click.Path(dir_okay=False, path_type=Path)
+
+
+def _is_one_file(one: Path, other: Path) -> bool:
+    """Return whether two outputs would replace each other.
+
+    Two links may lead to one terminal or pipe, as /dev/stdout and /dev/stderr do: it takes both.
+    """
+    if one.absolute() == other.absolute():
+        return True
+    is_replaced = one.is_file() or not one.exists()
+    return is_replaced and os.path.realpath(one) == os.path.realpath(other)
 
 
 @click.command(
@@ -165,7 +177,7 @@ def import_file(
         )
     if given["batch"] is not None:
         given["batch"] = batches.checked_batch_id(given["batch"])
-    if result is not None and errors is not None and result.resolve() == errors.resolve():
+    if result is not None and errors is not None and _is_one_file(result, errors):
         raise click.UsageError(f"--result and --errors both name {result}: give each its own file")
     given["delay"] = given["delay"] or timedelta(0)
     settings = Settings.load()

@@ -6,6 +6,8 @@ import re
 from decimal import Decimal
 from typing import Final, Self
 
+from worker.model.currencies import decimals_of
+
 # Characters that begin a formula in a spreadsheet, or that it drops before one. East Asian
 # keyboards type wide forms.
 _FORMULA: Final = "=+\\-@\\t\\r\\n\uff1d\uff0b\uff0d\uff20"
@@ -93,9 +95,17 @@ def spreadsheet_value(value: object) -> object:
     return value
 
 
-def minor_problem(value: object) -> tuple[str, str] | None:
+def is_unclear(value: object, currency: str | None) -> bool:
+    """Return whether an amount in minor units may be meant in major ones, as it is shown.
+
+    In a currency without decimals both are the same.
+    """
+    return isinstance(value, Priced) and decimals_of((currency or "").lower()) != 0
+
+
+def minor_problem(value: object, currency: str | None) -> tuple[str, str] | None:
     """Return the code and the rule if a value cannot be read as an amount in minor units."""
-    if not isinstance(value, Priced):
+    if not is_unclear(value, currency):
         return cell_problem(value)
     return (
         "amount_shown",

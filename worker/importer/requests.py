@@ -215,6 +215,8 @@ class RequestReader:
     def _texts(self, row: Row, columns: Columns, errors: list[RowError]) -> Sequence[str]:
         """Return the used cells as texts; add an error for each value not readable as text."""
         texts = [""] * len(row.values)
+        stated = None if columns.currency is None else text_of(row.values[columns.currency])
+        currency = stated or self._default_currency
         indexes = [
             columns.refund_id,
             columns.payment_intent,
@@ -228,7 +230,7 @@ class RequestReader:
                 continue
             value = row.values[index]
             is_minor = index == columns.amount and self._minor
-            problem = (minor_problem if is_minor else cell_problem)(value)
+            problem = minor_problem(value, currency) if is_minor else cell_problem(value)
             if index == columns.amount and type(value) is float:
                 text = None if self._minor else decimal_text(value)
                 if text is not None:

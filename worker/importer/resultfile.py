@@ -13,7 +13,7 @@ import json
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
-from worker.importer.cells import Priced, Rounded, decimal_text, guarded, text_of
+from worker.importer.cells import Rounded, decimal_text, guarded, is_unclear, text_of
 from worker.importer.columns import (
     FAILED_COLUMNS,
     OWN_COLUMN,
@@ -198,30 +198,42 @@ class _Layout:
         taken = {*self.before, *self.after}
         is_minor = options.amount_unit == "minor"
         self._minor = fields.index("amount") if is_minor and "amount" in fields else None
+        self._currency = fields.index("currency") if "currency" in fields else None
+        self._default_currency = options.default_currency
         self.headers = [
             f"{name}{OWN_COLUMN}" if field in taken else name
             for name, field in zip(names, fields, strict=True)
         ]
 
-    def value(self, index: int, value: object, facts: Mapping[str, Any]) -> object:
-        """Return the input's value, or the fact of that name.
+    def value(self, index: int, values: Sequence[object], facts: Mapping[str, Any]) -> object:
+        """Return the input's value in a column, or the fact of that name.
 
         The input's id stays if there is no other.
         """
-        name = self.replaced.get(index)
+        name, value = self.replaced.get(index), values[index]
         known = None if name is None else facts.get(name)
         if name is None or (name == "refund_id" and (known is None or known == text_of(value))):
-            return self._as_shown(index, value)
+            return self._as_shown(index, values)
         return known
 
-    def _as_shown(self, index: int, value: object) -> object:
+    def _as_shown(self, index: int, values: Sequence[object]) -> object:
         """Return the input's value so that one which was refused as a guess is refused again.
 
         The file may be imported as it is, and it has no number formats.
         """
-        if isinstance(value, Priced) and index == self._minor:
-            return f"{value}.00"
-        return repr(value) if isinstance(value, Rounded) else value
+        value = values[index]
+        if index == self._minor:
+            stated = None if self._currency is None else text_of(values[self._currency])
+            if is_unclear(value, stated or self._default_currency):
+                return f"{value}.00"
+        if isinstance(value, dict):
+            return {key: _written(each) for key, each in value.items()}
+        return _written(value)
+
+
+def _written(value: object) -> object:
+    """Return a number of JSON that a float cannot hold as the text that was written."""
+    return repr(value) if isinstance(value, Rounded) else value
 
 
 class _CsvTable:
@@ -246,7 +258,7 @@ class _CsvTable:
             self._write_cells(
                 guarded(name) for name in (*layout.before, *layout.headers, *layout.after)
             )
-        cells = [layout.value(index, value, facts) for index, value in enumerate(values)]
+        cells = [layout.value(index, values, facts) for index in range(len(values))]
         row = (*map(facts.get, layout.before), *cells, *map(facts.get, layout.after))
         self._write_cells(guarded(self._text(cell)) for cell in row)
 
@@ -271,8 +283,8 @@ class _JsonTable:
         if layout is None or layout.names != names:
             layout = self._layout = _Layout(names, self._added, self._options)
         pairs: Iterator[tuple[str, object]] = (
-            (header, layout.value(index, value, facts))
-            for index, (header, value) in enumerate(zip(layout.headers, values, strict=True))
+            (header, layout.value(index, values, facts))
+            for index, header in enumerate(layout.headers)
         )
         entry = {name: facts.get(name) for name in layout.before}
         entry.update(pairs)

@@ -351,7 +351,8 @@ def _tags(xml: bytes, name: str) -> Iterator[dict[str, str]]:
     for tag in re.findall(rf"<(?:\w+:)?{name}\s([^<>]*)>", text):
         yield {
             key: html.unescape(value)
-            for key, _, value in re.findall(r"([\w]+)=([\"'])(.*?)\2", tag)
+            # Only from a word's begin: else a long one would be read again from each character.
+            for key, _, value in re.findall(r"\b(\w+)=([\"'])(.*?)\2", tag)
         }
 
 

@@ -20,14 +20,22 @@ def begin(path: Path | None) -> None:
 
 
 def check(path: Path | None) -> None:
-    """Raise `SettingsError` if the file cannot be written, and make none: nothing beats yet."""
+    """Raise `SettingsError` if the file cannot be written.
+
+    Make none, and leave that of an earlier run as old as it is: nothing beats yet.
+    """
     if path is None:
         return
-    is_there = os.path.lexists(path)
+    before = None
+    with suppress(OSError):
+        before = path.lstat()
     begin(path)
-    if not is_there:
-        with suppress(OSError):
+    with suppress(OSError):
+        if before is None:
             path.unlink()
+        else:
+            times = before.st_atime_ns, before.st_mtime_ns
+            os.utime(path, ns=times, follow_symlinks=False)
 
 
 def touch(path: Path | None) -> str | None:

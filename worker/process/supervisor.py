@@ -163,8 +163,8 @@ def _signals() -> Iterator[int]:
     ]
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     old = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    # They were held back while this program was loading.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    # The stops were held back while this program was loading, and its parent may hold back any.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPS, signal.SIGCHLD))
     try:
         yield reader
     finally:

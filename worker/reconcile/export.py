@@ -15,7 +15,14 @@ from typing import Any, Final, NamedTuple
 
 from worker.importer import AmountUnit, Row, RowError, Source, read_rows
 from worker.importer.amounts import AmountProblem, parse_amount
-from worker.importer.cells import BLANKS, cell_problem, decimal_text, is_blank, minor_problem
+from worker.importer.cells import (
+    BLANKS,
+    cell_problem,
+    decimal_text,
+    is_blank,
+    minor_problem,
+    text_of,
+)
 from worker.importer.columns import plain_name
 from worker.importer.formats import Layout
 from worker.importer.options import DecimalMark
@@ -226,8 +233,12 @@ class Export:
             return str(value)
         if name == "amount" and type(value) is float and (text := decimal_text(value)) is not None:
             return text
-        is_minor = name == "amount" and self.reading.unit == "minor"
-        if (problem := (minor_problem if is_minor else cell_problem)(value)) is not None:
+        problem = cell_problem(value)
+        if name == "amount" and self.reading.unit == "minor":
+            index = self._indexes(row).get("currency")
+            stated = None if index is None else text_of(row.values[index])
+            problem = minor_problem(value, stated or self.reading.currency)
+        if problem is not None:
             self.refuse(row.line, self._column(name), problem[0], value, problem[1])
             self._refused.add(name)
             return None

@@ -52,6 +52,22 @@ def test_standard_output_is_for_the_summary_alone(cli: Cli, tmp_path: Path, opti
     )
 
 
+def test_result_and_errors_may_be_names_of_one_pipe(cli: Cli, tmp_path: Path) -> None:
+    """As /dev/stdout and /dev/stderr are on a terminal: nothing is replaced there."""
+    for name in ("one", "other"):
+        (tmp_path / name).symlink_to("/dev/null")
+    targets = ("--errors", str(tmp_path / "one"), "--result", str(tmp_path / "other"))
+    assert cli("import", a_file(tmp_path, GOOD), *targets).code == 0
+
+
+def test_a_link_that_leads_to_itself_is_replaced(cli: Cli, tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    targets = ("--errors", str(tmp_path / "x"), "--result", str(loop))
+    assert cli("import", a_file(tmp_path, GOOD), *targets).code == 0
+    assert "row-1" in loop.read_text()
+
+
 @pytest.mark.parametrize("folder", ["", "sub/../", "link/"])
 def test_result_and_errors_cannot_share_a_file(cli: Cli, tmp_path: Path, folder: str) -> None:
     (tmp_path / "sub").mkdir()

@@ -213,3 +213,10 @@ def test_a_rounded_number_is_refused_in_a_file_of_errors_or_results_too(
     assert "10.999999999999999999" in again
     taken = files.take(again, "again.jsonl", amount_unit="major")
     assert ([error.column for error in taken.errors], taken.requests) == (["amount"], [])
+
+
+def test_a_rounded_number_of_the_metadata_is_written_as_it_was(files: Files) -> None:
+    line = '{"id": "a", "pi": "pi_1", "amount": 5, "metadata": {"n": 1234567890123456789.5}}\n'
+    assert files.take(line, "refunds.jsonl").codes == ["not_exact"]
+    again = json.loads(files.failed_rows(line, name="refunds.jsonl"))
+    assert again["metadata"] == {"n": "1234567890123456789.5"}

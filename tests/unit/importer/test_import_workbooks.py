@@ -309,6 +309,23 @@ def test_an_amount_shown_as_money_is_refused_in_a_file_of_errors_or_results_too(
     assert (major.requests[0].amount, major.errors) == (50000, [])
 
 
+@pytest.mark.parametrize("options", [{}, {"default_currency": "JPY"}])
+def test_an_amount_shown_as_money_is_clear_in_a_currency_without_decimals(
+    files: Files, options: dict[str, str]
+) -> None:
+    rows: list[list[object]] = [["id", "pi", "amount", "currency"]]
+    rows += [["a", "pi_1", 500, "" if options else "jpy"], ["b", "pi_2", 700, "usd"]]
+    book = styled("5", books=workbook(rows))
+    taken = files.take(book, "refunds.xlsx", **options)
+    assert [(each.amount, each.currency) for each in taken.requests] == [(500, "jpy")]
+    assert [(error.line, error.code) for error in taken.errors] == [(3, "amount_shown")]
+    again = files.result(book, name="refunds.xlsx", **options)
+    for unit in ("minor", "major"):
+        taken = files.take(again, "again.csv", amount_unit=unit, **options)
+        assert taken.requests[0].amount == 500
+        assert (len(taken.errors), len(taken.requests)) == ((1, 1) if unit == "minor" else (0, 2))
+
+
 @pytest.mark.parametrize("style", ["0", "1", "3"])
 def test_a_whole_number_shown_as_one_is_read_as_minor_units(files: Files, style: str) -> None:
     shown = f'<c r="C2" s="{style}"><v>500</v></c>'.encode()
@@ -330,6 +347,21 @@ def test_the_format_of_a_condition_is_not_that_of_a_cell() -> None:
     assert money_styles((styles % ("0", "0.00")).encode()) == frozenset()
     assert money_styles((styles % ("0.00", "0")).encode()) == {b"0"}
     assert money_styles((styles % ("[>100]0.00;0", "0")).encode()) == {b"0"}
+
+
+def test_a_format_with_a_number_that_no_format_has_shows_no_money() -> None:
+    cells = f'<xf numFmtId="{"9" * 5000}"/><xf numFmtId="2"/><xf numFmtId=""/>'
+    assert money_styles(f"<x><cellXfs>{cells}</cellXfs></x>".encode()) == {b"1"}
+
+
+def test_a_format_of_many_cells_is_looked_at_once() -> None:
+    code = "#" * 50_000
+    own = f'<numFmts><numFmt numFmtId="164" formatCode="{code}"/></numFmts>'
+    cells = '<xf numFmtId="164"/>' * 5_000
+    began = time.process_time()
+    styles = f"<styleSheet>{own}<cellXfs>{cells}</cellXfs></styleSheet>"
+    assert money_styles(styles.encode()) == frozenset()
+    assert time.process_time() - began < 5
 
 
 def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> None:
@@ -360,6 +392,13 @@ def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> Non
         ("[$kr-41D] 0", True),
         ('0 "EUR"', True),
         (r'_-* #,##0.00\ "zł"_-', True),
+        (r'#,##0\ "kr";[Red]\-#,##0\ "kr"', True),
+        (r'_-* #,##0\ "Kč"_-;\-* #,##0\ "Kč"_-;_-* "-"\ "Kč"_-;_-@_-', True),
+        (r"#,##0\ \z\ł", True),
+        ('"Rp"#,##0', True),
+        (r'#,##0\ "лв."', True),
+        ('0 "HUF"', True),
+        ('0 "krona-pieces"', False),
     ],
 )
 def test_a_number_format_shows_money_by_its_decimals_or_currency(code: str, *, money: bool) -> None:
@@ -382,6 +421,19 @@ def test_a_workbook_of_tags_without_an_end_is_refused_soon(
     with zipfile.ZipFile(io.BytesIO(book)) as before:
         content = before.read(member)
     book = changed(book, content, wrong * 20_000, member)
+    began = time.process_time()
+    with suppress(InputError):
+        files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("member", ["xl/workbook.xml", "xl/_rels/workbook.xml.rels"])
+def test_a_workbook_with_a_long_word_in_a_tag_is_read_soon(files: Files, member: str) -> None:
+    book = workbook(ROWS)
+    with zipfile.ZipFile(io.BytesIO(book)) as before:
+        content = before.read(member)
+    tag = b"<sheet " if member == "xl/workbook.xml" else b"<Relationship "
+    book = changed(book, content, content.replace(tag, tag + b"a" * 50_000 + b" ", 1), member)
     began = time.process_time()
     with suppress(InputError):
         files.take(book, "refunds.xlsx", ignore_extra=True)

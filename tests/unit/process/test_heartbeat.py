@@ -86,8 +86,11 @@ def test_a_check_before_the_start_makes_no_file_and_removes_none(tmp_path: Path)
     check(path)
     assert not path.exists()
     path.write_text("precious")
+    os.utime(path, (1, 2))
     check(path)
     assert path.read_text() == "precious"
+    # Of an earlier run: this one does not beat yet.
+    assert path.stat().st_mtime == 2
     check(None)
     with pytest.raises(SettingsError, match="cannot be written"):
         check(tmp_path / "no" / "heartbeat")

@@ -123,6 +123,20 @@ def test_a_child_that_dies_is_started_again_though_the_parent_ignored_its_childr
         signal.signal(signal.SIGCHLD, ignored)
 
 
+def test_a_child_that_dies_is_started_again_though_the_parent_held_signals_back() -> None:
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    try:
+        supervised = supervising("print('ready', flush=True); raise SystemExit(1)", pause=60)
+        with supervised as watched:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held)
+            watched.line("ready")
+            assert "(exit code 1): restarting it" in watched.line("the worker process ")
+            watched.signal(signal.SIGTERM)
+            assert watched.ended() == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
 def test_the_pause_between_starts_grows_to_its_limit() -> None:
     with supervising("raise SystemExit(1)") as watched:
         pauses = [watched.line("the worker process ended").split()[-2] for _ in range(5)]

@@ -426,3 +426,10 @@ def test_whole_number_that_a_workbook_shows_as_money_is_not_read_as_minor_units(
     assert [(error.column, error.code) for error in export.errors] == [("amount", "amount_shown")]
     rows, _ = rows_of(tmp_path / "a.xlsx", book.getvalue(), unit="major")
     assert [row.amount for row in rows] == [500]
+    # A currency without decimals has one unit.
+    parts[sheet] = parts[sheet].replace(b">usd<", b">JPY<")
+    with zipfile.ZipFile(book, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    rows, export = rows_of(tmp_path / "a.xlsx", book.getvalue())
+    assert ([row.amount for row in rows], export.errors) == ([5], [])
