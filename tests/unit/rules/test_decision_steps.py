@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.factories import HOUR, NOW, a_refund
+from tests.factories import HOUR, MINUTE, NOW, a_refund
 from tests.unit.rules.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
 from worker.errors import InvalidRequest, NotCancelable
 from worker.model.refund import Refund, Retriable, Stage, Status
@@ -215,6 +215,12 @@ RECOVERED = {
     "server_errors": 3,
     **ANEW,
 }
+RECOVERED_IN_REVIEW: dict[str, Any] = {
+    "updated_at": SINCE + MINUTE,
+    "doubt_since": SINCE,
+    "retriable": Retriable.NO,
+    "retry_may_be_lost": True,
+}
 
 
 @pytest.mark.parametrize(
@@ -245,6 +251,33 @@ RECOVERED = {
                 },
                 DAY,
             ),
+        ),
+        *(
+            (
+                a_refund(Stage.REVIEW, **{**RECOVERED_IN_REVIEW, **fields}),
+                pending(
+                    Stage.REVIEW,
+                    "recovered",
+                    {
+                        "doubt_since": fields.get("doubt_since", SINCE) or SINCE,
+                        "quiet_at": NOW,
+                        **NO_WORD,
+                        "retriable": Retriable.NO,
+                        "retry_may_be_lost": True,
+                    },
+                    DAY,
+                    quiet=not fields,
+                ),
+            )
+            for fields in (
+                {},
+                # A later recovery: the record is as a later snapshot had it.
+                {"updated_at": SINCE},
+                {"retry_may_be_lost": False},
+                {"doubt_since": None},
+                {"retriable": None},
+                {"operator_says": "absent"},
+            )
         ),
         (
             a_refund(Stage.PROCESSING),
