@@ -37,7 +37,10 @@ SPARE: Final = timedelta(seconds=3)
 PARKED: Final = timedelta(seconds=15)
 """Delay until a refund that was held back by a pause or a breaker is checked again."""
 LATE_SUCCESS: Final = timedelta(minutes=2)
-"""How long after the end of its claim's lease a reply still says how the refund stands now."""
+"""How long a success that was read still says how the refund stands.
+
+That of a reply counts from the end of its claim's lease, that of a poll from its answer.
+"""
 REVIEW_REMINDER: Final = timedelta(days=1)
 EARLY_READBACK: Final = timedelta(seconds=10)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import httpx
+import pytest
 import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, SECOND, TRUST, VERIFY, refund_payload
+from tests.unit.engine.rereads import OWN
 from tests.unit.engine.shop import (
     ID,
     LIST,
@@ -213,6 +215,33 @@ async def pend(shop: Shop) -> None:
     assert await shop.handle() == "processing"
     assert (await shop.stored()).stage is Stage.PROCESSING
     shop.pass_time(HOUR)
+
+
+@pytest.mark.parametrize(("frozen", "counts"), [(120, True), (121, False)])
+async def test_poll_that_a_frozen_worker_held_for_long_is_made_again(
+    async_redis: redis.asyncio.Redis, frozen: int, *, counts: bool
+) -> None:
+    async with opened(async_redis) as shop:
+        await pend(shop)
+        before, run = await shop.stored(), shop.store.run
+
+        async def freezing(call: Any) -> Any:
+            if call.script is scripts.SAVE:
+                shop.store.run = run  # type: ignore[method-assign]
+                shop.pass_time(frozen * SECOND)
+            return await run(call)
+
+        shop.store.run = freezing  # type: ignore[method-assign]
+        # The answer itself may take its time.
+        shop.provider.will(OWN, shop.later(15 * SECOND, says()))
+        await shop.handle()
+        if counts:
+            assert (await shop.stored()).status is Status.SUCCEEDED
+            return
+        assert await shop.stored() == before
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        await shop.handle()
+        assert (await shop.stored()).status is Status.FAILED
 
 
 async def test_pending_refund_is_asked_for_by_its_own_id_until_it_is_final(
