@@ -126,7 +126,7 @@ class AttemptRunner:
             detail["tries"] = outcome.tries
         saved, ending = await self._recorder.save(refund, step, detail, insist=True)
         if saved.result == "late" and outcome.found is not None:
-            step = attempts.succeeded_long_ago(refund, outcome.found, saved.now)
+            step = attempts.succeeded_long_ago(refund, outcome.found, "reply", saved.now)
             saved, ending = await self._recorder.save(refund, step, detail, insist=True)
         if saved.result == "owned":
             doubt = owned_elsewhere(outcome, saved.other or "")

@@ -39,7 +39,7 @@ PARKED: Final = timedelta(seconds=15)
 LATE_SUCCESS: Final = timedelta(minutes=2)
 """How long a success that was read still says how the refund stands.
 
-That of a reply counts from the end of its claim's lease, that of a poll from its answer.
+That of a reply counts from the end of its claim's lease, any other from the read.
 """
 REVIEW_REMINDER: Final = timedelta(days=1)
 EARLY_READBACK: Final = timedelta(seconds=10)
@@ -523,12 +523,12 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
     )
 
 
-def succeeded_long_ago(refund: Refund, found: ProviderRefund, now: datetime) -> Step:
+def succeeded_long_ago(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
     """Return the step that keeps a success that is saved too late to say how it stands now.
 
     The money has left, so nothing is sent again. The provider's refund is read at once.
     """
-    step = done(refund, replace(found, status="pending"), "reply", now)
+    step = done(refund, replace(found, status="pending"), evidence, now)
     return replace(
         step,
         label="late_success",

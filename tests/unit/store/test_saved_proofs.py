@@ -116,7 +116,7 @@ def test_success_that_is_saved_long_after_its_lease_is_kept_and_read_again(
     assert (late.result, world.dump()) == ("late", before)
     found = done_as("succeeded").found
     assert found is not None
-    step = attempts.succeeded_long_ago(claim.refund, found, late.now)
+    step = attempts.succeeded_long_ago(claim.refund, found, "reply", late.now)
     assert world.save(claim.refund, step).result == "saved"
     refund = world.get()
     assert (refund.stage, refund.status) == (Stage.PROCESSING, Status.PENDING)
