@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.simulation.clock import EPOCH
+from worker.rules.attempts import LATE_SUCCESS
 from worker.sandbox.judging import FALSE_FAILED, Made, false_amount, false_failed
 from worker.sandbox.ledger import STANDING
 
@@ -29,9 +30,9 @@ Record = Mapping[str, str | None]
 SLOW_READ: Final = 150.0
 """Seconds that the reads of one look, or between a read and its claim, may take."""
 SLOW_SAVE: Final = 1500.0
-"""Seconds that may lie between the provider's word and the record.
+"""Seconds that may lie between what was read at the provider and the record.
 
-A frozen worker, a Redis that is away.
+A frozen worker, a Redis that is away. A reply to a send counts for less: see `LATE_SUCCESS`.
 """
 
 
@@ -242,10 +243,10 @@ class MoneyJudge:
         if self.rules.idempotency == "trust" and known.record["evidence"] == "reply":
             # A replayed key is answered with the first reply, which may be a day old.
             return
-        now = self.bank.clock()
-        if any(
-            now - self._fell.get(refund.id, now) <= SLOW_SAVE + self.lag for refund in succeeded
-        ):
+        now, slow = self.bank.clock(), SLOW_SAVE
+        if known.record["evidence"] == "reply":
+            slow = (self.rules.lease + LATE_SUCCESS).total_seconds()
+        if any(now - self._fell.get(refund.id, now) <= slow + self.lag for refund in succeeded):
             return
         if not self.may_be_others(known):
             self.broken(

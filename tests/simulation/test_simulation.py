@@ -26,7 +26,7 @@ from worker.model.refund import Refund
 from worker.model.request import RefundRequest
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, is_missing
-from worker.rules import decisions, readback
+from worker.rules import attempts, decisions, readback
 from worker.store import creations
 from worker.store.records import new_row
 
@@ -122,6 +122,22 @@ def test_seed_with_reads_of_a_missing_refund_keeps_the_rate_and_does_not_without
         assert play(400, wire, families=odd).violations == []
         with mock.patch.object(Poller, "_account_is_lost", _asks_beside_the_schedule):
             assert {*map(rule_of, play(400, wire, families=odd).violations)} == {"rate"}
+
+
+_after_attempt = attempts.after_attempt
+
+
+def _success_settles_whenever_it_is_saved(*facts: Any) -> Step:
+    return replace(_after_attempt(*facts), settles_until=None)
+
+
+def test_seed_with_a_frozen_success_is_read_again_and_is_not_without_its_mend() -> None:
+    """20466: a refund fell back while its worker was frozen with "succeeded" in hand."""
+    with log_taken(), wire_to_server() as wire:
+        assert play(20466, wire).violations == []
+        with mock.patch.object(attempts, "after_attempt", _success_settles_whenever_it_is_saved):
+            broken = {*map(rule_of, play(20466, wire).violations)}
+            assert broken == {"false_succeeded"}
 
 
 _decided = decisions._decided

@@ -42,6 +42,13 @@ class Canceled:
 
     canceled: int
     batch: Batch
+    changed: bool
+    """Whether the batch was not canceled before."""
+
+    @property
+    def audited(self) -> bool | int:
+        """Return what the audit says of it: how many, else whether anything was changed."""
+        return self.canceled or self.changed
 
     def as_dict(self) -> dict[str, Any]:
         """Return it for JSON.
@@ -76,6 +83,11 @@ class Retried:
     first_attempted: list[tuple[str, str]] = field(default_factory=list)
     left: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def audited(self) -> int:
+        """Return what the audit says of it: how many were sent again."""
+        return self.retried
+
     def as_dict(self) -> dict[str, Any]:
         """Return the counts for JSON."""
         return {
@@ -97,8 +109,8 @@ def cancel_batch(
     before = read_batch(store, batch_id)
     if before.state != "canceled" and before.finished:
         store.confirm()
-        return Canceled(canceled=0, batch=before)
-    set_state(store, batch_id, "canceled", sources=("running", "paused"), by=by)
+        return Canceled(canceled=0, batch=before, changed=False)
+    changed = set_state(store, batch_id, "canceled", sources=("running", "paused"), by=by)
     done = 0
     for page in _pages(store, batch_id):
         unsent = [
@@ -115,7 +127,7 @@ def cancel_batch(
     after = read_batch(store, batch_id)
     store.confirm()
     counted = [batch.statuses.get(Status.CANCELED.value, 0) for batch in (before, after)]
-    return Canceled(canceled=counted[1] - counted[0], batch=after)
+    return Canceled(canceled=counted[1] - counted[0], batch=after, changed=changed)
 
 
 def retry_batch(

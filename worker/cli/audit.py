@@ -45,9 +45,10 @@ Exit code: 9 if nothing is found."""
 def audit(*, by: str | None, target: str | None, limit: int, as_json: bool) -> int:
     """Show what people did on the page, over the API and on the command line.
 
-    The newest come first. A result is done, unchanged (it was so before),
-    refused with the reason, or unknown: the action runs now, or may have
-    happened. About 50,000 actions are kept.
+    The newest come first. A result is done, with a number if it was done to
+    several, unchanged (it was so before, or nothing was to be done), refused
+    with the reason, or unknown: the action runs now, or may have happened.
+    About 50,000 actions are kept.
     """
     with opened() as refunds:
         found = selected(entries(refunds.store), by=by, target=target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,7 +19,7 @@ from worker.engine.rate_gate import CallPermits, RateGate
 from worker.engine.readback_runner import ReadbackRunner
 from worker.engine.rechecker import Rechecker
 from worker.engine.recorder import Recorder
-from worker.model.refund import Baseline, Lane, Refund
+from worker.model.refund import Baseline, Lane, Refund, Status
 from worker.model.steps import Action
 from worker.rules import attempts, preflight, readback
 from worker.rules.attempts import Rules
@@ -273,6 +273,10 @@ class Actions:
         began = self._clock()
         read_back = await self._readbacks.run(refund, now, permits.take)
         step = readback.after_readback(refund, read_back, self._rules, now, self._jitter())
+        if step.status is Status.SUCCEEDED:
+            # If it is saved later, as by a worker that was frozen, it is read again.
+            until = self._records_time(now, began) + attempts.LATE_SUCCESS
+            step = replace(step, settles_until=until)
         detail = {"look": read_back.verdict.value, "reason": read_back.reason}
         is_resent = step.changes.get("proven_absent_at") is not None
         checks = is_resent and preflight.wants_currency(refund)
@@ -290,6 +294,11 @@ class Actions:
             if held_back is not None:
                 return held_back
         saved, ending = await self._recorder.save(refund, step, detail, insist=step.proof)
+        if saved.result == "late" and step.proof and read_back.found is not None:
+            evidence = step.changes["evidence"]
+            step = attempts.succeeded_long_ago(refund, read_back.found, evidence, saved.now)
+            _, ending = await self._recorder.save(refund, step, detail, insist=True)
+            return ending
         if saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:
             return ending
         if step.changes["proven_absent_at"] is None:

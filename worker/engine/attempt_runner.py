@@ -125,6 +125,9 @@ class AttemptRunner:
         if outcome.tries > 1:
             detail["tries"] = outcome.tries
         saved, ending = await self._recorder.save(refund, step, detail, insist=True)
+        if saved.result == "late" and outcome.found is not None:
+            step = attempts.succeeded_long_ago(refund, outcome.found, "reply", saved.now)
+            saved, ending = await self._recorder.save(refund, step, detail, insist=True)
         if saved.result == "owned":
             doubt = owned_elsewhere(outcome, saved.other or "")
             step = attempts.after_attempt(refund, doubt, self._rules, now, self._jitter())

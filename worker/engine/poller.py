@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from worker.engine.account import Account
 from worker.engine.endings import Ending
 from worker.engine.recorder import Recorder
 from worker.model.answers import Answer, Outcome, Reply
-from worker.model.refund import Refund
+from worker.model.refund import Refund, Status
 from worker.provider.gateway import Gateway, Permit, is_missing
 from worker.rules import attempts, readback
 from worker.rules.outcomes import classify
@@ -24,12 +25,14 @@ class Poller:
         recorder: Recorder,
         *,
         account: Account,
+        clock: Callable[[], float],
         jitter: Callable[[], float],
         note_trouble: Callable[[Outcome], Awaitable[None]],
     ) -> None:
         self._gateway = gateway
         self._recorder = recorder
         self._account = account
+        self._clock = clock
         self._jitter = jitter
         self._note_trouble = note_trouble
 
@@ -42,7 +45,9 @@ class Poller:
             step = attempts.to_review({}, "no_provider_id", "it is processing under no id")
             _, ending = await self._recorder.save(refund, step, {})
             return ending
+        began = self._clock()
         answer = await self._gateway.get_refund(refund.provider_refund_id, permit, about=refund)
+        read_at = now + timedelta(seconds=self._clock() - began)
         await self._note_trouble(classify(answer, refund))
         step = readback.after_poll(refund, answer, now, self._jitter())
         if (
@@ -51,6 +56,9 @@ class Poller:
             and await self._account_is_lost(refund, permit)
         ):
             step = readback.account_lost()
+        if step.proof and step.status is Status.SUCCEEDED:
+            # If it is saved later, as by a worker that was frozen, it is read again.
+            step = replace(step, settles_until=read_at + attempts.LATE_SUCCESS)
         _, ending = await self._recorder.save(
             refund, step, {"seen": _shape(answer)}, insist=step.proof
         )

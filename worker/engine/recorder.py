@@ -168,7 +168,7 @@ class Recorder:
                 await self.contradict(refund, step)
             case "illegal":
                 raise IllegalMove(refund.refund_id, saved.other or "", step.to.value)
-            case "stale" | "already" | "missing":
+            case "stale" | "already" | "missing" | "late":
                 _log_superseded(refund, step, saved)
         return None
 

@@ -159,6 +159,7 @@ class Service:
                 gateway,
                 self._recorder,
                 account=self.account,
+                clock=self._clock,
                 jitter=jitter,
                 note_trouble=self.trouble.note,
             ),

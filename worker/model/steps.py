@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -27,6 +27,8 @@ class Step:
     quiet: bool = False
     proof: bool = False
     """Proof that the refund was done; accepted at any version while the refund is unsettled."""
+    settles_until: datetime | None = None
+    """A proof of success settles the refund only until then, by the records' time."""
     alarm: str | None = None
     source: str | None = None
     """The step's basis: `reply`, `list`, `totals`, `lookup` (read by id), `operator`, or None."""

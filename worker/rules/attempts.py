@@ -36,6 +36,11 @@ SPARE: Final = timedelta(seconds=3)
 """Time that must remain of a lease, beyond one call's time limit, when a try starts."""
 PARKED: Final = timedelta(seconds=15)
 """Delay until a refund that was held back by a pause or a breaker is checked again."""
+LATE_SUCCESS: Final = timedelta(minutes=2)
+"""How long a success that was read still says how the refund stands.
+
+That of a reply counts from the end of its claim's lease, any other from the read.
+"""
 REVIEW_REMINDER: Final = timedelta(days=1)
 EARLY_READBACK: Final = timedelta(seconds=10)
 
@@ -174,7 +179,11 @@ def after_attempt(
     Only a proof ends an existing doubt.
     """
     if outcome.found is not None and outcome.verdict is TryVerdict.DONE:
-        return done_alone(refund, outcome.found, "reply", now)
+        proof = done_alone(refund, outcome.found, "reply", now)
+        if proof.status is not Status.SUCCEEDED or refund.next_check_at is None:
+            return proof
+        # A frozen worker may save it long afterwards, and what succeeded may have failed by then.
+        return replace(proof, settles_until=refund.next_check_at + LATE_SUCCESS)
     seen: dict[str, Any] = {
         "error_code": outcome.code,
         "error_message": outcome.message,
@@ -511,6 +520,20 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         proof=True,
         source=evidence,
         by=by,
+    )
+
+
+def succeeded_long_ago(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
+    """Return the step that keeps a success that is saved too late to say how it stands now.
+
+    The money has left, so nothing is sent again. The provider's refund is read at once.
+    """
+    step = done(refund, replace(found, status="pending"), evidence, now)
+    return replace(
+        step,
+        label="late_success",
+        changes={**step.changes, "provider_status": found.status},
+        delay=timedelta(0),
     )
 
 

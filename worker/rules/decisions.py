@@ -350,13 +350,22 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
         **NO_WORD,
     }
     if refund.stage is Stage.REVIEW:
-        # A move, so that a decision of a person who did not know of the doubt is refused.
+        # A move, so that a decision of a person who did not know of the doubt is refused. A repeat
+        # of the same recovery tells nothing new: it adds no line to the history and no callback.
+        is_repeated = (
+            refund.updated_at > since
+            and refund.retry_may_be_lost
+            and refund.doubt_since is not None
+            and refund.retriable is Retriable.NO
+            and refund.operator_says is None
+        )
         return Step(
             to=refund.stage,
             status=refund.status,
             label="recovered",
             changes=changes | {"quiet_at": now},
             delay=REVIEW_REMINDER,
+            quiet=is_repeated,
         )
     # A worker that runs beside the recovery may still be sending it.
     lease_end = refund.next_check_at if refund.stage is Stage.SENDING else None

@@ -24,7 +24,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         },
         Stage.SENDING: {
             Stage.SETTLED: "done, or refused and never in doubt",
-            Stage.PROCESSING: "the provider reports it pending",
+            Stage.PROCESSING: "the provider reports it pending, or a late proof",
             Stage.WAITING: "provably not done",
             Stage.IN_DOUBT: "it may have happened, or the lease lapsed",
             Stage.REVIEW: "nothing may be read back or sent again",
@@ -32,7 +32,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         Stage.WAITING: {
             Stage.SENDING: "claimed again",
             Stage.SETTLED: "budget spent, canceled by the caller, or a late proof",
-            Stage.PROCESSING: "a late proof: the provider reports it pending",
+            Stage.PROCESSING: "a late proof: the provider reports it pending, or is read again",
             Stage.IN_DOUBT: (
                 "the server was restored, or the first read-back finds a possible match"
             ),
@@ -40,7 +40,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         },
         Stage.IN_DOUBT: {
             Stage.SETTLED: "found, final; or absent, in a canceled batch or given up by a person",
-            Stage.PROCESSING: "found, pending",
+            Stage.PROCESSING: "found, pending, or a late proof",
             Stage.SENDING: "proven absent, or a safe replay",
             Stage.IN_DOUBT: "absent in the first of two read-backs",
             Stage.REVIEW: "cannot be decided",

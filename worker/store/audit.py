@@ -48,7 +48,10 @@ class Deed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """A deed in the audit; `result` is done, unchanged, refused or unknown, with a reason."""
+    """A deed in the audit; `result` is done, unchanged, refused or unknown.
+
+    With the number of what was done, or the reason.
+    """
 
     entry_id: str
     at: datetime
@@ -76,9 +79,10 @@ def carry_out(
 ) -> T:
     """Do something that is noted before and after. Raises what the work does.
 
-    Work that returns False, or a pair that begins with it, has changed nothing. `target` names the
-    target of a deed that has none before it is done. If the deed cannot be noted, nothing is done:
-    raises `StoreUnavailable`.
+    Work that returns False, 0, or a pair that begins with False has changed nothing. Any other
+    number is how many it has changed. If a result has the attribute `audited`, that counts instead.
+    `target` names the target of a deed that has none before it is done. If the deed cannot be
+    noted, nothing is done: raises `StoreUnavailable`.
     """
     begun, result, named = store.run(_begin(deed)), UNKNOWN, ""
     try:
@@ -110,9 +114,11 @@ async def carry_out_async(store: AsyncStore, deed: Deed, work: Callable[[], Awai
 
 
 def _result_of(value: object) -> str:
-    match value:
-        case False | (False, *_):
+    match getattr(value, "audited", value):
+        case False | (False, *_) | 0:
             return UNCHANGED
+        case int(changed) if changed is not True:
+            return f"{DONE}: {changed}"
         case _:
             return DONE
 

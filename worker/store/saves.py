@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 from worker.model.refund import Refund, Stage
 from worker.model.request import idempotency_key, request_body
 from worker.model.steps import Step
-from worker.model.times import from_ms
+from worker.model.times import from_ms, to_ms
 from worker.rules.transitions import sources_of
 from worker.store import scripts
 from worker.store.records import text
@@ -35,7 +35,15 @@ class Saved:
     """
 
     result: Literal[
-        "saved", "missing", "stale", "illegal", "already", "owned", "contradicts", "attempted"
+        "saved",
+        "missing",
+        "stale",
+        "illegal",
+        "already",
+        "owned",
+        "contradicts",
+        "attempted",
+        "late",
     ]
     now: datetime
     woken: str | None = None
@@ -54,9 +62,10 @@ def save(
     """Apply a step decided on `refund`, by compare-and-set on its version.
 
     A step that is a proof of done applies to any version, but not one of a failure once the refund
-    was sent again. `detail` is added to the history entry unchanged, so it holds JSON values only.
-    A save need not be `durable` if it is not reported before a later write is on disk. The
-    append-only file is in order, so that write keeps this one too.
+    was sent again, and not after its `settles_until` (`late`). `detail` is added to the history
+    entry unchanged, so it holds JSON values only. A save need not be `durable` if it is not reported
+    before a later write is on disk. The append-only file is in order, so that write keeps this one
+    too.
     """
     noted = _noted(step, detail or {})
     fragment = f",{_as_json(noted)[1:-1]}" if noted else ""
@@ -92,6 +101,8 @@ def save(
     for name, value in texts.items():
         if value:
             arguments += (name, value)
+    if step.settles_until is not None:
+        arguments += ("settles_until", str(to_ms(step.settles_until)))
 
     def read(reply: Any) -> Saved:
         result, now = reply[0], from_ms(int(reply[1]))

@@ -103,6 +103,11 @@ def _moving(refund: Refund) -> str:
                 " again only if that cannot move money twice."
             )
         case Stage.PROCESSING:
+            if refund.provider_status == Status.SUCCEEDED:
+                return (
+                    "The provider had reported it as succeeded long before that was saved: a worker"
+                    f" reads whether it still is {at}."
+                )
             return f"The provider has it and has not finished: a worker reads it again {at}."
         case _:
             return "A worker sends it as soon as one is free."

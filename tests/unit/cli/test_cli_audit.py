@@ -73,13 +73,47 @@ def test_each_action_is_noted_with_who_did_it(
         ("tokens revoke", "shop", "unchanged"),
         ("callbacks on", "", "done"),
         ("callbacks off", "", "done"),
-        ("rejected drop", "all", "done"),
-        ("batch retry", "b-1", "done"),
-        ("batch cancel", "b-1", "done"),
+        ("rejected drop", "all", "unchanged"),
+        ("batch retry", "b-1", "unchanged"),
+        ("batch cancel", "b-1", "unchanged"),
         ("recover", "", "done"),
     ]
     (decision,) = cli("audit", "--target", "order-3", "--json").objects
     assert decision["note"] == "by post"
+
+
+def test_what_was_done_to_several_is_noted_with_its_number(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    fields: dict[Any, Any] = {"rows": 2, "state": "running", "imported_at": 1787730829000}
+    for batch_id in ("b-1", "b-2"):
+        sync_redis.hset(f"refunds:batch:{batch_id}", mapping=fields)
+    for row in ("1", "2"):
+        records.failed(f"order-{row}", payment_intent=f"pi_{row}", batch_id="b-1")
+    records.sending("order-3", payment_intent="pi_3", batch_id="b-2")
+    sync_redis.rpush("refunds:rejected", "odd", "odder")
+    for arguments in (
+        ("batch", "retry", "b-1"),
+        ("batch", "retry", "b-1", "--unknown"),
+        ("batch", "retry", "b-1", "--unknown"),
+        ("batch", "cancel", "b-1"),
+        ("batch", "cancel", "b-1"),
+        ("batch", "cancel", "b-2"),
+        ("rejected", "drop", "--all"),
+        ("rejected", "drop", "--all"),
+    ):
+        ran = cli(*arguments, **ACTOR)
+        assert ran.code in {0, 9}, ran.err
+    assert done(cli) == [
+        ("batch retry", "b-1", "unchanged"),
+        ("batch retry", "b-1", "done: 2"),
+        ("batch retry", "b-1", "unchanged"),
+        ("batch cancel", "b-1", "done: 2"),
+        ("batch cancel", "b-1", "unchanged"),
+        ("batch cancel", "b-2", "done"),
+        ("rejected drop", "all", "done: 2"),
+        ("rejected drop", "all", "unchanged"),
+    ]
 
 
 def test_an_import_is_noted_with_its_batch(cli: Cli, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from tests.support.cli_runner import Cli, Records
-from worker.store import callbacks
+from worker.store import audit, callbacks
 from worker.store.callbacks import Wanted
 
 SHOP = Wanted(name="shop", ids="", most=100)
@@ -164,6 +164,8 @@ def test_dead_letters_are_listed_and_sent_again(with_file: Cli, records: Records
     assert "HTTP 500" in with_file("callbacks", "dead", "shop").out
     assert [with_file("callbacks", "replay", "shop", "--dead").code for _ in range(2)] == [0, 9]
     assert records.store.run(callbacks.outbox([SHOP])).due == {"shop": ["order-1"]}
+    replays = [each for each in audit.entries(records.store) if "replay" in each.deed.action]
+    assert [each.result for each in replays] == ["unchanged", "done: 1"]
 
 
 def test_replay_since_takes_what_settled_or_needs_review(

@@ -54,6 +54,29 @@ def test_the_history_says_who_recovered(cli: Cli, records: Records) -> None:
     assert (last["label"], last["by"]) == ("recovered", "ann")
 
 
+def test_a_repeat_tells_nothing_again_of_a_refund_in_review(
+    cli: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    sync_redis.hset("refunds:meta", "callbacks", "1")
+    records.in_review("order-1")
+    assert cli("recover", "--since", "2026-01-31").code == 0
+    last = records.store.history("order-1")[-1]
+    assert (last["label"], last["to"]) == ("recovered", "review")
+    before = records.get("order-1")
+    kept = ("refunds:history:order-1", "refunds:events", "refunds:counters")
+    stored = [sync_redis.dump(key) for key in kept]
+    assert sync_redis.zrem("refunds:callbacks", "order-1") == 1
+    assert cli("recover", "--since", "2026-01-31").code == 0
+    assert records.get("order-1").version == before.version
+    assert [sync_redis.dump(key) for key in kept] == stored
+    assert not sync_redis.zscore("refunds:callbacks", "order-1")
+    # The decision that follows does not count what was read before the repeat.
+    quiet, first = records.get("order-1").quiet_at, before.quiet_at
+    assert quiet is not None
+    assert first is not None
+    assert quiet >= first
+
+
 def on_terminal(cli: Cli, answer: bytes, *options: str) -> tuple[int, str]:
     """Run it on a terminal, answer once it asks, and return its exit code and what it said
     there.

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import httpx
+import pytest
 import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, SECOND, TRUST, VERIFY, refund_payload
+from tests.unit.engine.rereads import OWN
 from tests.unit.engine.shop import (
     ID,
     LIST,
     MILLISECOND,
     PAID,
     POST,
+    TOTALS,
     Shop,
     error,
+    in_doubt,
     listing,
     opened,
     says,
@@ -213,6 +218,81 @@ async def pend(shop: Shop) -> None:
     assert await shop.handle() == "processing"
     assert (await shop.stored()).stage is Stage.PROCESSING
     shop.pass_time(HOUR)
+
+
+def freeze_before_save(shop: Shop, span: timedelta) -> None:
+    """Let this time pass just before the next save."""
+    run = shop.store.run
+
+    async def freezing(call: Any) -> Any:
+        if call.script is scripts.SAVE:
+            shop.store.run = run  # type: ignore[method-assign]
+            shop.pass_time(span)
+        return await run(call)
+
+    shop.store.run = freezing  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(("frozen", "counts"), [(120, True), (121, False)])
+async def test_read_back_that_a_frozen_worker_held_for_long_is_polled_before_it_counts(
+    async_redis: redis.asyncio.Redis, frozen: int, *, counts: bool
+) -> None:
+    async with opened(async_redis) as shop:
+        await in_doubt(shop)
+        shop.pass_time(HOUR)
+        freeze_before_save(shop, frozen * SECOND)
+        shop.provider.will(LIST, listing(refund_payload()))
+        shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+        await shop.handle()
+        refund = await shop.stored()
+        if counts:
+            assert (refund.status, refund.evidence) == (Status.SUCCEEDED, "list")
+            return
+        assert (refund.stage, refund.provider_refund_id) == (Stage.PROCESSING, "re_1")
+        assert (refund.evidence, refund.next_check_at) == ("list", shop.now)
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        await shop.handle()
+        assert (await shop.stored()).status is Status.FAILED
+
+
+@pytest.mark.parametrize(("frozen", "counts"), [(120, True), (121, False)])
+async def test_total_that_a_frozen_worker_held_for_long_is_read_again(
+    async_redis: redis.asyncio.Redis, frozen: int, *, counts: bool
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        shop.provider.will(PAID, totals(0))
+        await in_doubt(shop)
+        shop.provider.will(PAID, totals(500))
+        shop.pass_time(TOTALS.settle)
+        await shop.handle()
+        shop.pass_time(TOTALS.settle)
+        before = await shop.stored()
+        assert before.found_at is not None
+        freeze_before_save(shop, frozen * SECOND)
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund == before) is not counts
+        assert (refund.status is Status.SUCCEEDED) is counts
+
+
+@pytest.mark.parametrize(("frozen", "counts"), [(120, True), (121, False)])
+async def test_poll_that_a_frozen_worker_held_for_long_is_made_again(
+    async_redis: redis.asyncio.Redis, frozen: int, *, counts: bool
+) -> None:
+    async with opened(async_redis) as shop:
+        await pend(shop)
+        before = await shop.stored()
+        freeze_before_save(shop, frozen * SECOND)
+        # The answer itself may take its time.
+        shop.provider.will(OWN, shop.later(15 * SECOND, says()))
+        await shop.handle()
+        if counts:
+            assert (await shop.stored()).status is Status.SUCCEEDED
+            return
+        assert await shop.stored() == before
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        await shop.handle()
+        assert (await shop.stored()).status is Status.FAILED
 
 
 async def test_pending_refund_is_asked_for_by_its_own_id_until_it_is_final(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import time
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -14,11 +15,23 @@ import pytest
 import redis.asyncio
 
 from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
-from tests.unit.engine.shop import ID, MILLISECOND, PAID, POST, TOTALS, error, opened, says, totals
+from tests.unit.engine.shop import (
+    ID,
+    MILLISECOND,
+    PAID,
+    POST,
+    TOTALS,
+    Shop,
+    error,
+    opened,
+    says,
+    totals,
+)
 from worker.engine.service import Service
 from worker.model.answers import TryVerdict
-from worker.model.refund import Baseline, Stage, Status
+from worker.model.refund import Baseline, Lane, Stage, Status
 from worker.model.request import idempotency_key
+from worker.store import scripts
 
 
 async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.asyncio.Redis) -> None:
@@ -44,6 +57,70 @@ async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.async
         }.items() <= last.items()
         assert "tries" not in last
         assert [outcome.verdict for outcome in shop.attempts] == [TryVerdict.DONE]
+
+
+async def frozen(shop: Shop, span: timedelta, *, until_saved: bool) -> str:
+    """Send a refund, and freeze the worker with the provider's "succeeded" in hand."""
+    run = shop.store.run
+
+    async def freezing(call: Any) -> Any:
+        if call.script is scripts.SAVE and shop.store.run is not run:
+            shop.store.run = run  # type: ignore[method-assign]
+            shop.pass_time(span)
+        return await run(call)
+
+    await shop.accept()
+    if until_saved:
+        shop.store.run = freezing  # type: ignore[method-assign]
+        shop.provider.will(POST, says())
+    else:
+        shop.provider.will(POST, shop.later(span, says()))
+    shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+    return await shop.handle()
+
+
+@pytest.mark.parametrize("until_saved", [True, False])
+@pytest.mark.parametrize("status", ["failed", "succeeded"])
+async def test_success_that_a_frozen_worker_held_for_long_is_read_again_before_it_counts(
+    async_redis: redis.asyncio.Redis, status: str, *, until_saved: bool
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        assert await frozen(shop, 2000 * SECOND, until_saved=until_saved) == "processing"
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id) == (Status.PENDING, "re_1")
+        assert (refund.provider_status, refund.processing_since) == ("succeeded", shop.now)
+        assert (await shop.history())[-1]["label"] == "late_success"
+        shop.provider.will("GET /v1/refunds/re_1", says(200, refund_payload(status=status)))
+        assert (await shop.handle()).startswith(status)
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id) == (status, "re_1")
+        assert refund.evidence == "lookup"
+        assert shop.provider.asked == [POST, "GET /v1/refunds/re_1"]
+
+
+async def test_late_success_is_polled_at_once(async_redis: redis.asyncio.Redis) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        again: list[Any] = []
+        shop.service._recorder._handle_again = lambda *facts: again.append(facts)
+        await frozen(shop, 2000 * SECOND, until_saved=True)
+        assert again == [(ID, Lane.SINGLE, timedelta(0))]
+
+
+async def test_success_saved_before_its_claim_is_long_over_settles_the_refund(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        assert await frozen(shop, 165 * SECOND, until_saved=True) == "succeeded"
+
+
+async def test_late_success_with_another_payments_refund_is_a_doubt(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await async_redis.set("refunds:owner:re_1", "order-0")
+        assert (await frozen(shop, 2000 * SECOND, until_saved=True)).startswith("in review")
+        refund = await shop.stored()
+        assert (refund.error_code, refund.provider_refund_id) == ("owned_elsewhere", None)
 
 
 async def test_reply_with_another_payments_refund_is_a_doubt_and_settles_one_record(

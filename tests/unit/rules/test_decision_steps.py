@@ -215,6 +215,12 @@ RECOVERED = {
     "server_errors": 3,
     **ANEW,
 }
+RECOVERED_IN_REVIEW: dict[str, Any] = {
+    "updated_at": SINCE + MINUTE,
+    "doubt_since": SINCE,
+    "retriable": Retriable.NO,
+    "retry_may_be_lost": True,
+}
 
 
 @pytest.mark.parametrize(
@@ -256,6 +262,33 @@ RECOVERED = {
                 },
                 DAY,
             ),
+        ),
+        *(
+            (
+                a_refund(Stage.REVIEW, **{**RECOVERED_IN_REVIEW, **fields}),
+                pending(
+                    Stage.REVIEW,
+                    "recovered",
+                    {
+                        "doubt_since": fields.get("doubt_since", SINCE) or SINCE,
+                        "quiet_at": NOW,
+                        **NO_WORD,
+                        "retriable": Retriable.NO,
+                        "retry_may_be_lost": True,
+                    },
+                    DAY,
+                    quiet=not fields,
+                ),
+            )
+            for fields in (
+                {},
+                # A later recovery: the record is as a later snapshot had it.
+                {"updated_at": SINCE},
+                {"retry_may_be_lost": False},
+                {"doubt_since": None},
+                {"retriable": None},
+                {"operator_says": "absent"},
+            )
         ),
         (
             a_refund(Stage.PROCESSING),

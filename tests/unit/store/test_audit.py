@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
+from worker.batches.moves import Retried
 from worker.errors import NotInReview, StoreUnavailable
 from worker.store import audit
 from worker.store.async_store import AsyncStore
@@ -42,8 +43,10 @@ def only_entry(store: Store) -> Entry:
 @pytest.mark.parametrize(
     ("value", "result"),
     [
-        *((None, "done"), (True, "done"), (0, "done"), ((True, 7), "done")),
-        *((False, "unchanged"), ((False, 7), "unchanged")),
+        *((None, "done"), (True, "done"), ((True, 7), "done"), ([], "done")),
+        *((False, "unchanged"), ((False, 7), "unchanged"), (0, "unchanged")),
+        *((1, "done: 1"), (7, "done: 7")),
+        *((Retried(retried=2, moved=1), "done: 2"), (Retried(moved=1), "unchanged")),
     ],
 )
 def test_a_deed_is_kept_with_who_did_it_and_its_result(
@@ -166,5 +169,5 @@ async def test_an_event_loop_notes_the_same(
     with pytest.raises(NotInReview):
         await audit.carry_out_async(store, DEED, refused)
     results = [each.result for each in audit.entries(Store(sync_redis))]
-    assert results == ["refused: no", "done"]
+    assert results == ["refused: no", "done: 7"]
     await store.close()

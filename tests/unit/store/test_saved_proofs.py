@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
 from tests.factories import (
+    HOUR,
     MAYBE,
+    MINUTE,
+    NOW,
     PAYMENT,
     REFUSED,
     SECOND,
@@ -16,10 +20,12 @@ from tests.factories import (
     done_as,
 )
 from tests.support.saving import held, settle_by_totals
-from tests.support.store_world import World, at_stage
+from tests.support.store_world import LEASE, World, at_stage
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Stage, Status
 from worker.rules import attempts, decisions, readback
+
+MILLISECOND = timedelta(milliseconds=1)
 
 
 def test_proof_is_accepted_after_the_lease_lapsed_and_the_refund_went_into_doubt(
@@ -69,14 +75,78 @@ def test_late_failure_of_an_earlier_send_says_nothing_of_a_later_one(
         assert world.end(later, MAYBE).result == "saved"
     before = world.dump()
     result = world.end(claim, done_as(status)).result
-    if status == "succeeded":
-        assert (result, world.get().status) == ("saved", Status.SUCCEEDED)
-        return
-    assert (result, world.dump()) == ("stale", before)
+    # What succeeded so long ago may have failed since, and a person is told of it.
+    kept_for_a_person = status == "succeeded"
+    assert (result, world.dump()) == ("contradicts" if kept_for_a_person else "stale", before)
     # What the later send made counts.
     assert world.end(later, done_as("succeeded", id="re_2")).result == "saved"
     assert (world.get().status, world.get().provider_refund_id) == (Status.SUCCEEDED, "re_2")
     world.check()
+
+
+def test_late_pending_of_an_earlier_send_does_not_hide_a_later_one(world: World) -> None:
+    claim = held(world)
+    world.lapse()
+    absent = Readback(verdict=ReadbackVerdict.ABSENT, reason="so")
+    for _ in range(2):
+        world.pass_time(VERIFY.settle)
+        refund = world.get()
+        world.save(refund, readback.after_readback(refund, absent, VERIFY, world.now, 0))
+    later = world.claim(kind="resend")
+    before = world.dump()
+    assert world.end(claim, done_as("pending")).result == "contradicts"
+    assert world.dump() == before
+    assert world.end(later, MAYBE).result == "saved"
+    assert world.get().stage is Stage.IN_DOUBT
+
+
+@pytest.mark.parametrize("stage", [Stage.SENDING, Stage.IN_DOUBT, Stage.REVIEW])
+def test_success_that_is_saved_long_after_its_lease_is_kept_and_read_again(
+    world: World, stage: Stage
+) -> None:
+    claim = held(world)
+    assert claim.refund is not None
+    if stage is not Stage.SENDING:
+        world.lapse()
+    if stage is Stage.REVIEW:
+        world.save(world.get(), attempts.to_review({}, "inconclusive", "so"))
+    world.store.now = NOW + LEASE + 2 * MINUTE + MILLISECOND
+    before = world.dump()
+    late = world.end(claim, done_as("succeeded"))
+    assert (late.result, world.dump()) == ("late", before)
+    found = done_as("succeeded").found
+    assert found is not None
+    step = attempts.succeeded_long_ago(claim.refund, found, "reply", late.now)
+    assert world.save(claim.refund, step).result == "saved"
+    refund = world.get()
+    assert (refund.stage, refund.status) == (Stage.PROCESSING, Status.PENDING)
+    assert (refund.provider_refund_id, refund.provider_status) == ("re_1", "succeeded")
+    assert (refund.processing_since, refund.next_check_at) == (world.now, world.now)
+    assert world.claim().result == "stage"
+    world.check()
+    # Told once more, it changes nothing.
+    before = world.dump()
+    assert world.end(claim, done_as("succeeded")).result == "late"
+    assert world.save(claim.refund, step).result == "already"
+    assert world.dump() == before
+
+
+def test_success_that_is_saved_two_minutes_after_its_lease_settles_the_refund(
+    world: World,
+) -> None:
+    claim = held(world)
+    world.store.now = NOW + LEASE + 2 * MINUTE
+    assert world.end(claim, done_as("succeeded")).result == "saved"
+    assert world.get().status is Status.SUCCEEDED
+    assert "settles_until" not in world.hash("refund:order-1001-1")
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+def test_failure_that_is_saved_long_after_its_lease_is_final(world: World, status: str) -> None:
+    claim = held(world)
+    world.pass_time(HOUR)
+    assert world.end(claim, done_as(status)).result == "saved"
+    assert world.get().status == status
 
 
 def test_proof_is_accepted_in_review(world: World) -> None:

@@ -27,6 +27,10 @@ LOOKED_FOR = {"stage": Stage.IN_DOUBT, "operator_by": "ann"}
         ),
         ({"stage": Stage.IN_DOUBT}, "It may have happened"),
         ({"stage": Stage.PROCESSING}, "The provider has it and has not finished"),
+        (
+            {"stage": Stage.PROCESSING, "provider_status": "succeeded"},
+            "The provider had reported it as succeeded long before that was saved",
+        ),
         ({"stage": Stage.REVIEW}, "Nothing, until a person decides"),
         ({**SETTLED, "status": Status.SUCCEEDED}, "the money moved"),
         ({**UNSENT, "status": Status.CANCELED}, "before anything was sent"),

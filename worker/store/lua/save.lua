@@ -4,10 +4,11 @@
 -- '1' for a quiet step (only time and counters: no version, no history); [12] label as JSON; [13] detail: a JSON
 -- fragment that begins with a comma, or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or
 -- ''; [16] the stage on which it was decided, because on a restored server the same version may be another record; [17]
--- the fields to remove, between spaces; then field, value pairs to write.
+-- the fields to remove, between spaces; then field, value pairs to write (`settles_until` is not stored: after that time
+-- in ms a proof of success is `late`).
 -- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale,
--- illegal, already, owned (with the owner's id), attempted (a retry, with the other attempt at its row), contradicts (a
--- proof that the record does not allow: nothing is changed, and the caller stores it by another step).
+-- illegal, already, owned (with the owner's id), attempted (a retry, with the other attempt at its row), contradicts and
+-- late (a proof that the record does not allow: nothing is changed, and the caller stores it by another step).
 at_any_memory()
 
 local record, written = {}, {}
@@ -21,6 +22,8 @@ local function save(ARGV)
   local set = emptied(written)
   for name in string.gmatch(ARGV[17], '%S+') do set[name] = '' end
   for i = 18, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
+  local is_late = set.settles_until and NOW > whole('settles_until', set.settles_until)
+  set.settles_until = nil
   check(id, r, to, ARGV[9], set)
   if ARGV[6] ~= '' then
     local resends = whole('the resends', ARGV[6])
@@ -43,6 +46,10 @@ local function save(ARGV)
     if (ARGV[9] == 'failed' or ARGV[9] == 'canceled') and number(r.resends) > resends then
       return {'stale', int(NOW), ''}
     end
+    -- What is to be read again says nothing of a later send either, and must not hide it.
+    if (to == 'processing' or is_late) and number(r.resends) > resends then
+      return {'contradicts', int(NOW), ''}
+    end
   elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
     return {'stale', int(NOW), ''}
   elseif to == 'settled' and r.hinted
@@ -56,6 +63,7 @@ local function save(ARGV)
     local owner = owner_of(set.provider_refund_id)
     if owner and owner ~= id then return {'owned', int(NOW), owner} end
   end
+  if is_late then return {'late', int(NOW), ''} end
   if ARGV[11] == '1' then
     if r.stage ~= to then return {'illegal', int(NOW), r.stage} end
     keep_doubt(set)

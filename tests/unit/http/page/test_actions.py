@@ -241,6 +241,10 @@ async def test_dead_letters_are_sent_again(actor: PageDoor, sync_redis: redis.Re
     assert shown.status == 303
     assert sync_redis.zcard("refunds:callback-dead:shop") == 0
     assert sync_redis.zrange("refunds:callbacks:shop", 0, -1) == ["order-1"]
+    # Once more, from a view that is out of date.
+    token = form_token(actor.cookies["refunds-local"], "/page/callbacks/shop/replay")
+    await actor.post("/page/callbacks/shop/replay", {"form_token": token})
+    assert [each.result for each in audit.entries(actor.refunds.store)] == ["unchanged", "done: 1"]
 
 
 async def test_a_person_who_may_only_read_sees_no_button_and_changes_nothing(
