@@ -162,7 +162,7 @@ class Source:
         return found.st_size, found.st_mtime_ns
 
     def _from_start(self) -> io.BufferedReader:
-        return io.BufferedReader(_Positioned(self._file.fileno(), self.check_unchanged), _BLOCK)
+        return io.BufferedReader(_Positioned(self._file.fileno(), self), _BLOCK)
 
     def _first_bytes(self) -> bytes:
         head = read_block(self, self.raw(), _HEAD)
@@ -248,7 +248,18 @@ def _spooled(name: str, stream: IO[bytes], options: ImportOptions) -> IO[bytes]:
     too_large = InputError(
         f"{name} has more than {limit:,} bytes: split it, and import the parts as files"
     )
-    return _copied(lambda: stream.read(_BLOCK), limit, lambda: too_large)
+
+    def read() -> bytes:
+        try:
+            return stream.read(_BLOCK)
+        except OSError as error:
+            raise InputError(f"{name} {_unreadable(error)}") from None
+
+    return _copied(read, limit, lambda: too_large)
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read ({error.strerror}): name another file, or copy this one again"
 
 
 def _copied(
@@ -267,12 +278,12 @@ def _copied(
 
 
 class _Positioned(io.RawIOBase):
-    """A reader of a file with a position of its own; `check` is called after each read."""
+    """A reader of a source's file with a position of its own."""
 
-    def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
+    def __init__(self, descriptor: int, source: Source) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._check = check
+        self._source = source
         self._position = 0
 
     def readable(self) -> bool:
@@ -288,9 +299,12 @@ class _Positioned(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         view = memoryview(buffer)
-        block = os.pread(self._descriptor, len(view), self._position)
+        try:
+            block = os.pread(self._descriptor, len(view), self._position)
+        except OSError as error:
+            raise self._source.problem(_unreadable(error)) from None
         # What was written meanwhile was neither checked nor compared with the records.
-        self._check()
+        self._source.check_unchanged()
         view[: len(block)] = block
         self._position += len(block)
         return len(block)
