@@ -233,6 +233,9 @@ class Settings(BaseSettings):
             raise PydanticCustomError("url", rule)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise PydanticCustomError("url", "must not hold credentials, a query or a fragment")
+        # A wrong address answers 404, as an unknown refund does, so nothing later would notice it.
+        if parts.path.rstrip("/").endswith("/v1"):
+            raise PydanticCustomError("url", "must not end with /v1, which each call adds")
         return value.rstrip("/")
 
     @field_validator(

@@ -292,6 +292,15 @@ def test_empty_variable_is_an_unset_one_and_case_of_a_word_does_not_matter(
     )
 
 
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/wooshpay/v1"])
+def test_the_address_does_not_hold_what_each_call_adds(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    said = message(monkeypatch, API_URL=f"https://apitest.wooshpay.com{path}")
+    assert "REFUNDS_API_URL: must not end with /v1, which each call adds" in said
+    assert loaded(monkeypatch, API_URL="https://proxy/v1/wooshpay/").api_url.endswith("/wooshpay")
+
+
 def test_broker_is_the_records_server_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
