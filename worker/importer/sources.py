@@ -74,7 +74,13 @@ class Source:
     """
 
     def __init__(
-        self, *, name: str, file: IO[bytes], options: ImportOptions, digest: str | None = None
+        self,
+        *,
+        name: str,
+        file: IO[bytes],
+        options: ImportOptions,
+        digest: str | None = None,
+        check: Callable[[Source], None] | None = None,
     ) -> None:
         self.name = name
         self.options = options
@@ -88,6 +94,8 @@ class Source:
             self._stamp = self._state()
             # A receiver of the file has its digest already.
             self.digest = digest or hashlib.file_digest(self._from_start(), "sha256").hexdigest()
+            if check is not None:
+                check(self)
             self.size = self._stamp[0]
             self.packed = self._from_start().read(len(_GZIP)) == _GZIP
             self.head = self._first_bytes()
@@ -200,13 +208,25 @@ class Source:
         return "jsonl" if start == b"{" else "csv"
 
 
-def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | None = None) -> Source:
-    """Return a source for a path; `-` is `stdin`, which is first copied to a temporary file."""
+def open_source(
+    path: str | Path,
+    options: ImportOptions,
+    stdin: IO[bytes] | None = None,
+    *,
+    check: Callable[[Source], None] | None = None,
+) -> Source:
+    """Return a source for a path; `-` is `stdin`, which is first copied to a temporary file.
+
+    `check` sees its name and digest, and may raise, before its contents are looked at.
+    """
     if str(path) == "-":
         if stdin is None:
             raise InputError("there is no standard input to read: name a file")
         return Source(
-            name="stdin", file=_spooled("standard input", stdin, options), options=options
+            name="stdin",
+            file=_spooled("standard input", stdin, options),
+            options=options,
+            check=check,
         )
     if not str(path):
         raise InputError("the file's name is empty: name a file, or - for standard input")
@@ -227,8 +247,9 @@ def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | Non
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         # A pipe, such as <(…) in a shell, can be read only once.
         with file:
-            return Source(name=name, file=_spooled(name, file, options), options=options)
-    return Source(name=name, file=file, options=options)
+            spooled = _spooled(name, file, options)
+            return Source(name=name, file=spooled, options=options, check=check)
+    return Source(name=name, file=file, options=options, check=check)
 
 
 def read_block(source: Source, stream: IO[bytes] | io.BufferedIOBase, size: int) -> bytes:
