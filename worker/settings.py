@@ -49,6 +49,25 @@ _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _NUMBERED_SCHEMES: Final = frozenset({"redis", "rediss"})
 _NUMBERED: Final = re.compile(r"(?:/[0-9]{0,9})?")
 _REDIS_SCHEMES: Final = frozenset({"redis", "rediss", "sentinel", "sentinels", "unix"})
+_WHOLE: Final = "must be a whole number in digits, such as 5"
+_NUMBER: Final = "must be a number, such as 5 or 0.5"
+_RULES: Final = {
+    "int_parsing": _WHOLE,
+    "int_from_float": _WHOLE,
+    "int_type": _WHOLE,
+    "float_parsing": _NUMBER,
+    "float_type": _NUMBER,
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+    "string_too_long": "must have at most {max_length} characters",
+}
+"""The words for kinds of errors that pydantic finds by itself."""
+_SPELLINGS: Final = {
+    "prefix": "must be 1 to 64 of A-Z a-z 0-9 _ : . { } -",
+    "http_user_header": "must be a header's name: a letter, then up to 99 of A-Z a-z 0-9 -",
+}
 
 
 class Settings(BaseSettings):
@@ -233,6 +252,9 @@ class Settings(BaseSettings):
             raise PydanticCustomError("url", rule)
         if parts.username or parts.password or parts.query or parts.fragment:
             raise PydanticCustomError("url", "must not hold credentials, a query or a fragment")
+        # A wrong address answers 404, as an unknown refund does, so nothing later would notice it.
+        if parts.path.rstrip("/").endswith("/v1"):
+            raise PydanticCustomError("url", "must not end with /v1, which each call adds")
         return value.rstrip("/")
 
     @field_validator(
@@ -471,7 +493,12 @@ def is_loopback(host: str) -> bool:
 def _sentence(error: ValidationError) -> str:
     problems = []
     for item in error.errors(include_input=False, include_url=False):
-        name = ENV_PREFIX + str(item["loc"][0]).upper() if item["loc"] else ""
-        message = item["msg"][:1].lower() + item["msg"][1:] if name else item["msg"]
-        problems.append(f"{name}: {message}" if name else message)
+        if not item["loc"]:
+            problems.append(item["msg"])
+            continue
+        field = str(item["loc"][0])
+        rule = _RULES.get(item["type"])
+        plain = item["msg"] if rule is None else rule.format(**item.get("ctx", {}))
+        said = _SPELLINGS.get(field, plain)
+        problems.append(f"{ENV_PREFIX}{field.upper()}: {said[:1].lower()}{said[1:]}")
     return f"wrong settings: {'; '.join(problems)}"

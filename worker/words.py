@@ -31,7 +31,7 @@ def money(amount: int, currency: str | None, unit: AmountUnit) -> str:
     """Return `1,234.50 USD` if amounts are in major units, else `123,450 minor units`."""
     major = in_major(amount, currency, group=",") if unit == "major" else None
     return (
-        f"{amount:,} minor units"
+        counted(amount, "minor unit")
         if major is None or currency is None
         else f"{major} {currency.upper()}"
     )

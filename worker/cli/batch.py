@@ -22,7 +22,7 @@ from worker.cli.progress import detached, progress, verdict, watch_batch
 from worker.cli.session import ALL_PAUSED, act, note, opened, operator
 from worker.errors import InputError
 from worker.file_import import reading_of
-from worker.importer import open_source, validate, write_result
+from worker.importer import Source, open_source, validate, write_result
 from worker.model.refund import Lane, Retriable
 from worker.ranges import Whole
 from worker.store import flags
@@ -315,15 +315,19 @@ def result(*, batch_id: str, file: str, target: Path | None) -> int:
     """
     with opened() as refunds:
         stored = batches.read_batch(refunds.store, batch_id)
-        with (
-            open_source(file, reading_of(stored.options), sys.stdin.buffer) as source,
-            _out(file, target) as write,
-        ):
+
+        def is_the_same(source: Source) -> None:
             if source.digest != stored.digest:
                 raise InputError(
                     f"{source.name} is not the file that was imported as batch {batch_id}: use"
                     f" --input with {stored.file!r} as it was imported, byte for byte"
                 )
+
+        reading = reading_of(stored.options)
+        with (
+            open_source(file, reading, sys.stdin.buffer, check=is_the_same) as source,
+            _out(file, target) as write,
+        ):
             with progress("rows checked", stored.rows) as show_done:
                 validation = validate(source, show_done)
             write(lambda out: write_result(source, validation, refunds.get_many, out), RESULT_ROWS)

@@ -135,6 +135,7 @@ def _state(each: EndpointState) -> str:
 
 @callbacks.command(
     "on",
+    short_help="Switch callbacks on, for what settles from now on.",
     epilog="\b\nExample:\n  refunds callbacks on\n\n\b\nExit code: 9 if they were on already.",
 )
 def turn_on() -> int:

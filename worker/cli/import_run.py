@@ -286,7 +286,7 @@ def _submit(
             submit(refunds, batch_id, source, validation, counts, show)
     except KeyboardInterrupt:
         raise Detached(
-            f"interrupted after {counts.rows:,} of {total:,} rows, which stay accepted as batch"
+            f"interrupted: at least {counts.rows:,} of {total:,} rows are accepted as batch"
             f" {batch_id}: run the same command again to import the rest"
         ) from None
     except StoreUnavailable as error:

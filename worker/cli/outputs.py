@@ -18,9 +18,11 @@ import click
 
 from worker.cli.session import note
 from worker.errors import InputError
+from worker.importer.columns import FAILED_COLUMNS
 from worker.words import counted
 
 _NAME: Final = 40
+_LINE: Final = 64 * 1024
 RESULT_ROWS: Final = "with results"
 Fill = Callable[[IO[str]], int]
 """Writes rows and returns their number."""
@@ -82,13 +84,16 @@ def _part(target: Path) -> tuple[IO[str], Path]:
 
 
 def forget(target: Path | None) -> None:
-    """Remove an earlier run's file if this run has nothing to write to it: it would mislead.
+    """Remove an earlier run's file of errors if this run has nothing to write: it would mislead.
 
-    Raises `InputError` if it cannot be removed.
+    Another file, named by mistake, stays. Raises `InputError` if it cannot be removed.
     """
     if target is None or not target.is_file():
         return
     try:
+        if not _is_of_errors(target):
+            note(f"no row is invalid: {target} is not a file of errors, and was left as it is")
+            return
         target.unlink()
     except OSError as error:
         raise InputError(
@@ -96,6 +101,13 @@ def forget(target: Path | None) -> None:
             " another file"
         ) from None
     note(f"no row is invalid: {target} from an earlier run was removed")
+
+
+def _is_of_errors(target: Path) -> bool:
+    """Return whether the first line of a file names the columns that only files of errors have."""
+    with target.open("rb") as file:
+        head = file.readline(_LINE)
+    return all(name.encode() in head for name in FAILED_COLUMNS)
 
 
 def named(_ctx: click.Context, param: click.Parameter, target: Path | None) -> Path | None:

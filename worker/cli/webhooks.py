@@ -33,6 +33,7 @@ def webhooks() -> None:
 
 
 @webhooks.command(
+    short_help="Register the endpoint, and show its secret once.",
     epilog="""\b
 Examples:
   refunds webhooks setup https://refunds.example.com/webhooks/wooshpay --write
@@ -41,7 +42,7 @@ Examples:
 \b
 Exit code: 2 wrong settings, or the API key is refused; 3 the provider refuses
 the URL; 5 the provider or Redis is unavailable; 6 the URL is registered
-already, or the key is live without REFUNDS_LIVE=true."""
+already, or the key is live without REFUNDS_LIVE=true.""",
 )
 @click.argument("url", metavar="URL")
 @click.option(

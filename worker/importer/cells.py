@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Final, Self
 
@@ -68,6 +69,8 @@ class Rounded(float):
         return self._text
 
 
+TIMES: Final = (date, time, timedelta)
+"""What a workbook's reader makes of a cell that is formatted as a date or a time."""
 # A spreadsheet keeps 15 digits of a number, so a longer one has already lost its last digits.
 _EXACT: Final = 10**15
 
@@ -171,5 +174,10 @@ def cell_problem(value: object) -> tuple[str, str] | None:
                 "must be a whole number or text: write amounts in whole minor units, and other"
                 " numbers as text"
             ),
+        )
+    if isinstance(value, TIMES):
+        return (
+            "cell_type",
+            "is a date or a time in the workbook: format the column as text, and enter it again",
         )
     return "cell_type", "must be text or a whole number"

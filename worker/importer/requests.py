@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.errors import InvalidRequest
 from worker.importer.amounts import AmountProblem, grouping_of, parse_amount
-from worker.importer.cells import cell_problem, decimal_text, minor_problem, text_of
+from worker.importer.cells import TIMES, cell_problem, decimal_text, minor_problem, text_of
 from worker.importer.columns import columns_of, id_fields, plain_name
 from worker.importer.ids import METADATA, MadeId, base_of, made_id, sent_fields
 from worker.model.currencies import decimals_of
@@ -239,10 +239,9 @@ class RequestReader:
                 if problem is not None and problem[0] == "not_whole":
                     problem = problem[0], _WHOLE_AMOUNT
             if problem is not None:
+                found = shown(text_of(value) if isinstance(value, TIMES) else value)
                 errors.append(
-                    RowError(
-                        row.line, row.names[index].strip(), problem[0], shown(value), problem[1]
-                    )
+                    RowError(row.line, row.names[index].strip(), problem[0], found, problem[1])
                 )
             else:
                 texts[index] = text_of(value) or ""

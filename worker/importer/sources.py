@@ -74,7 +74,13 @@ class Source:
     """
 
     def __init__(
-        self, *, name: str, file: IO[bytes], options: ImportOptions, digest: str | None = None
+        self,
+        *,
+        name: str,
+        file: IO[bytes],
+        options: ImportOptions,
+        digest: str | None = None,
+        check: Callable[[Source], None] | None = None,
     ) -> None:
         self.name = name
         self.options = options
@@ -88,6 +94,8 @@ class Source:
             self._stamp = self._state()
             # A receiver of the file has its digest already.
             self.digest = digest or hashlib.file_digest(self._from_start(), "sha256").hexdigest()
+            if check is not None:
+                check(self)
             self.size = self._stamp[0]
             self.packed = self._from_start().read(len(_GZIP)) == _GZIP
             self.head = self._first_bytes()
@@ -162,7 +170,7 @@ class Source:
         return found.st_size, found.st_mtime_ns
 
     def _from_start(self) -> io.BufferedReader:
-        return io.BufferedReader(_Positioned(self._file.fileno(), self.check_unchanged), _BLOCK)
+        return io.BufferedReader(_Positioned(self._file.fileno(), self), _BLOCK)
 
     def _first_bytes(self) -> bytes:
         head = read_block(self, self.raw(), _HEAD)
@@ -200,13 +208,25 @@ class Source:
         return "jsonl" if start == b"{" else "csv"
 
 
-def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | None = None) -> Source:
-    """Return a source for a path; `-` is `stdin`, which is first copied to a temporary file."""
+def open_source(
+    path: str | Path,
+    options: ImportOptions,
+    stdin: IO[bytes] | None = None,
+    *,
+    check: Callable[[Source], None] | None = None,
+) -> Source:
+    """Return a source for a path; `-` is `stdin`, which is first copied to a temporary file.
+
+    `check` sees its name and digest, and may raise, before its contents are looked at.
+    """
     if str(path) == "-":
         if stdin is None:
             raise InputError("there is no standard input to read: name a file")
         return Source(
-            name="stdin", file=_spooled("standard input", stdin, options), options=options
+            name="stdin",
+            file=_spooled("standard input", stdin, options),
+            options=options,
+            check=check,
         )
     if not str(path):
         raise InputError("the file's name is empty: name a file, or - for standard input")
@@ -227,8 +247,9 @@ def open_source(path: str | Path, options: ImportOptions, stdin: IO[bytes] | Non
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         # A pipe, such as <(…) in a shell, can be read only once.
         with file:
-            return Source(name=name, file=_spooled(name, file, options), options=options)
-    return Source(name=name, file=file, options=options)
+            spooled = _spooled(name, file, options)
+            return Source(name=name, file=spooled, options=options, check=check)
+    return Source(name=name, file=file, options=options, check=check)
 
 
 def read_block(source: Source, stream: IO[bytes] | io.BufferedIOBase, size: int) -> bytes:
@@ -248,7 +269,18 @@ def _spooled(name: str, stream: IO[bytes], options: ImportOptions) -> IO[bytes]:
     too_large = InputError(
         f"{name} has more than {limit:,} bytes: split it, and import the parts as files"
     )
-    return _copied(lambda: stream.read(_BLOCK), limit, lambda: too_large)
+
+    def read() -> bytes:
+        try:
+            return stream.read(_BLOCK)
+        except OSError as error:
+            raise InputError(f"{name} {_unreadable(error)}") from None
+
+    return _copied(read, limit, lambda: too_large)
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read ({error.strerror}): name another file, or copy this one again"
 
 
 def _copied(
@@ -267,12 +299,12 @@ def _copied(
 
 
 class _Positioned(io.RawIOBase):
-    """A reader of a file with a position of its own; `check` is called after each read."""
+    """A reader of a source's file with a position of its own."""
 
-    def __init__(self, descriptor: int, check: Callable[[], None]) -> None:
+    def __init__(self, descriptor: int, source: Source) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._check = check
+        self._source = source
         self._position = 0
 
     def readable(self) -> bool:
@@ -288,9 +320,12 @@ class _Positioned(io.RawIOBase):
 
     def readinto(self, buffer: Buffer) -> int:
         view = memoryview(buffer)
-        block = os.pread(self._descriptor, len(view), self._position)
+        try:
+            block = os.pread(self._descriptor, len(view), self._position)
+        except OSError as error:
+            raise self._source.problem(_unreadable(error)) from None
         # What was written meanwhile was neither checked nor compared with the records.
-        self._check()
+        self._source.check_unchanged()
         view[: len(block)] = block
         self._position += len(block)
         return len(block)

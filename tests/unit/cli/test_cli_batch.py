@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from tests.support.cli_runner import Cli, Records, messages
+from tests.support.files import workbook
 from worker.batches import moves, open_batch, read_batch, resume_batch
 from worker.cli import progress
 from worker.model.refund import Lane, Retriable, Stage, Status
@@ -356,9 +357,16 @@ def test_the_result_has_the_inputs_columns_and_order_and_what_became_of_each_row
     assert cli.process("batch", "result", batch, "--input", season).out == target.read_text()
 
 
-def test_the_result_of_another_file_is_refused(cli: Cli, batch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [f"{SEASON}row-9;pi_9;500;usd\n".encode(), b"", b"%PDF-1.7", workbook([["id"], ["x"]])],
+    ids=["grown", "empty", "pdf", "workbook"],
+)
+def test_the_result_of_another_file_is_refused(
+    cli: Cli, batch: str, tmp_path: Path, content: bytes
+) -> None:
     other = tmp_path / "season.csv"
-    other.write_text(SEASON + "row-9;pi_9;500;usd\n")
+    other.write_bytes(content)
     ran = cli("batch", "result", batch, "--input", str(other))
     assert (ran.code, ran.out) == (3, "")
     assert (

@@ -6,6 +6,7 @@ Never of a run before, and never in a device's place.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import threading
@@ -36,6 +37,22 @@ def test_errors_of_an_earlier_run_are_gone_after_one_without_any(
     ran = cli("import", a_file(tmp_path, GOOD), "--errors", str(errors), *options)
     assert (ran.code, errors.exists()) == (0, False)
     assert f"no row is invalid: {errors} from an earlier run was removed" in ran.err
+
+
+def test_a_file_that_is_not_of_errors_is_not_removed(cli: Cli, tmp_path: Path) -> None:
+    other = tmp_path / "february.csv"
+    other.write_text(GOOD)
+    ran = cli("import", a_file(tmp_path, GOOD), "--errors", str(other))
+    assert (ran.code, other.read_text()) == (0, GOOD)
+    assert f"{other} is not a file of errors, and was left as it is" in ran.err
+
+
+def test_errors_of_json_lines_of_an_earlier_run_are_gone_too(cli: Cli, tmp_path: Path) -> None:
+    errors = tmp_path / "bad.jsonl"
+    row = {"refund_id": "row-1", "payment_intent": "pi_1", "amount": 0}
+    assert cli("import", a_file(tmp_path, json.dumps(row), "s.jsonl"), "--errors", str(errors)).code
+    good = a_file(tmp_path, json.dumps(row | {"amount": 5}), "s.jsonl")
+    assert (cli("import", good, "--errors", str(errors)).code, errors.exists()) == (0, False)
 
 
 @pytest.mark.parametrize("option", ["--errors", "--result"])

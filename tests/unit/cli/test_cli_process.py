@@ -56,6 +56,8 @@ def test_every_command_explains_itself(cli: Cli, command: str) -> None:
     assert ran.out.startswith(f"Usage: refunds {command}")
     assert len(ran.out.splitlines()) > 5
     assert max(len(line) for line in ran.out.splitlines()) <= 110
+    # So ends a line of a list of commands that is cut off.
+    assert re.search(r"[a-z,]\.\.\.$", ran.out, re.MULTILINE) is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import zipfile
@@ -258,6 +259,31 @@ def test_a_file_that_cannot_be_opened_is_refused_in_a_sentence(tmp_path: Path) -
     for path, says in says_of.items():
         with pytest.raises(InputError, match=says):
             open_source(path, ImportOptions())
+
+
+def _broken(*_: object) -> bytes:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_file_on_a_broken_disk_is_refused_in_a_sentence(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = files.write(MANY, "f.csv")
+    with open_source(path, ImportOptions()) as source:
+        monkeypatch.setattr(os, "pread", _broken)
+        with pytest.raises(
+            InputError, match=r"f\.csv: cannot be read \(Input/output error\): name"
+        ):
+            validate(source)
+
+
+def test_standard_input_that_breaks_off_is_refused_in_a_sentence() -> None:
+    class Broken(io.BytesIO):
+        read = _broken
+
+    stream = Broken(b"x")
+    with pytest.raises(InputError, match=r"standard input cannot be read \(Input/output error\)"):
+        open_source("-", ImportOptions(), stream)
 
 
 def test_a_file_that_changes_between_two_readings_is_refused(files: Files) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -152,6 +153,16 @@ def test_a_workbooks_numbers_are_read_only_if_whole_and_exact(files: Files) -> N
         (6, "amount", "not_whole"),
         (7, "amount", "cell_type"),
     ]
+
+
+def test_a_date_in_a_workbook_is_shown_as_people_write_it(files: Files) -> None:
+    rows: list[list[object]] = [
+        ["id", "pi", "amount"],
+        ["x", "pi_1", date(2026, 5, 1)],
+    ]
+    (error,) = files.take(workbook(rows), "refunds.xlsx").errors
+    assert (error.code, error.value[:11]) == ("cell_type", "'2026-05-01")
+    assert error.rule.startswith("is a date or a time in the workbook: format the column as text")
 
 
 def test_of_several_sheets_with_rows_one_must_be_named(files: Files) -> None:

@@ -292,6 +292,37 @@ def test_empty_variable_is_an_unset_one_and_case_of_a_word_does_not_matter(
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("CONCURRENCY", "x", "must be a whole number in digits, such as 5"),
+        ("CONCURRENCY", "1.5", "must be a whole number in digits, such as 5"),
+        ("CONCURRENCY", "0", "must be at least 1"),
+        ("REPLICAS", "12", "must be at most 9"),
+        ("MAX_AMOUNT", "0", "must be more than 0"),
+        ("RATE_LIMIT", "x", "must be a number, such as 5 or 0.5"),
+        ("RATE_LIMIT", "nan", "must be at most 100000"),
+        ("READBACK", "lists", "must be 'list', 'totals' or 'none'"),
+        ("ACTOR", "x" * 101, "must have at most 100 characters"),
+        ("PREFIX", "a b", "must be 1 to 64 of A-Z a-z 0-9 _ : . { } -"),
+        ("HTTP_USER_HEADER", "X User", "must be a header's name: a letter, then up to 99 of"),
+    ],
+)
+def test_what_is_allowed_is_said_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    assert f"REFUNDS_{name}: {says}" in message(monkeypatch, **{name: value})
+
+
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/wooshpay/v1"])
+def test_the_address_does_not_hold_what_each_call_adds(
+    monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    said = message(monkeypatch, API_URL=f"https://apitest.wooshpay.com{path}")
+    assert "REFUNDS_API_URL: must not end with /v1, which each call adds" in said
+    assert loaded(monkeypatch, API_URL="https://proxy/v1/wooshpay/").api_url.endswith("/wooshpay")
+
+
 def test_broker_is_the_records_server_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

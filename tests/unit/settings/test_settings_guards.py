@@ -19,7 +19,7 @@ LIVE = [
     {"API_KEY": f"rk_live_{SECRET}"},
     {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://api.wooshpay.com"},
     {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://API.WooshPay.com:443/"},
-    {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://api.wooshpay.com./v1"},
+    {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://api.wooshpay.com./x"},
     {"API_KEY": f"sk_test_{SECRET}", "API_URL": "https://api.wooshpay.com:8443"},
     {"API_KEY": f"sk_test_{SECRET}", "API_URL": "http://api.wooshpay.com"},
 ]
@@ -96,7 +96,7 @@ def test_key_that_would_break_a_header_is_refused_without_showing_it(
         ("https://provider.test:443", "provider.test"),
         ("https://provider.test:8443", "provider.test:8443"),
         ("http://127.0.0.1:8085", "127.0.0.1:8085"),
-        ("http://[::1]/v1", "::1"),
+        ("http://[::1]/x", "::1"),
         ("https://refund-provider.internal_net/", "refund-provider.internal_net"),
     ],
 )

@@ -21,6 +21,7 @@ _IN_WORDS: Final = tuple(
     for pattern, words in (
         (r" under REFUNDS_TOTALS=hint", " at this provider"),
         (r" \(REFUNDS_METADATA_DAYS\)", ""),
+        (r"check the id, REFUNDS_REDIS_URL and REFUNDS_PREFIX", "check the id"),
         (r"decide again with --unverified if", f"decide again, and {_TICK}, if"),
         (r"with --succeeded", "under “It happened”"),
         (r"end it with --failed", "end it as failed"),
@@ -35,6 +36,7 @@ _IN_WORDS: Final = tuple(
         (r"see it with 'refunds batch show [^']+'", "look at it under Batches"),
         (r"see 'refunds batch (?:list|show [^']+)'", "look under Batches"),
         (r",? or see 'refunds status [^']+'", ""),
+        (r", or see the message with 'refunds rejected show [^']+'", ""),
         (r"(?:follow|see) it with 'refunds status [^']+'", "follow it here"),
         (r", which 'refunds status[^']*' shows", ", which its page shows"),
         (r"incomplete: import the file again", _INCOMPLETE),

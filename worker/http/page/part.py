@@ -20,6 +20,7 @@ from worker.http.context import REQUEST_ID, Plain, Threads
 from worker.http.page.actions import Action, Actions
 from worker.http.page.forms import FormReader
 from worker.http.page.imports import Imports
+from worker.http.page.pagewords import on_page
 from worker.http.page.proxies import TrustedProxy
 from worker.http.page.refusals import refusal_of
 from worker.http.page.rendering import HEADERS, PATH, Renderer, static_file
@@ -230,7 +231,7 @@ class Page:
         except RefundError as error:
             found = problems.of_error(error)
             if isinstance(error, NotFound):
-                found = Problem(problems.NOT_FOUND, str(error))
+                found = Problem(problems.NOT_FOUND, on_page(str(error)))
             elif found.kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 log.warning("page_deferred", request_id=request[REQUEST_ID], error=str(error))
                 found = Problem(found.kind, _AWAY)
@@ -279,7 +280,7 @@ def _require(scope: Scope, session: Session) -> None:
     if session.is_proxied:
         raise Problem(
             problems.FORBIDDEN,
-            "You may read only: REFUNDS_HTTP_OPERATORS must list your name if you are to act.",
+            "You may read only. If you are to act, ask the people who run this server.",
         )
     raise Problem(
         problems.FORBIDDEN, f"To do this, sign in with a token with the scope {scope.value}."

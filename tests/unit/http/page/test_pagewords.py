@@ -100,6 +100,7 @@ def test_what_a_person_wrote_is_shown_as_it_was_written() -> None:
         ({"amount": 1040}, "10.40 USD"),
         ({"amount": 1040, "currency": "jpy"}, "1,040 JPY"),
         ({"amount": 1040, "currency": None}, "1,040 minor units"),
+        ({"amount": 1, "currency": None}, "1 minor unit"),
         ({"amount": 1040, "currency": None, "asked_currency": "eur"}, "10.40 EUR"),
         ({"amount": 1040, "currency": None, "baseline": "usd"}, "10.40 USD"),
         ({"amount": 1040, "currency": "xxx"}, "1,040 minor units"),

@@ -13,6 +13,8 @@ import pytest
 from tests.support import page_canaries
 from tests.support.cli_runner import PAYMENT
 from tests.support.page_door import a_page
+from worker.broker import rejected
+from worker.broker.kept import kept_of
 from worker.errors import NotDurable, SettingsError, TooFewReplicas
 from worker.monitoring.snapshot import snapshot
 from worker.rules import attempts
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from tests.support.page_door import PageDoor
 
+FOR_A_SHELL = re.compile(r"--[a-z]|'refunds |REFUNDS_")
 CANARY = "<script>alert(1)</script>'\"&\x1b[31m\u202e"
 
 
@@ -248,6 +251,18 @@ async def test_a_form_of_a_decision_is_renewed_only_until_it_is_there(reader: Pa
 async def test_what_does_not_exist_is_answered_with_404(reader: PageDoor, path: str) -> None:
     shown = await reader.get(path)
     assert (shown.status, shown.headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+    assert FOR_A_SHELL.search(shown.text) is None
+
+
+async def test_a_refund_whose_message_was_rejected_is_explained_without_a_command(
+    reader: PageDoor,
+) -> None:
+    kept = kept_of(([], {"refund_id": "order-1"}), "payment_intent: is missing")
+    reader.refunds.store.run(rejected.keep(kept))
+    shown = await reader.get("/page/refunds/order-1")
+    assert shown.status == 404
+    assert "fix the sender and send the refund again with the same id" in shown.text
+    assert FOR_A_SHELL.search(shown.text) is None
 
 
 @pytest.mark.parametrize(
