@@ -63,9 +63,9 @@ def save(
 
     A step that is a proof of done applies to any version, but not one of a failure once the refund
     was sent again, and not after its `settles_until` (`late`). `detail` is added to the history
-    entry unchanged, so it holds JSON values only. A save need not be `durable` if it is not reported
-    before a later write is on disk. The append-only file is in order, so that write keeps this one
-    too.
+    entry unchanged, so it holds JSON values only. A save need not be `durable` if it is not
+    reported before a later write is on disk. The append-only file is in order, so that write keeps
+    this one too.
     """
     noted = _noted(step, detail or {})
     fragment = f",{_as_json(noted)[1:-1]}" if noted else ""

@@ -311,7 +311,7 @@ def test_an_amount_shown_as_money_is_refused_in_a_file_of_errors_or_results_too(
 
 @pytest.mark.parametrize("options", [{}, {"default_currency": "JPY"}])
 def test_an_amount_shown_as_money_is_clear_in_a_currency_without_decimals(
-    files: Files, options: dict[str, str]
+    files: Files, options: dict[str, Any]
 ) -> None:
     rows: list[list[object]] = [["id", "pi", "amount", "currency"]]
     rows += [["a", "pi_1", 500, "" if options else "jpy"], ["b", "pi_2", 700, "usd"]]

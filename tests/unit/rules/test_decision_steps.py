@@ -275,6 +275,7 @@ RECOVERED_IN_REVIEW: dict[str, Any] = {
                         **NO_WORD,
                         "retriable": Retriable.NO,
                         "retry_may_be_lost": True,
+                        "baseline": None,
                     },
                     DAY,
                     quiet=not fields,

@@ -141,7 +141,9 @@ def test_other_refund_of_a_sibling_that_is_pending_proves_nothing_though_the_tot
         baseline=Baseline(refunded=600, currency="usd", remaining=400),
     )
     reread = {"re_1": found(id="re_1", status="pending"), "re_2": found(id="re_2", amount=100)}
-    look = totalled(1100, sibling(**{field: "re_1"}), refund=refund, reread=reread)
+    shown: dict[str, Any] = {field: "re_1"}
+    other = sibling(**shown)
+    look = totalled(1100, other, refund=refund, reread=reread)
     assert look.verdict is ReadbackVerdict.INCONCLUSIVE
     assert look.reason == (
         "another refund of the payment has another refund of the provider, re_1, which is pending"

@@ -22,7 +22,7 @@ from tests.unit.store.provider import FATES, UNDONE, Fate, Flight, Provider, Rea
 from worker.model.answers import NoReply, Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Baseline, Lane, Refund
 from worker.model.steps import Action, Step
-from worker.rules import attempts, readback
+from worker.rules import attempts, contradictions, readback
 from worker.rules.attempts import Rules
 from worker.rules.evidence import judge_list, judge_totals
 from worker.store import reads
@@ -242,12 +242,25 @@ class Workers(RuleBasedStateMachine):
         step = attempts.after_attempt(flight.refund, outcome, self.terms, self.world.now, 0)
         for _ in range(1 + twice):
             saved = self.world.save(flight.refund, step)
-            if step.proof:
+            if saved.result == "late":
+                assert outcome.found is not None
+                step = attempts.succeeded_long_ago(flight.refund, outcome.found, "reply", saved.now)
+                saved = self.world.save(flight.refund, step)
+            if saved.result == "contradicts":
+                self.contradict(flight.refund.refund_id, step)
+            elif step.proof:
                 # A reply from before the provider was done may arrive after a look or a poll that
                 # saw it done.
                 assert saved.result in {"saved", "already"}
             else:
                 assert saved.result in {"saved", "stale"}
+
+    def contradict(self, refund_id: str, proof: Step) -> None:
+        """Store a proof that the record does not allow, such as an old one beside a resend."""
+        current = self.world.get(refund_id)
+        step = contradictions.contradicted(current, proof, self.world.now)
+        if step is not None:
+            assert self.world.save(current, step).result == "saved"
 
     @precondition(lambda self: self.flights)
     @rule(which=st.integers(0, 99), killed=st.booleans())
