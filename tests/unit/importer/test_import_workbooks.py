@@ -9,6 +9,7 @@ import io
 import time
 import zipfile
 from contextlib import suppress
+from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import pytest
