@@ -276,3 +276,23 @@ def test_endpoint_of_which_nothing_more_is_said_wants_all_and_no_private_address
     usual = Endpoint(name="shop", url="https://shop.example/", keys=())
     assert (usual.events, usual.ids, usual.metadata) == (frozenset(EVENTS), "", True)
     assert (usual.timeout_seconds, usual.in_flight, usual.allow_private) == (15, 8, False)
+
+
+@pytest.mark.parametrize(
+    ("ids", "member", "is_wanted"),
+    [
+        ("", "order-1", True),
+        ("", "batch/b-1", True),
+        ("order-", "order-1", True),
+        ("order-", "other-1", False),
+        ("order-", "batch/b-1", False),
+        ("batch", "batch/b-1", False),
+    ],
+)
+def test_endpoint_for_some_ids_wants_only_those_and_no_batch(
+    ids: str, member: str, *, is_wanted: bool
+) -> None:
+    endpoint = Endpoint(name="shop", url="https://shop.example.com/", keys=(), ids=ids)
+    assert endpoint.wants(member) is is_wanted
+    assert endpoint.wants(member, "refund.failed") is is_wanted
+    assert not endpoint.wants(member, "no.such.event")

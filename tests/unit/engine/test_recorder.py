@@ -251,6 +251,19 @@ async def test_save_that_came_too_late_is_told_and_changes_nothing(
     assert (line["refund_id"], line["result"], line["label"]) == (ID, "stale", "not_sent")
 
 
+async def test_proof_that_is_saved_already_is_not_one_without_a_record(
+    desk: Desk, log: list[Any]
+) -> None:
+    refund = await desk.claimed()
+    proof = attempts.done(refund, found(), "reply", NOW)
+    await desk.recorder.save(refund, proof, {})
+    again, _ = await desk.recorder.save(refund, proof, {})
+    assert again.result == "already"
+    assert named(log, "proof_without_record") == []
+    (line,) = named(log, "save_superseded")
+    assert line["result"] == "already"
+
+
 async def test_proof_of_a_refund_whose_record_is_gone_rings_an_alarm(
     desk: Desk, log: list[Any], async_redis: redis.asyncio.Redis
 ) -> None:

@@ -22,7 +22,7 @@ from tests.unit.store.faulty_servers import (
 )
 from worker.errors import NotDurable, StoreUnavailable
 from worker.sandbox.redis_server import ThrowawayServer, running_server
-from worker.store import durability, flags, reads, record_time, sweeps
+from worker.store import durability, flags, meta, reads, record_time, sweeps
 from worker.store.async_store import AsyncStore
 from worker.store.scripts import Command
 from worker.store.store import Store
@@ -135,6 +135,14 @@ async def test_server_that_may_evict_records_is_refused_on_the_loop_too(
             ):
                 await store.run(refused)
         assert evicting.dbsize() == 0
+
+
+def test_flags_of_a_run_are_written_once_on_a_server_that_may_evict(
+    evicting: redis.Redis,
+) -> None:
+    store = Store(evicting)
+    assert [store.run(meta.once("k", {"a": value})) for value in ("1", "2")] == [True, False]
+    assert evicting.hgetall("refunds:k") == {"a": "1"}
 
 
 def test_server_that_may_evict_records_is_paused_and_serves_where_memory_is_enough(
