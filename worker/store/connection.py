@@ -121,6 +121,11 @@ _OPTIONS: Final[dict[str, Any]] = {
     "client_name": "refund-worker",
 }
 _SENTINEL: Final[dict[str, Any]] = {"socket_timeout": 5}
+_UNBOUNDED: Final = 2**31
+"""For a blocking client: each thread that waits for a reply has a connection.
+
+Redis-py 8 allows 100, and tells the next thread that there are too many.
+"""
 _NOTICES: Final = "maint_notifications_config"
 
 
@@ -160,12 +165,21 @@ def connect(url: str) -> redis.Redis:
             list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
         )
         client: redis.Redis = sentinel.master_for(
-            address.master, **_OPTIONS, **_without_notices(redis.Redis), **address.to_server
+            address.master,
+            max_connections=_UNBOUNDED,
+            **_OPTIONS,
+            **_without_notices(redis.Redis),
+            **address.to_server,
         )
         return client
     _require_known(url)
     with _readable():
-        plain = redis.Redis.from_url(url, **_options_for(url), **_without_notices(redis.Redis))
+        plain = redis.Redis.from_url(
+            url,
+            max_connections=_UNBOUNDED,
+            **_options_for(url),
+            **_without_notices(redis.Redis),
+        )
         _try_options(plain.connection_pool)
         return plain
 

@@ -294,3 +294,12 @@ def test_an_interrupt_between_two_replies_does_not_hand_one_to_the_next_command(
         with pytest.raises(KeyboardInterrupt):
             refunds.get_many(["order-1-1", "order-2-1"])
     assert refunds.get("order-3-1").refund_id == "order-3-1"
+
+
+def test_more_threads_than_a_hundred_read_at_once(refunds: Refunds, redis_url: str) -> None:
+    count = 120
+    refunds.submit(request())
+    with redis.Redis.from_url(redis_url) as admin, ThreadPoolExecutor(count) as pool:
+        admin.client_pause(500)
+        found = list(pool.map(refunds.get, ["order-1-1"] * count))
+    assert {refund.refund_id for refund in found} == {"order-1-1"}
