@@ -145,8 +145,8 @@ def _without_notices(client: Callable[..., object]) -> dict[str, Any]:
     """Return the option that turns maintenance notifications off, none if the client has no such.
 
     While they are on, which is the default from redis-py 8 on, a pool does not check whether an
-    unread reply waits on a connection. After a command that was interrupted, the next one would get
-    its reply: the record of another refund.
+    unread reply waits on a connection, or its server has closed it. After a command that was
+    interrupted, the next one would get its reply: the record of another refund.
     """
     if _NOTICES not in signature(client).parameters:
         return {}

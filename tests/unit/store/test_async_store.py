@@ -213,3 +213,16 @@ async def test_a_reply_that_nobody_read_is_not_that_of_the_next_command(redis_ur
     await client.connection_pool.release(connection)
     assert await client.echo("mine") == "mine"
     await client.aclose()
+
+
+async def test_a_connection_that_the_server_closed_is_opened_again_for_the_next_command(
+    redis_url: str,
+) -> None:
+    """As after its restart: each idle connection would let one refund or request down."""
+    client = connect_async(redis_url)
+    own: Any = await client.client_id()
+    async with redis.asyncio.Redis.from_url(redis_url) as admin:
+        await admin.client_kill_filter(_id=own)
+    await asyncio.sleep(0.1)
+    assert await client.echo("mine") == "mine"
+    await client.aclose()
