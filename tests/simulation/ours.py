@@ -240,8 +240,8 @@ class OurWorker:
         while True:
             try:
                 if self._world.plan.odd.back:
-                    # As each beat does; elsewhere it would change nothing.
-                    await self.service.store.note_time()
+                    # For the time that it notes; elsewhere it would change nothing.
+                    await self.service.store.beat(self._machine.name)
                 if forgets:
                     await self.service.positions.check()
                 if not self.service.stopping and not self.service.breaker.resting:

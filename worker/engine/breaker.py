@@ -110,11 +110,19 @@ class Breaker:
             count += 1
             pause = backoff(count, base=FIRST_PROBE, cap=LONGEST_PROBE, jitter=self._jitter())
             await asyncio.sleep(pause.total_seconds())
-            if self._trial or await self._probe():
+            if self._trial or await self._has_answer():
                 # One call may try. If none comes, or it fails too, the next round offers the trial
                 # again.
                 self._trial = True
                 self._changed.set()
+
+    async def _has_answer(self) -> bool:
+        try:
+            return await self._probe()
+        except Exception:
+            # Whatever it is, the next probe follows: without one, every refund here waits for good.
+            log.exception("probe_failed")
+            return False
 
     def stop(self) -> None:
         """Stop probing."""

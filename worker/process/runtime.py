@@ -284,10 +284,10 @@ class Runtime:
             os.kill(os.getpid(), signal.SIGTERM)
         self.intake.resume()
         await self.store.beat(self.name)
-        await self._tell()
         # After the beat in Redis: the file is fresh only while the loop turns and the records can
-        # be reached.
+        # be reached. Before the counters, which a full server does not take.
         self._heartbeat.beat()
+        await self._tell()
 
     async def _tell(self) -> None:
         """Add this worker's counters to those in Redis."""

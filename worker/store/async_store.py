@@ -246,18 +246,12 @@ class AsyncStore(_Scripts):
         with redis_errors(self.address):
             return int(await self.redis.zcard(self.key(_QUEUED[lane])))
 
-    async def note_time(self) -> int:
-        """Return the records' time in epoch ms, and note how late it is at least from now on."""
-        now = await self.run(record_time.clock())
-        self._seen.saw(now)
-        return now
-
     async def beat(self, worker: str) -> None:
-        """Record a worker's heartbeat, and remove workers without one for a day."""
-        with redis_errors(self.address):
-            now = await self.note_time()
-            await self.redis.zadd(self.key("workers"), {worker: now})
-            await self.redis.zremrangebyscore(self.key("workers"), "-inf", now - 86_400_000)
+        """Record a worker's heartbeat, and remove workers without one for a day.
+
+        Also note the records' time, and thereby how late it is at least from now on.
+        """
+        self._seen.saw(await self.run(meta.beat(worker)))
 
     async def leave(self, worker: str) -> None:
         """Remove a worker that has ended."""

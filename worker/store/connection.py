@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -120,6 +121,12 @@ _OPTIONS: Final[dict[str, Any]] = {
     "client_name": "refund-worker",
 }
 _SENTINEL: Final[dict[str, Any]] = {"socket_timeout": 5}
+_UNBOUNDED: Final = 2**31
+"""For a blocking client: each thread that waits for a reply has a connection.
+
+Redis-py 8 allows 100, and tells the next thread that there are too many.
+"""
+_NOTICES: Final = "maint_notifications_config"
 
 
 def _options_for(url: str) -> dict[str, Any]:
@@ -134,6 +141,20 @@ def _options_for(url: str) -> dict[str, Any]:
     }
 
 
+def _without_notices(client: Callable[..., object]) -> dict[str, Any]:
+    """Return the option that turns maintenance notifications off, none if the client has no such.
+
+    While they are on, which is the default from redis-py 8 on, a pool does not check whether an
+    unread reply waits on a connection, or its server has closed it. After a command that was
+    interrupted, the next one would get its reply: the record of another refund.
+    """
+    if _NOTICES not in signature(client).parameters:
+        return {}
+    from redis.maint_notifications import MaintNotificationsConfig  # noqa: PLC0415 - see above
+
+    return {_NOTICES: MaintNotificationsConfig(enabled=False)}
+
+
 def connect(url: str) -> redis.Redis:
     """Return a blocking client, which connects at its first command."""
     if is_sentinel(url):
@@ -143,11 +164,22 @@ def connect(url: str) -> redis.Redis:
         sentinel = redis.sentinel.Sentinel(
             list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
         )
-        client: redis.Redis = sentinel.master_for(address.master, **_OPTIONS, **address.to_server)
+        client: redis.Redis = sentinel.master_for(
+            address.master,
+            max_connections=_UNBOUNDED,
+            **_OPTIONS,
+            **_without_notices(redis.Redis),
+            **address.to_server,
+        )
         return client
     _require_known(url)
     with _readable():
-        plain = redis.Redis.from_url(url, **_options_for(url))
+        plain = redis.Redis.from_url(
+            url,
+            max_connections=_UNBOUNDED,
+            **_options_for(url),
+            **_without_notices(redis.Redis),
+        )
         _try_options(plain.connection_pool)
         return plain
 
@@ -179,13 +211,19 @@ def connect_async(url: str, *, max_connections: int = 64) -> redis.asyncio.Redis
             list(address.hosts), sentinel_kwargs=_SENTINEL | address.to_sentinels
         )
         client: redis.asyncio.Redis = sentinel.master_for(
-            address.master, **_OPTIONS, **address.to_server
+            address.master,
+            **_OPTIONS,
+            **_without_notices(redis.asyncio.Redis),
+            **address.to_server,
         )
     else:
         _require_known(url)
         with _readable():
             client = redis.asyncio.Redis.from_url(
-                url, max_connections=max_connections, **_options_for(url)
+                url,
+                max_connections=max_connections,
+                **_options_for(url),
+                **_without_notices(redis.asyncio.Redis),
             )
             _try_options(client.connection_pool)
     pool = client.connection_pool

@@ -1,12 +1,17 @@
-"""The commands that pin the provider, set the flags of `meta`, and mark other hashes once."""
+"""The commands that pin the provider, set flags, mark other hashes once, and note workers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
 
 from worker.store import scripts
 from worker.store.records import SCHEMA_VERSION
 from worker.store.scripts import Argument, Command
+
+SILENCE: Final = timedelta(days=1)
+"""How long a worker that sends no heartbeat is remembered."""
 
 
 def pin(host: str, mode: str) -> Command[tuple[str, str, str]]:
@@ -35,3 +40,9 @@ def once(key: str, fields: Mapping[str, str]) -> Command[bool]:
     """
     arguments: list[Argument] = [key, *(part for pair in fields.items() for part in pair)]
     return Command(script=scripts.ONCE, arguments=arguments, read=bool, durable=False)
+
+
+def beat(worker: str) -> Command[int]:
+    """Note that a worker runs, even if memory is full; return the records' time in epoch ms."""
+    arguments: list[Argument] = [worker, SILENCE // timedelta(milliseconds=1)]
+    return Command(script=scripts.BEAT, arguments=arguments, read=int, durable=False)

@@ -105,6 +105,7 @@ FLAG: Final = Script("flag")
 ONCE: Final = Script("once")
 TOKEN_NAME: Final = Script("token_name")
 CLOCK: Final = Script("clock")
+BEAT: Final = Script("beat")
 CONFIRM: Final = Script("confirm")
 POSITION: Final = Script("position", "_position")
 PAYMENT: Final = Script("payment")
@@ -125,6 +126,7 @@ EVERY: Final = (
         PIN,
         FLAG,
         CLOCK,
+        BEAT,
     ),
     *(PAYMENT, ACCOUNT, WITNESSES, POSITION),
 )

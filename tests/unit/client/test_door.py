@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.client import Pipeline
 
 import worker
 from worker import (
@@ -274,3 +275,31 @@ def test_two_installations_on_one_server_do_not_share_messages(
     assert refunds.get_many(["order-1-1"]) == [None]
     with redis.Redis.from_url(redis_url) as client:
         assert (client.llen("refunds"), client.llen("staging:refunds")) == (0, 1)
+
+
+def test_an_interrupt_between_two_replies_does_not_hand_one_to_the_next_command(
+    refunds: Refunds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by Ctrl-C, or a time limit that a signal enforces: it may come between any two steps."""
+    for number in (1, 2, 3):
+        refunds.submit(request(number))
+    read: Any = Pipeline.parse_response
+
+    def interrupted(*given: Any, **named: Any) -> Any:
+        read(*given, **named)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pipeline, "parse_response", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            refunds.get_many(["order-1-1", "order-2-1"])
+    assert refunds.get("order-3-1").refund_id == "order-3-1"
+
+
+def test_more_threads_than_a_hundred_read_at_once(refunds: Refunds, redis_url: str) -> None:
+    count = 120
+    refunds.submit(request())
+    with redis.Redis.from_url(redis_url) as admin, ThreadPoolExecutor(count) as pool:
+        admin.client_pause(500)
+        found = list(pool.map(refunds.get, ["order-1-1"] * count))
+    assert {refund.refund_id for refund in found} == {"order-1-1"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -10,7 +11,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import HOUR, NOW, SECOND, TRUST, done_as
+from tests.factories import HOUR, NOW, SECOND, TRUST, a_refund, done_as
 from tests.unit.engine.shop import (
     ID,
     MILLISECOND,
@@ -25,8 +26,12 @@ from tests.unit.engine.shop import (
     totals,
     until,
 )
+from worker.engine import breaker
+from worker.engine.breaker import Breaker
+from worker.model.answers import NotSent
 from worker.model.refund import Lane, Stage, Status
 from worker.rules import attempts
+from worker.rules.outcomes import classify
 from worker.store import gate, saves
 
 
@@ -212,6 +217,28 @@ async def test_outage_opens_the_breaker_and_an_answer_to_any_read_closes_it(
         shop.provider.will(POST, httpx.ReadError("reset"))
         await shop.service._actions.run(ID, Lane.SINGLE)
         assert not shop.service.breaker.is_open
+
+
+async def test_a_probe_that_fails_in_an_unforeseen_way_is_not_the_last_one(
+    monkeypatch: pytest.MonkeyPatch, log: list[Any]
+) -> None:
+    monkeypatch.setattr(breaker, "FIRST_PROBE", MILLISECOND)
+    results: list[bool | Exception] = [True, RuntimeError("can't start new thread")]
+
+    async def probe() -> bool:
+        result = results.pop()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    outage = Breaker(probe, jitter=lambda: 0.0)
+    for _ in range(breaker.FAILURES):
+        outage.record(classify(NotSent(reason="the provider could not be reached"), a_refund()))
+    assert outage.resting
+    async with asyncio.timeout(5):
+        assert await outage.wait()
+    outage.stop()
+    assert "probe_failed" in [line["event"] for line in log]
 
 
 @pytest.mark.parametrize(

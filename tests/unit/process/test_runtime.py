@@ -9,8 +9,10 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import structlog
@@ -105,6 +107,27 @@ async def test_nothing_is_accepted_or_swept_on_a_server_that_may_forget(runtime:
     with pytest.raises(NotDurable, match="no file"):
         await runtime._create(a_request(), Lane.SINGLE)
     await runtime._sweep()
+
+
+async def test_a_server_that_takes_no_counters_does_not_make_a_worker_look_as_if_it_hung(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "heartbeat"
+    settings = Settings.load(heartbeat_file=file)
+    runtime = Runtime(settings, make_celery(settings))
+    guarded(runtime)
+    store: Any = SimpleNamespace(beat=AsyncMock())
+    runtime.store = store
+
+    async def refused() -> None:
+        raise StoreUnavailable("used memory > 'maxmemory'")
+
+    runtime._tell = refused  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable, match="used memory"):
+        await runtime._beat()
+    assert file.exists()
+    store.beat.assert_awaited_once_with(runtime.name)
+    runtime._loop.close()
 
 
 @pytest.mark.parametrize(("days", "ages"), [(None, []), (30, [timedelta(days=30)])])

@@ -19,6 +19,7 @@ from worker.model.refund import Lane
 from worker.store import claims, creations, reads, scripts
 from worker.store.async_store import AsyncStore
 from worker.store.claims import Claim
+from worker.store.connection import connect_async
 from worker.store.creations import Created
 from worker.store.reads import Loaded
 from worker.store.scripts import Command, Script
@@ -202,3 +203,26 @@ async def test_backlog_of_a_lane_is_what_is_queued_in_it(store: AsyncStore) -> N
     for number, lane in enumerate((Lane.SINGLE, Lane.SINGLE, Lane.BULK)):
         await store.run(creations.create(a_request(f"r{number}"), lane))
     assert [await store.backlog(lane) for lane in (Lane.SINGLE, Lane.BULK)] == [2, 1]
+
+
+async def test_a_reply_that_nobody_read_is_not_that_of_the_next_command(redis_url: str) -> None:
+    client = connect_async(redis_url)
+    connection = await client.connection_pool.get_connection()
+    await connection.send_command("ECHO", "of another refund")
+    await asyncio.sleep(0.1)
+    await client.connection_pool.release(connection)
+    assert await client.echo("mine") == "mine"
+    await client.aclose()
+
+
+async def test_a_connection_that_the_server_closed_is_opened_again_for_the_next_command(
+    redis_url: str,
+) -> None:
+    """As after its restart: each idle connection would let one refund or request down."""
+    client = connect_async(redis_url)
+    own: Any = await client.client_id()
+    async with redis.asyncio.Redis.from_url(redis_url) as admin:
+        await admin.client_kill_filter(_id=own)
+    await asyncio.sleep(0.1)
+    assert await client.echo("mine") == "mine"
+    await client.aclose()

@@ -159,3 +159,19 @@ def test_attempt_that_ends_after_its_refund_was_contradicted_is_still_recorded(
     assert world.end(claim, done_as("succeeded")).result == "saved"
     world.check()
     assert (world.get().status, world.get().contradicted_by) == (Status.SUCCEEDED, "re_late")
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_what_nobody_can_resolve_any_more_is_forgotten(world: World, *, is_kept: bool) -> None:
+    """Else it is counted for good, with an alarm. A later move keeps a record for longer."""
+    world.accept()
+    world.attempt(FAILED)
+    contradict(world, world.get())
+    world.pass_time(timedelta(milliseconds=world.store.retention_ms) + HOUR)
+    world.sweep()
+    assert [refund_id for refund_id, _ in open_ones(world)] == [ID]
+    if not is_kept:
+        # The server's own clock has not moved, so it expires no key.
+        world.redis.delete(f"refunds:refund:{ID}")
+    world.sweep()
+    assert [refund_id for refund_id, _ in open_ones(world)] == ([ID] if is_kept else [])

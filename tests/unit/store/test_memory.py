@@ -285,6 +285,15 @@ async def test_a_refused_key_is_noted_on_a_full_server(
     assert (await store.run(reads.load(ID))).refund is None
 
 
+async def test_a_worker_that_runs_is_seen_to_run_on_a_full_server(
+    async_redis: redis.asyncio.Redis, fill: Callable[[float], None]
+) -> None:
+    """Whoever does not see it calls somebody at night, or restarts it again and again."""
+    fill(OVER)
+    await AsyncStore(async_redis, durable=False).beat("here")
+    assert await async_redis.zrange("refunds:workers", 0, -1) == ["here"]
+
+
 def test_a_user_who_may_not_ask_for_the_memory_is_served_up_to_the_limit(
     sync_redis: redis.Redis, fill: Callable[[float], None]
 ) -> None:

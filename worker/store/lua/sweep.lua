@@ -85,4 +85,10 @@ if most > 0 then
     take_recheck(id)
   end
 end
+-- What contradicted a record that has expired can be resolved by nobody, and would be counted for good.
+-- An error, as of a key of another type, has no entries.
+local old = redis.pcall('ZRANGEBYSCORE', P .. 'contradicted', '-inf', int(NOW - number(RETENTION)), 'LIMIT', 0, 100)
+for _, id in ipairs(old) do
+  if redis.call('EXISTS', P .. 'refund:' .. id) == 0 then redis.call('ZREM', P .. 'contradicted', id) end
+end
 return out
