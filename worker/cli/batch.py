@@ -17,7 +17,7 @@ from worker.broker import queues
 from worker.broker.names import BULK_IDS
 from worker.cli import batch_tables, render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
-from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
+from worker.cli.outputs import RESULT_ROWS, RESULTS, Write, output, standard_output
 from worker.cli.progress import detached, progress, verdict, watch_batch
 from worker.cli.session import ALL_PAUSED, act, note, opened, operator
 from worker.errors import InputError
@@ -336,5 +336,7 @@ def result(*, batch_id: str, file: str, target: Path | None) -> int:
 
 @contextmanager
 def _out(file: str, target: Path | None) -> Iterator[Write]:
-    with standard_output() if target in {None, Path("-")} else output(file, target) as write:
+    with (
+        standard_output() if target in {None, Path("-")} else output(file, target, RESULTS) as write
+    ):
         yield write
