@@ -74,9 +74,16 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
                 if merged > _MOST_MERGED:
                     raise _too_many_merged(source)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-        raise source.problem(f"is not a complete XLSX workbook: {error}") from None
+        raise _not_complete(source, error) from None
     file.seek(0)
     return sheets
+
+
+def _not_complete(source: Source, error: Exception) -> InputError:
+    return source.problem(
+        f"is not a complete XLSX workbook ({error}): save it again as .xlsx or CSV, or copy it"
+        " again"
+    )
 
 
 def _styles(source: Source, archive: zipfile.ZipFile) -> Styles:
@@ -401,7 +408,7 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, int, Iterator[Sequenc
                 return wanted, *_iterated(workbook, wanted)
             filled = [name for name in sheets if workbook.get_sheet_by_name(name).height > 0]
             if not filled:
-                raise source.problem("is empty: no sheet has cells")
+                raise source.problem("no sheet has cells: name another file")
             if len(filled) > 1:
                 raise source.problem(
                     f"has several sheets with rows ({', '.join(filled)}): name the right one"
@@ -414,7 +421,7 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, int, Iterator[Sequenc
         calamine.XmlError,
         calamine.ZipError,
     ) as error:
-        raise source.problem(f"is not a complete XLSX workbook: {error}") from None
+        raise _not_complete(source, error) from None
 
 
 def _iterated(workbook: Any, name: str) -> tuple[int, Iterator[Sequence[object]]]:
