@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from worker.cli.exits import MEANINGS
+from worker.cli.exits import INTERRUPTED, MEANINGS
 from worker.model.refund import Refund, Stage, Status
 from worker.rules.transitions import TRANSITIONS
 from worker.sandbox import demo
@@ -84,8 +84,9 @@ def test_the_readme_names_a_few_settings_with_the_defaults_of_the_table() -> Non
 
 
 def test_every_exit_code_is_in_the_table() -> None:
-    rows = re.findall(r"^\| (\d) \| (.*?) \|$", SETTINGS, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|$", SETTINGS, re.MULTILINE)
     assert {int(code): meaning for code, meaning in rows} == MEANINGS
+    assert INTERRUPTED in MEANINGS
 
 
 @pytest.mark.parametrize("command", ["./ops/dev demo", "./ops/dev test"])

@@ -131,10 +131,14 @@ class Files:
     async def _pause(self, file: File) -> None:
         with suppress(NotFound, GuardRefused):
             if await self._shell.until_through(
-                lambda store: batches.pause_batch(store, file.batch_id, by="person")
+                # A finished batch is not paused, and the person is told so.
+                lambda store: (
+                    batches.pause_batch(store, file.batch_id, by="person")
+                    or batches.state_of_batch(store, file.batch_id) == "paused"
+                )
             ):
                 self._world.happens("batch_paused", "person")
-            self._told(file, "paused")
+                self._told(file, "paused")
             await asyncio.sleep((file.resume_at or 0.0) - (file.pause_at or 0.0))
             if await self._shell.until_through(
                 lambda store: batches.resume_batch(store, file.batch_id)

@@ -5,6 +5,7 @@ the records before are `known` and are not changed.
 """
 
 from worker.batches.compare import Comparison, Conflict, Repeat, compare
+from worker.batches.interrupted import interrupted_imports
 from worker.batches.moves import Canceled, Retried, cancel_batch, retry_batch
 from worker.batches.opening import (
     BatchDraft,
@@ -45,6 +46,7 @@ __all__ = [
     "compare",
     "earlier_batch",
     "foresee_batch",
+    "interrupted_imports",
     "is_batch_id",
     "list_batches",
     "look_at_batch",

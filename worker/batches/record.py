@@ -289,8 +289,13 @@ def state_of_batch(store: Store, batch_id: str) -> str | None:
 def pause_batch(store: Store, batch_id: str, by: str = "") -> bool:
     """Stop a batch's claims; return whether that changed anything.
 
-    Raises `NotFound`, `GuardRefused`.
+    A finished batch has none, unless a person may still send a refund in review. Raises `NotFound`,
+    `GuardRefused`.
     """
+    before = read_batch(store, batch_id)
+    if before.state == "running" and before.finished and not before.stages.get("review"):
+        store.confirm()
+        return False
     return set_state(store, batch_id, "paused", sources=("running",), by=by)
 
 

@@ -17,7 +17,7 @@ from worker.broker import queues
 from worker.broker.names import BULK_IDS
 from worker.cli import batch_tables, render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
-from worker.cli.outputs import RESULT_ROWS, Write, output, standard_output
+from worker.cli.outputs import RESULT_ROWS, RESULTS, Write, output, standard_output
 from worker.cli.progress import detached, progress, verdict, watch_batch
 from worker.cli.session import ALL_PAUSED, act, note, opened, operator
 from worker.errors import InputError
@@ -26,6 +26,7 @@ from worker.importer import Source, open_source, validate, write_result
 from worker.model.refund import Lane, Retriable
 from worker.ranges import Whole
 from worker.store import flags
+from worker.store.store import Store
 from worker.words import counted, verb
 
 _SETTLED: Final = frozenset({"succeeded", "failed"})
@@ -168,19 +169,35 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
     return DONE if done.canceled else NOTHING_TO_DO
 
 
+def paused_sentence(store: Store, batch_id: str, *, changed: bool) -> str:
+    """Return what a pause did to a batch."""
+    if changed:
+        return f"batch {batch_id} is paused"
+    if batches.state_of_batch(store, batch_id) == "paused":
+        return f"batch {batch_id} was already paused"
+    return f"batch {batch_id} is finished: nothing was changed"
+
+
+def resumed_sentence(store: Store, batch_id: str, *, changed: bool) -> str:
+    """Return what a resume did to a batch."""
+    sentence = f"batch {batch_id} {'is resumed' if changed else 'was not paused'}"
+    is_finished = batches.read_batch(store, batch_id).finished
+    return f"{sentence}; it is finished, so nothing is left to send" if is_finished else sentence
+
+
 @batch.command(short_help="Pause a batch.")
 @_batch_argument
 def pause(*, batch_id: str) -> int:
     """Pause a batch: no more of its refunds are sent until it is resumed; those in flight finish.
 
-    Exit code: 9 if the batch was already paused.
+    Exit code: 9 if the batch was already paused, or is finished.
     """
     with opened() as refunds:
         store, by = refunds.store, operator(refunds.settings)
         changed = act(
             refunds, "batch pause", batch_id, lambda: batches.pause_batch(store, batch_id, by)
         )
-    note(f"batch {batch_id} is paused" if changed else f"batch {batch_id} was already paused")
+        note(paused_sentence(refunds.store, batch_id, changed=changed))
     return DONE if changed else NOTHING_TO_DO
 
 
@@ -196,7 +213,7 @@ def resume(*, batch_id: str) -> int:
             refunds, "batch resume", batch_id, lambda: batches.resume_batch(refunds.store, batch_id)
         )
         all_paused = flags.read(refunds.store).paused_at is not None
-    note(f"batch {batch_id} is resumed" if changed else f"batch {batch_id} was not paused")
+        note(resumed_sentence(refunds.store, batch_id, changed=changed))
     if all_paused:
         note(ALL_PAUSED)
     return DONE if changed else NOTHING_TO_DO
@@ -336,5 +353,7 @@ def result(*, batch_id: str, file: str, target: Path | None) -> int:
 
 @contextmanager
 def _out(file: str, target: Path | None) -> Iterator[Write]:
-    with standard_output() if target in {None, Path("-")} else output(file, target) as write:
+    with (
+        standard_output() if target in {None, Path("-")} else output(file, target, RESULTS) as write
+    ):
         yield write

@@ -66,7 +66,7 @@ def _checks() -> list[dict[str, Any]]:
             {
                 "name": "settings",
                 "state": "fail",
-                "text": str(error),
+                "text": str(error).removeprefix("wrong settings: "),
                 "fix": fix,
                 "trouble": "settings",
             }

@@ -38,6 +38,7 @@ MEANINGS: Final = {
     AWAY: "Redis or the provider is unavailable: run the command again",
     REFUSED: "refused by a guard; nothing was changed",
     NOTHING_TO_DO: "nothing to do",
+    INTERRUPTED: "interrupted by Ctrl-C; what was accepted continues",
 }
 
 _CODES: Final[tuple[tuple[type[RefundError], int], ...]] = (

@@ -18,7 +18,7 @@ from worker.cli.import_guards import parsed
 from worker.cli.import_options import READING, reading
 from worker.cli.import_run import ImportCommand, process
 from worker.cli.options import require_fitting, with_options
-from worker.cli.outputs import forget, named, output
+from worker.cli.outputs import ERRORS, RESULTS, forget, named, output
 from worker.cli.progress import progress
 from worker.file_import import Limits, each_sum, length_of_time, most_errors, sums_or_one
 from worker.importer import open_source, validate
@@ -84,7 +84,7 @@ stopped, and no refund is made twice.""",
     type=_target,
     callback=named,
     metavar="FILE",
-    help="Write all rows with their results.",
+    help="Write all rows with their results. Only such a FILE of an earlier run is replaced.",
 )
 @click.option(
     "--errors",
@@ -92,8 +92,8 @@ stopped, and no refund is made twice.""",
     callback=named,
     metavar="FILE",
     help=(
-        "Write the invalid rows with their errors. If no row is invalid, a FILE of an earlier run"
-        " is removed."
+        "Write the invalid rows with their errors. Only such a FILE of an earlier run is replaced,"
+        " or removed if no row is invalid."
     ),
 )
 @click.option(
@@ -191,8 +191,8 @@ def import_file(
     options = ImportCommand(**given, limits=limits)
     with (
         open_source(file, reading(**values), sys.stdin.buffer) as source,
-        output(file, result) as write_all,
-        output(file, errors) as write_refused,
+        output(file, result, RESULTS) as write_all,
+        output(file, errors, ERRORS) as write_refused,
     ):
         require_fitting(source)
         with progress("rows checked", None) as show:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from worker.batches import pause_batch, resume_batch
+from worker.cli.batch import paused_sentence, resumed_sentence
 from worker.cli.exits import DONE, NOTHING_TO_DO
 from worker.cli.session import ALL_PAUSED, act, note, opened, operator
 from worker.client import Refunds
@@ -21,7 +22,7 @@ Examples:
   refunds pause --batch b-20260131-4f1c2a
 
 \b
-Exit code: 9 if it was already paused."""
+Exit code: 9 if it was already paused, or the batch is finished."""
 )
 @batch_option
 def pause(*, batch: str | None) -> int:
@@ -34,7 +35,7 @@ def pause(*, batch: str | None) -> int:
         store, by = refunds.store, operator(refunds.settings)
         if batch is not None:
             changed = act(refunds, "batch pause", batch, lambda: pause_batch(store, batch, by))
-            note(f"batch {batch} is paused" if changed else f"batch {batch} was already paused")
+            note(paused_sentence(store, batch, changed=changed))
             return DONE if changed else NOTHING_TO_DO
         changed, state = act(refunds, "pause", "", lambda: flags.pause(store, by))
     since = f"since {values.moment(state.paused_at)} by {values.plain(state.paused_by)}"
@@ -86,7 +87,7 @@ def resume(*, batch: str | None, account: bool, force: bool) -> int:
             changed = act(
                 refunds, "batch resume", batch, lambda: resume_batch(refunds.store, batch)
             )
-            note(f"batch {batch} is resumed" if changed else f"batch {batch} was not paused")
+            note(resumed_sentence(refunds.store, batch, changed=changed))
             if flags.read(refunds.store).paused_at is not None:
                 note(ALL_PAUSED)
             return DONE if changed else NOTHING_TO_DO

@@ -110,7 +110,10 @@ _OPTIONS: Final = (
         "target",
         type=click.Path(path_type=Path),
         callback=named,
-        help="Write every difference to this CSV file.",
+        help=(
+            "Write every difference to this CSV file. Only such a file of an earlier run is"
+            " replaced."
+        ),
     ),
     click.option(
         "--look",
@@ -230,7 +233,7 @@ def _run(asked: _Asked, target: Path | None, *, look: bool, as_json: bool) -> in
     window = None
     if asked.start is not None and asked.end is not None:
         window = window_of(asked.start, asked.end, asked.reading.zone)
-    with output(asked.file, target) as write, books() as sides:
+    with output(asked.file, target, report.DIFFERENCES) as write, books() as sides:
         export, window = _load(asked, sides, window)
         _keep(asked)
         with opened() as refunds:

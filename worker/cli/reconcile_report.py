@@ -10,6 +10,7 @@ from typing import IO, Any, Final
 from rich.table import Table
 
 from worker.cli import render
+from worker.cli.outputs import Kind
 from worker.cli.session import note
 from worker.importer.cells import guarded
 from worker.model.times import from_ms, rfc3339, to_ms
@@ -36,6 +37,7 @@ COLUMNS: Final = (
     "line",
     "reason",
 )
+DIFFERENCES: Final = Kind("a file of differences", lambda names: tuple(names) == COLUMNS)
 
 
 def as_ms(window: Window) -> tuple[int, int]:

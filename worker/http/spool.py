@@ -170,6 +170,12 @@ class Spool:
             return (self.place() / f"{_BATCH}{batch_id}").open("rb")
         return None
 
+    def has_batch(self, batch_id: str) -> bool:
+        """Return whether the file of a batch is kept here. Blocks."""
+        with suppress(OSError):
+            return (self.place() / f"{_BATCH}{batch_id}").exists()
+        return False
+
     def sync(self) -> None:
         """Return once the names of the files are on disk, where the disk can tell. Blocks."""
         with suppress(OSError):

@@ -71,6 +71,8 @@ AGAIN_SECONDS: Final = 5.0
 CLEAN_SECONDS: Final = 3600.0
 _END_SECONDS: Final = 10.0
 _OPTION: Final = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
+_FLAGS: Final = frozenset({"again", "all_remaining", "allow_repeat", "dry_run", "ignore_extra"})
+_SHOW: Final = re.compile(r"see it with 'refunds batch show ([^']+)'")
 
 
 class Stopped(Exception):
@@ -358,7 +360,12 @@ def opened(kept: Kept, name: str, reading: ImportOptions) -> Source:
 
 def in_parameters(sentence: str) -> str:
     """Return a sentence of the importer with the names of parameters instead of options."""
-    return _OPTION.sub(lambda found: found[1].replace("-", "_"), sentence)
+
+    def parameter(found: re.Match[str]) -> str:
+        name = found[1].replace("-", "_")
+        return f"{name}=true" if name in _FLAGS else name
+
+    return _OPTION.sub(parameter, _SHOW.sub(r"see it with GET /v1/batches/\1", sentence))
 
 
 def _judged(report: dict[str, Any], refusals: list[Refusal]) -> Judged:

@@ -53,6 +53,17 @@ class Priced(int):
     """A whole number that a workbook shows with decimals or a currency, such as $500.00."""
 
 
+class Altered:
+    """A number of a workbook that is shown as another one, such as 1050 as 10.50 or as 1."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+    def __repr__(self) -> str:
+        """Return the number that the cell holds."""
+        return str(self.number)
+
+
 class Rounded(float):
     """A number of JSON with more digits than a float holds; it is shown as it was written."""
 
@@ -106,9 +117,19 @@ def is_unclear(value: object, currency: str | None) -> bool:
     return isinstance(value, Priced) and decimals_of((currency or "").lower()) != 0
 
 
-def minor_problem(value: object, currency: str | None) -> tuple[str, str] | None:
-    """Return the code and the rule if a value cannot be read as an amount in minor units."""
-    if not is_unclear(value, currency):
+def amount_problem(
+    value: object, currency: str | None, *, is_minor: bool
+) -> tuple[str, str] | None:
+    """Return the code and the rule if a value cannot be read as an amount in its unit."""
+    if isinstance(value, Altered):
+        return (
+            "amount_shown",
+            (
+                "is shown as another number in the workbook: format the column as numbers without"
+                " percent, thousands or added characters, and check each amount"
+            ),
+        )
+    if not (is_minor and is_unclear(value, currency)):
         return cell_problem(value)
     return (
         "amount_shown",
@@ -148,6 +169,8 @@ def cell_problem(value: object) -> tuple[str, str] | None:
     Text and whole numbers can be. A number with a fraction, or one so long that it was rounded,
     cannot: the text that was meant is unknown.
     """
+    if isinstance(value, Altered):
+        value = value.number
     if value is None or isinstance(value, str | Priced) or type(value) is int:
         return None
     if value is UNREAD:

@@ -28,7 +28,7 @@ from worker.importer.naming import candidates, column_option, field_like
 from worker.model.request import MAX_METADATA_KEY_LENGTH, RESERVED_METADATA
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from worker.importer.options import ImportOptions
 
@@ -254,6 +254,16 @@ def result_columns(fields: Iterable[str | None]) -> frozenset[str]:
     return frozenset(RESULT_COLUMNS) if set(fields) >= _SIGN_OF_RESULT else frozenset({"refund_id"})
 
 
+def is_of_errors(names: Sequence[str]) -> bool:
+    """Return whether columns with these names are those of a file of failed rows."""
+    return tuple(map(field_of, names[: len(FAILED_COLUMNS)])) == FAILED_COLUMNS
+
+
+def is_of_results(names: Sequence[str]) -> bool:
+    """Return whether columns with these names are those of a result file."""
+    return set(map(field_of, names)) >= _SIGN_OF_RESULT
+
+
 def _skipped(fields: Iterable[str | None]) -> frozenset[str]:
     """Return the columns skipped in a file with these fields, even without `ignore_extra`."""
     fields = set(fields)
@@ -282,9 +292,9 @@ def _use(field: str, sent_along: tuple[str, ...]) -> str:
 
 def _fields_in(names: tuple[str, ...], options: ImportOptions) -> tuple[str | None, ...]:
     """Return the field of each name, None for the leading columns of a file of failed rows."""
-    leading = len(FAILED_COLUMNS)
-    if tuple(map(field_of, names[:leading])) != FAILED_COLUMNS:
+    if not is_of_errors(names):
         return tuple(fields_of(names, options))
+    leading = len(FAILED_COLUMNS)
     # The input's own column `line` is not the file's line number, and an id may be made from it.
     own = (name.strip().removesuffix(OWN_COLUMN) for name in names[leading:])
     return (*[None] * leading, *fields_of(own, options))

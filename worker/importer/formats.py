@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 from worker.importer.cells import BLANKS, Rounded, is_blank, spreadsheet_value, text_of, unguarded
 from worker.importer.columns import ALIASES, IGNORE_HINT, columns_of, fields_of
 from worker.importer.options import DELIMITERS
+from worker.importer.sources import EMPTY
 from worker.importer.workbook import sheet_rows
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def _csv_rows(source: Source, layout: Layout) -> Iterator[Row]:
         except csv.Error as error:
             raise source.problem(f"is not valid CSV: {_csv_reason(error)}", line=start) from None
         if names is None:
-            raise source.problem("is empty")
+            raise source.problem(EMPTY)
 
 
 def _check_delimiter(source: Source, cells: list[str], line: int) -> None:
@@ -377,4 +378,4 @@ def _xlsx_rows(source: Source, layout: Layout) -> Iterator[Row]:
             yield Row(line, ordinal, names, [*values[:width], *[""] * (width - len(values))])
             ordinal += 1
     if names is None:
-        raise source.problem("is empty: the sheet has no cells")
+        raise source.problem("the sheet has no cells: name another one with --sheet")

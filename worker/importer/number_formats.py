@@ -1,6 +1,7 @@
-"""The number formats of a workbook: which of them show a whole number like an amount of money.
+"""The number formats of a workbook: which of them show a number like an amount, or as another one.
 
-A cell that holds 500 may be shown as $500.00, so its value alone does not say what was meant.
+A cell that holds 500 may be shown as $500.00, so its value alone does not say what was meant. One
+that holds 1050 may be shown as 10.50, as 1 or as 105000%: then its value is not what a person sees.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import html
 import re
 import unicodedata
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from worker.model.currencies import KNOWN
 
@@ -19,7 +20,9 @@ _FORMAT: Final = re.compile(r"<(?:\w+:)?xf(?=[\s/>])([^<>]*)>")
 _CODE: Final = re.compile(r"""<(?:\w+:)?numFmt\s((?:[^<>"']|"[^"<]*"|'[^'<]*')*)>""")
 _ATTRIBUTE: Final = re.compile(r"""\b(\w+)=(["'])(.*?)\2""", re.DOTALL)
 # Formats that every workbook knows without a code: those with decimals, or with a currency.
-_BUILT_IN: Final = frozenset(map(str, (2, 4, 5, 6, 7, 8, 10, 11, 39, 40, 42, 43, 44, 48)))
+_BUILT_IN: Final = frozenset(map(str, (2, 4, 5, 6, 7, 8, 11, 39, 40, 42, 43, 44, 48)))
+# Those with a percent sign.
+_BUILT_IN_ALTERED: Final = frozenset({"9", "10"})
 # Currencies that spreadsheets write in letters which are neither a sign nor a code: Excel states
 # even its own formats so, in many countries.
 _LETTERS: Final = frozenset(
@@ -33,25 +36,45 @@ _PART: Final = re.compile(
 )
 _DECIMALS: Final = re.compile(r"\.[0#?]")
 _WORD: Final = re.compile(r"[^\W\d_]+")
+# Within a number, these only part its thousands.
+_PARTING: Final = frozenset("'\u2019")
 
 
-def money_styles(xml: bytes) -> frozenset[bytes]:
-    """Return the numbers of the styles that show decimals or a currency, as cells name them.
+class Styles(NamedTuple):
+    """The numbers of the styles that do not show a number as it is, as cells name them."""
 
-    `xml` is the workbook's part with its styles.
-    """
+    money: frozenset[bytes] = frozenset()
+    """Those that show decimals or a currency."""
+    altered: frozenset[bytes] = frozenset()
+    """Those that show another number than the cell holds."""
+
+
+PLAIN: Final = Styles()
+"""No style shows a number otherwise than it is."""
+
+
+def styles_of(xml: bytes) -> Styles:
+    """Return what the styles show; `xml` is the workbook's part with its styles."""
     text = xml.decode("utf-8", errors="replace")
-    own = {
-        each.get("numFmtId"): shows_money(each.get("formatCode", ""))
+    codes = {
+        each.get("numFmtId", ""): each.get("formatCode", "")
         for each in _tags(_CODE, text, "numFmts")
     }
+    altered = (_BUILT_IN_ALTERED - codes.keys()) | {
+        number for number, code in codes.items() if shows_another_number(code)
+    }
+    money = (_BUILT_IN - codes.keys()) | {
+        number for number, code in codes.items() if shows_money(code)
+    }
+    found: tuple[set[bytes], set[bytes]] = set(), set()
     # One by one: a part can be as long as the whole workbook may be.
     numbers = (each.get("numFmtId", "0") for each in _tags(_FORMAT, text, "cellXfs"))
-    return frozenset(
-        str(style).encode()
-        for style, number in enumerate(numbers)
-        if own.get(number, number in _BUILT_IN)
-    )
+    for style, number in enumerate(numbers):
+        if number in altered:
+            found[1].add(str(style).encode())
+        elif number in money:
+            found[0].add(str(style).encode())
+    return Styles(*map(frozenset, found))
 
 
 def _tags(tag: re.Pattern[str], text: str, name: str) -> Iterator[dict[str, str]]:
@@ -81,3 +104,39 @@ def shows_money(code: str) -> bool:
     return any(unicodedata.category(each) == "Sc" for each in texts + digits) or any(
         word in _LETTERS or word in KNOWN for word in _WORD.findall(texts.lower())
     )
+
+
+def shows_another_number(code: str) -> bool:
+    """Return whether a format shows another number than the cell holds.
+
+    It shows it in thousands or percent, or draws a decimal mark or digits that are only text.
+    """
+    outline = "".join(_outline(*part) for part in _PART.findall(code)).lower()
+    return any(map(_alters, outline.replace("general", "0").split(";")))
+
+
+def _outline(quoted: str, escaped: str, currency: str, plain: str) -> str:
+    """Return a part of a format in few characters.
+
+    `0` is a place for a digit, `1` a digit that is only text, and `!` another text.
+    """
+    if plain:
+        if plain in "0#?":
+            return "0"
+        if unicodedata.category(plain) == "Sc":
+            return "!"
+        return plain if plain in ",.%;" or plain.isalpha() else " "
+    return "".join(
+        "1" if each.isdigit() else " " if each.isspace() or each in _PARTING else "!"
+        for each in quoted + escaped + currency
+    )
+
+
+def _alters(section: str) -> bool:
+    first, last = section.find("0"), section.rfind("0")
+    if first < 0:
+        return False
+    if "%" in section or "1" in section or "!" in section[first:last]:
+        return True
+    # A comma behind the last place for a digit divides by a thousand; others part thousands.
+    return any("," in part[part.rfind("0") + 1 :] for part in section[first:].split("."))

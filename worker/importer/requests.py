@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from worker.errors import InvalidRequest
 from worker.importer.amounts import AmountProblem, grouping_of, parse_amount
-from worker.importer.cells import TIMES, cell_problem, decimal_text, minor_problem, text_of
+from worker.importer.cells import TIMES, amount_problem, cell_problem, decimal_text, text_of
 from worker.importer.columns import columns_of, id_fields, plain_name
 from worker.importer.ids import METADATA, MadeId, base_of, made_id, sent_fields
 from worker.model.currencies import decimals_of
@@ -229,9 +229,13 @@ class RequestReader:
             if index is None:
                 continue
             value = row.values[index]
-            is_minor = index == columns.amount and self._minor
-            problem = minor_problem(value, currency) if is_minor else cell_problem(value)
-            if index == columns.amount and type(value) is float:
+            is_amount = index == columns.amount
+            problem = (
+                amount_problem(value, currency, is_minor=self._minor)
+                if is_amount
+                else cell_problem(value)
+            )
+            if is_amount and type(value) is float:
                 text = None if self._minor else decimal_text(value)
                 if text is not None:
                     texts[index] = text

@@ -13,7 +13,7 @@ import json
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
-from worker.importer.cells import Rounded, decimal_text, guarded, is_unclear, text_of
+from worker.importer.cells import Altered, Rounded, decimal_text, guarded, is_unclear, text_of
 from worker.importer.columns import (
     FAILED_COLUMNS,
     OWN_COLUMN,
@@ -196,8 +196,8 @@ class _Layout:
         self.before = rest if leading else ()
         self.after = () if leading else rest
         taken = {*self.before, *self.after}
-        is_minor = options.amount_unit == "minor"
-        self._minor = fields.index("amount") if is_minor and "amount" in fields else None
+        self._is_minor = options.amount_unit == "minor"
+        self._amount = fields.index("amount") if "amount" in fields else None
         self._currency = fields.index("currency") if "currency" in fields else None
         self._default_currency = options.default_currency
         self.headers = [
@@ -222,7 +222,9 @@ class _Layout:
         The file may be imported as it is, and it has no number formats.
         """
         value = values[index]
-        if index == self._minor:
+        if isinstance(value, Altered):
+            return f"{value} #SHOWN OTHERWISE" if index == self._amount else value.number
+        if index == self._amount and self._is_minor:
             stated = None if self._currency is None else text_of(values[self._currency])
             if is_unclear(value, stated or self._default_currency):
                 return f"{value}.00"

@@ -55,6 +55,7 @@ _BINARY: Final = {
     b"\xfe\xff": "UTF-16 text: save it as UTF-8 (CSV UTF-8)",
     _GZIP: "compressed with gzip twice: unpack it once",
 }
+EMPTY: Final = "the file is empty: export it again, or name another file"
 _LONGEST_MARK: Final = 20
 _PAGE: Final = "a web page: save it as .xlsx or CSV, or download the file again"
 # The same for text, in small letters.
@@ -175,7 +176,7 @@ class Source:
     def _first_bytes(self) -> bytes:
         head = read_block(self, self.raw(), _HEAD)
         if len(head) < _HEAD and not head.removeprefix(codecs.BOM_UTF8).strip():
-            raise self.problem("is empty")
+            raise self.problem(EMPTY)
         return head
 
     def _found_format(self) -> Format:
@@ -198,7 +199,10 @@ class Source:
             name = self.name.lower().removesuffix(".gz")
             found = _SUFFIXES.get(Path(name).suffix) or self._guessed()
         if found == "xlsx":
-            raise self.problem("is not an XLSX workbook: its first bytes are not those of one")
+            raise self.problem(
+                "is not an XLSX workbook: its first bytes are not those of one; save it as .xlsx or"
+                " CSV"
+            )
         return found
 
     def _guessed(self) -> Format:

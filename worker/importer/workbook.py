@@ -14,12 +14,12 @@ from array import array
 from itertools import chain, zip_longest
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from worker.importer.cells import MERGED, UNREAD, Priced, is_blank, spreadsheet_value
-from worker.importer.number_formats import money_styles
+from worker.importer.cells import MERGED, UNREAD, Altered, Priced, is_blank, spreadsheet_value
+from worker.importer.number_formats import PLAIN, Styles, styles_of
 from worker.importer.sources import Source, read_block
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from worker.errors import InputError
 
@@ -49,14 +49,14 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
                     "is not a complete XLSX workbook but another zip file or kind of workbook: save"
                     " it as .xlsx or CSV"
                 )
-            money = _money_styles(source, archive)
+            styles = _styles(source, archive)
             for member in archive.infolist():
                 if member.compress_type not in _PACKED:
                     raise source.problem(
                         f"is not a workbook that can be read: its part {member.filename!r} is"
                         " compressed as in other zip files; save it as .xlsx or CSV"
                     )
-                sheet = sheets[member.filename] = Sheet(source, money)
+                sheet = sheets[member.filename] = Sheet(source, styles)
                 with archive.open(member) as stream:
                     while block := read_block(source, stream, _BLOCK):
                         total += len(block)
@@ -74,17 +74,24 @@ def _scanned(source: Source, file: IO[bytes]) -> dict[str, Sheet]:
                 if merged > _MOST_MERGED:
                     raise _too_many_merged(source)
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
-        raise source.problem(f"is not a complete XLSX workbook: {error}") from None
+        raise _not_complete(source, error) from None
     file.seek(0)
     return sheets
 
 
-def _money_styles(source: Source, archive: zipfile.ZipFile) -> frozenset[bytes]:
+def _not_complete(source: Source, error: Exception) -> InputError:
+    return source.problem(
+        f"is not a complete XLSX workbook ({error}): save it again as .xlsx or CSV, or copy it"
+        " again"
+    )
+
+
+def _styles(source: Source, archive: zipfile.ZipFile) -> Styles:
     if _STYLES not in archive.namelist() or archive.getinfo(_STYLES).compress_type not in _PACKED:
-        return frozenset()
+        return PLAIN
     with archive.open(_STYLES) as stream:
         # If the part is longer, the workbook is refused when all parts are unpacked.
-        return money_styles(read_block(source, stream, source.options.max_workbook_bytes))
+        return styles_of(read_block(source, stream, source.options.max_workbook_bytes))
 
 
 def _workbook_too_large(source: Source, what: str) -> InputError:
@@ -126,11 +133,14 @@ class Sheet:
     _STYLE: Final = re.compile(rb"""\ss=["']([0-9]+)["']""")
     _NOT_NUMBER: Final = re.compile(rb"""\st=["'](?!n["'])""")
 
-    def __init__(self, source: Source, money: frozenset[bytes] = frozenset()) -> None:
+    def __init__(self, source: Source, styles: Styles = PLAIN) -> None:
         self._source = source
-        self._money = money
+        self._styles = styles
+        self._has_styles = any(styles)
         self.priced = array("Q")
         """The row, shifted, and the column, from 1, of each cell that shows a number as money."""
+        self.altered = array("Q")
+        """The same of each cell that shows another number than it holds."""
         self._rest = b""
         self._row = self._column = 0
         self._rows = self._columns = 0
@@ -220,16 +230,17 @@ class Sheet:
             self._cell = attributes
             if self._ERROR.search(attributes):
                 self.unread.add((self._row, self._column))
-            if self._money and self._shows_money(attributes):
-                self.priced.append(self._row << _COLUMN_BITS | self._column)
+            if self._has_styles:
+                self._note_style(attributes)
         self._rows, self._columns = max(self._rows, self._row), max(self._columns, self._column)
 
-    def _shows_money(self, attributes: bytes) -> bool:
-        style = self._STYLE.search(attributes)
+    def _note_style(self, attributes: bytes) -> None:
+        found = self._STYLE.search(attributes)
         # A cell that names no style has the first one.
-        if (style[1] if style else b"0") not in self._money:
-            return False
-        return self._NOT_NUMBER.search(attributes) is None
+        style = found[1] if found else b"0"
+        for styles, cells in zip(self._styles, (self.priced, self.altered), strict=True):
+            if style in styles and self._NOT_NUMBER.search(attributes) is None:
+                cells.append(self._row << _COLUMN_BITS | self._column)
 
     def end(self) -> None:
         """Notes the last cell if it has a formula without a result."""
@@ -258,7 +269,8 @@ def sheet_rows(source: Source, file: IO[bytes]) -> Iterator[list[object]]:
         for row, column in sheet.unread:
             if column > before:
                 unread.setdefault(row, []).append(column - before)
-    mark_priced = _marker_of_priced(known, before)
+    mark_priced = _marker((sheet.priced for sheet in known), before, _priced)
+    mark_altered = _marker((sheet.altered for sheet in known), before, _altered)
     has_names = False
     filled: set[tuple[int, int]] = set()
     for number, found in enumerate(_to_row(rows, max(unread, default=0)), 1):
@@ -268,6 +280,7 @@ def sheet_rows(source: Source, file: IO[bytes]) -> Iterator[list[object]]:
             if cells[column - 1] in {"", None}:
                 cells[column - 1] = UNREAD
         mark_priced(number, cells)
+        mark_altered(number, cells)
         # A row of blanks is none, and the name of a column may be merged with its neighbour.
         if not all(map(is_blank, cells)):
             for sheet in known if has_names else ():
@@ -285,17 +298,27 @@ def _to_row(rows: Iterator[Sequence[object]], last: int) -> Iterator[Sequence[ob
         yield found
 
 
-def _marker_of_priced(sheets: Sequence[Sheet], before: int) -> Callable[[int, list[object]], None]:
-    """Return the function that marks the numbers of a row that are shown as money, row by row."""
-    left = iter(sorted(chain.from_iterable(sheet.priced for sheet in sheets)))
+def _priced(value: object) -> object:
+    return Priced(value) if type(value) is int else value
+
+
+def _altered(value: object) -> object:
+    return Altered(value) if type(value) is int or type(value) is float else value
+
+
+def _marker(
+    places: Iterable[Iterable[int]], before: int, marked: Callable[[object], object]
+) -> Callable[[int, list[object]], None]:
+    """Return the function that marks the numbers of a row at these places, row by row."""
+    left = iter(sorted(chain.from_iterable(places)))
     ahead = next(left, None)
 
     def mark(number: int, cells: list[object]) -> None:
         nonlocal ahead
         while ahead is not None and ahead >> _COLUMN_BITS <= number:
             at = (ahead & _COLUMN_MASK) - before - 1
-            if 0 <= at < len(cells) and type(value := spreadsheet_value(cells[at])) is int:
-                cells[at] = Priced(value)
+            if 0 <= at < len(cells):
+                cells[at] = marked(spreadsheet_value(cells[at]))
             ahead = next(left, None)
 
     return mark
@@ -385,7 +408,7 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, int, Iterator[Sequenc
                 return wanted, *_iterated(workbook, wanted)
             filled = [name for name in sheets if workbook.get_sheet_by_name(name).height > 0]
             if not filled:
-                raise source.problem("is empty: no sheet has cells")
+                raise source.problem("no sheet has cells: name another file")
             if len(filled) > 1:
                 raise source.problem(
                     f"has several sheets with rows ({', '.join(filled)}): name the right one"
@@ -398,7 +421,7 @@ def _chosen(source: Source, file: IO[bytes]) -> tuple[str, int, Iterator[Sequenc
         calamine.XmlError,
         calamine.ZipError,
     ) as error:
-        raise source.problem(f"is not a complete XLSX workbook: {error}") from None
+        raise _not_complete(source, error) from None
 
 
 def _iterated(workbook: Any, name: str) -> tuple[int, Iterator[Sequence[object]]]:

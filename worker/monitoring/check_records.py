@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from celery import Celery
 
+from worker.batches import interrupted_imports
 from worker.broker import queues as broker
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.times import from_ms, rfc3339, to_ms
@@ -18,6 +19,7 @@ from worker.store import flags
 from worker.store.connection import redis_errors
 from worker.store.records import SCHEMA_VERSION
 from worker.store.store import Store
+from worker.wording.batches import command_to_continue, progress_of_import
 
 FRESH: Final = timedelta(seconds=30)
 """Age of the oldest heartbeat that counts: a worker sends one every five seconds."""
@@ -60,6 +62,7 @@ def under_way(settings: Settings, store: Store) -> Iterator[Check]:
         text = f"records that contradict the provider: {contradicted}"
         yield warn("contradicted", text, "refunds review list")
     yield from _batches(store)
+    yield from _interrupted(store, now)
     yield from after_the_end(settings, store, now)
     with redis_errors(store.address):
         rejected: Any = store.redis.llen(store.key("rejected"))
@@ -282,6 +285,17 @@ def _batches(store: Store) -> Iterator[Check]:
     if by_hand:
         text = f"paused by a person: {', '.join(by_hand)}"
         yield warn("batches", text, f"refunds batch resume {by_hand[0]}")
+
+
+def _interrupted(store: Store, now: datetime) -> Iterator[Check]:
+    """Report the imports that stopped part way."""
+    for batch in interrupted_imports(store, now):
+        text = f"{batch.batch_id} was imported only in part: {progress_of_import(batch)}"
+        fix = (
+            f"{command_to_continue(batch)}, with the options of its import; to give the rest up:"
+            f" refunds batch cancel {batch.batch_id}"
+        )
+        yield warn(f"import {batch.batch_id}", text, fix)
 
 
 def queues(app: Celery, address: str) -> Iterator[Check]:

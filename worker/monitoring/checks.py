@@ -75,9 +75,8 @@ def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Itera
             trouble = Trouble.SETTINGS if isinstance(error, StoreRefused) else Trouble.AWAY
             yield fail(name, str(error), f"{cli} PING", trouble)
     except SettingsError as error:
-        yield fail(
-            name, str(error), "export REFUNDS_REDIS_URL=redis://HOST:PORT/0", Trouble.SETTINGS
-        )
+        text = str(error).removeprefix("wrong settings: ")
+        yield fail(name, text, "export REFUNDS_REDIS_URL=redis://HOST:PORT/0", Trouble.SETTINGS)
     except redis.exceptions.ResponseError as error:
         yield fail(
             name, f"Redis answered with an error: {said(error)}", f"{cli} INFO", Trouble.AWAY

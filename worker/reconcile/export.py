@@ -17,10 +17,10 @@ from worker.importer import AmountUnit, Row, RowError, Source, read_rows
 from worker.importer.amounts import AmountProblem, parse_amount
 from worker.importer.cells import (
     BLANKS,
+    amount_problem,
     cell_problem,
     decimal_text,
     is_blank,
-    minor_problem,
     text_of,
 )
 from worker.importer.columns import plain_name
@@ -234,10 +234,12 @@ class Export:
         if name == "amount" and type(value) is float and (text := decimal_text(value)) is not None:
             return text
         problem = cell_problem(value)
-        if name == "amount" and self.reading.unit == "minor":
+        if name == "amount":
             index = self._indexes(row).get("currency")
             stated = None if index is None else text_of(row.values[index])
-            problem = minor_problem(value, stated or self.reading.currency)
+            problem = amount_problem(
+                value, stated or self.reading.currency, is_minor=self.reading.unit == "minor"
+            )
         if problem is not None:
             self.refuse(row.line, self._column(name), problem[0], value, problem[1])
             self._refused.add(name)

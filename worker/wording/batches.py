@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Final
 
@@ -9,8 +10,8 @@ from worker.batches import Batch, BatchProgress
 from worker.file_import import UNSTATED, reading_of
 from worker.importer import AmountUnit
 from worker.wording import held
-from worker.wording.values import moment
-from worker.words import counted, money
+from worker.wording.values import moment, plain
+from worker.words import counted, money, verb
 
 Rows = list[tuple[str, object]]
 """Labels and values, one pair per line."""
@@ -97,6 +98,18 @@ def _imported(each: Batch) -> str:
     if each.state == "canceled":
         return "incomplete: the batch was canceled"
     return "incomplete: import the file again"
+
+
+def progress_of_import(each: Batch) -> str:
+    """Return how far an interrupted import has come."""
+    accepted = f"{each.accepted:,} of its {counted(each.rows, 'row')}"
+    return f"{accepted} {verb(each.accepted, 'was', 'were')} accepted, and none for 2 minutes"
+
+
+def command_to_continue(each: Batch) -> str:
+    """Return the command that continues an interrupted import."""
+    file = "-" if each.file == "stdin" else shlex.quote(each.file)
+    return f"refunds import {plain(file)}"
 
 
 def total_rows(

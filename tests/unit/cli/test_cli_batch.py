@@ -200,6 +200,46 @@ def test_waiting_for_a_batch_that_a_person_paused_names_that_person_and_no_time_
     assert "doctor" not in ran.err
 
 
+@pytest.mark.parametrize(
+    ("pause", "resume"),
+    [
+        (("batch", "pause", "b-1"), ("batch", "resume", "b-1")),
+        (("pause", "--batch", "b-1"), ("resume", "--batch", "b-1")),
+    ],
+)
+def test_pause_and_resume_say_that_a_batch_is_finished(
+    cli: Cli, records: Records, batch: str, pause: tuple[str, ...], resume: tuple[str, ...]
+) -> None:
+    for number in range(4):
+        settled(records, f"row-{number}")
+    ran = cli(*pause)
+    assert (ran.code, ran.err) == (9, "batch b-1 is finished: nothing was changed\n")
+    assert read_batch(records.store, batch).state == "running"
+    over = "it is finished, so nothing is left to send"
+    ran = cli(*resume)
+    assert (ran.code, ran.err) == (9, f"batch b-1 was not paused; {over}\n")
+    # It was paused before its last refund settled.
+    records.store.redis.hset("refunds:batch:b-1", "state", "paused")
+    assert cli(*pause).err == "batch b-1 was already paused\n"
+    ran = cli(*resume)
+    assert (ran.code, ran.err) == (0, f"batch b-1 is resumed; {over}\n")
+
+
+def test_a_batch_with_a_refund_in_review_can_be_paused(
+    cli: Cli, records: Records, batch: str
+) -> None:
+    """A person may decide to send that refund again."""
+    for number in range(4):
+        settled(records, f"row-{number}")
+    records.store.redis.hincrby("refunds:batch:b-1", "stage:review", 1)
+    records.store.redis.hincrby("refunds:batch:b-1", "status:pending", 1)
+    assert read_batch(records.store, batch).finished
+    assert (cli("batch", "pause", batch).code, read_batch(records.store, batch).state) == (
+        0,
+        "paused",
+    )
+
+
 def test_pause_and_resume_hold_a_batch_and_let_it_go(
     cli: Cli, records: Records, batch: str
 ) -> None:

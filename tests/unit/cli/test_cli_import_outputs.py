@@ -39,12 +39,114 @@ def test_errors_of_an_earlier_run_are_gone_after_one_without_any(
     assert f"no row is invalid: {errors} from an earlier run was removed" in ran.err
 
 
-def test_a_file_that_is_not_of_errors_is_not_removed(cli: Cli, tmp_path: Path) -> None:
-    other = tmp_path / "february.csv"
-    other.write_text(GOOD)
-    ran = cli("import", a_file(tmp_path, GOOD), "--errors", str(other))
-    assert (ran.code, other.read_text()) == (0, GOOD)
-    assert f"{other} is not a file of errors, and was left as it is" in ran.err
+@pytest.mark.parametrize("text", [GOOD, BAD])
+@pytest.mark.parametrize(
+    "other",
+    [
+        GOOD,
+        '{"refund_id": "row-1", "payment_intent": "pi_1"}\n',
+        "{",
+        '"',
+        "the line, the column, a code, its value and a rule\n",
+        "code,line,column,value,rule\n",
+        "status,refund_id,stage\n",
+        "\0",
+    ],
+)
+@pytest.mark.parametrize(("option", "kind"), [("--errors", "errors"), ("--result", "results")])
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_file_of_another_kind_is_neither_replaced_nor_removed(
+    cli: Cli,
+    records: Records,
+    tmp_path: Path,
+    option: str,
+    kind: str,
+    options: tuple[str, ...],
+    other: str,
+    text: str,
+) -> None:
+    february = tmp_path / "february.csv"
+    february.write_text(other)
+    ran = cli("import", a_file(tmp_path, text), option, str(february), *options)
+    accepted = sum(records.store.counts().values())
+    assert (ran.code, february.read_text(), accepted) == (3, other, 0)
+    assert ran.err == (
+        f"error: {february} exists and is not a file of {kind}, so it is not replaced: choose"
+        " another name, or move that file away\n"
+    )
+
+
+@pytest.mark.parametrize(("one", "other"), [("--errors", "--result"), ("--result", "--errors")])
+def test_errors_and_results_do_not_replace_each_other(
+    cli: Cli, tmp_path: Path, one: str, other: str
+) -> None:
+    file, target = a_file(tmp_path, BAD), tmp_path / "out.csv"
+    assert cli("import", file, one, str(target)).code == 3
+    before = target.read_text()
+    ran = cli("import", file, other, str(target))
+    assert (target.read_text(), "is not replaced" in ran.err) == (before, True)
+
+
+JSON = '{"refund_id": "row-1", "payment_intent": "pi_1", "amount": 0}\n'
+ODD = {
+    "s.csv": BAD,
+    "s.tsv": BAD.replace(",", "\t"),
+    "semicolon.csv": BAD.replace(",", ";"),
+    "marked.csv": "\ufeff" + BAD,
+    "named.csv": "sep=;\n" + BAD.replace(",", ";"),
+    "lines.csv": BAD.replace("amount", 'amount,"metadata.a\r\nb"').replace("0\n", "0,x\n"),
+    "own.csv": BAD.replace("amount", "amount,line,Status").replace("0\n", "0,x,y\n"),
+    "capitals.csv": BAD.replace("refund_id", "Refund ID"),
+    "long.csv": BAD.replace("amount", "amount," + "y" * 90_000).replace("0\n", "0,x\n"),
+    "s.jsonl": JSON,
+    "own.jsonl": JSON.replace("}", ', "line": 1, "status": "x"}'),
+}
+
+
+@pytest.mark.parametrize("option", ["--errors", "--result"])
+@pytest.mark.parametrize("name", ODD)
+def test_what_an_earlier_run_wrote_is_replaced_in_every_format(
+    cli: Cli, tmp_path: Path, name: str, option: str
+) -> None:
+    file, target = a_file(tmp_path, ODD[name], name), tmp_path / "out"
+    target.touch()
+    command = ("import", file, "--ignore-extra", option, str(target))
+    assert cli(*command).code == 3
+    written = target.read_text()
+    assert "amount_zero" in written
+    target.write_text(written + "fixed by hand\n")
+    assert (cli(*command).code, target.read_text()) == (3, written)
+    # Both are input too, and what becomes of that is of the same kind.
+    for _ in range(2):
+        again = tmp_path / f"again-{name}"
+        target.rename(again)
+        assert cli("import", str(again), "--ignore-extra", option, str(target)).code == 3
+        assert cli("import", str(again), "--ignore-extra", option, str(target)).code == 3
+        assert target.exists()
+
+
+def test_a_file_that_came_during_the_import_stays(
+    cli: Cli, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "r.csv"
+
+    def fill(*_: object) -> int:
+        target.write_text(GOOD)
+        return 1
+
+    monkeypatch.setattr("worker.cli.import_run.write_result", fill)
+    ran = cli("import", a_file(tmp_path, GOOD), "--result", str(target))
+    assert (ran.code, target.read_text(), records.get("row-1").amount) == (1, GOOD, 500)
+    assert "write their results with 'refunds batch result'" in ran.err
+
+
+@pytest.mark.parametrize("option", ["--errors", "--result"])
+def test_an_open_file_is_not_replaced_by_its_number(cli: Cli, tmp_path: Path, option: str) -> None:
+    with (tmp_path / "log").open("w") as log:
+        name = f"/dev/fd/{log.fileno()}"
+        ran = cli("import", a_file(tmp_path, BAD), option, name)
+    assert ran.code == 3
+    assert ran.err == f"error: {name} leads to a plain file here: name that file itself\n"
 
 
 def test_errors_of_json_lines_of_an_earlier_run_are_gone_too(cli: Cli, tmp_path: Path) -> None:
@@ -158,7 +260,7 @@ def test_what_a_command_leaves_behind_is_for_its_owner_alone(
     cli: Cli, tmp_path: Path, option: str
 ) -> None:
     target = tmp_path / "bad.csv"
-    target.write_text("of an earlier run")
+    assert cli("import", a_file(tmp_path, BAD), option, str(target)).code == 3
     target.chmod(0o644)
     before = os.umask(0)
     try:
@@ -174,11 +276,13 @@ def test_a_link_that_somebody_has_laid_beside_it_is_not_followed(
     cli: Cli, tmp_path: Path, option: str
 ) -> None:
     precious, target = tmp_path / "precious", tmp_path / "bad.csv"
-    precious.write_text("precious")
+    assert cli("import", a_file(tmp_path, BAD), option, str(precious)).code == 3
+    before = precious.read_text() + "fixed by hand"
+    precious.write_text(before)
     for name in ("bad.csv.part", ".bad.csv.part", "bad.csv"):
         (tmp_path / name).symlink_to(precious)
     assert cli("import", a_file(tmp_path, BAD), option, str(target)).code == 3
-    assert precious.read_text() == "precious"
+    assert precious.read_text() == before
     assert ("amount_zero" in target.read_text(), target.is_symlink()) == (True, False)
     assert (tmp_path / "bad.csv.part").is_symlink()
 
@@ -188,6 +292,10 @@ def test_a_batchs_result_in_a_file_is_for_its_owner_alone(cli: Cli, tmp_path: Pa
     cli("import", file, "--batch", "b-1")
     assert cli("batch", "result", "b-1", "--input", file, "--output", str(target)).code == 0
     assert mode(target) == 0o600
+    target.write_text(GOOD)
+    ran = cli("batch", "result", "b-1", "--input", file, "--output", str(target))
+    assert (ran.code, target.read_text()) == (3, GOOD)
+    assert "is not a file of results" in ran.err
 
 
 def test_a_command_that_is_refused_leaves_no_part_of_a_file(cli: Cli, tmp_path: Path) -> None:

@@ -142,6 +142,13 @@ def test_two_of_theirs_for_one_of_ours_are_twice_and_come_first(
     rows = list(csv.DictReader(io.StringIO(target.read_text())))
     assert [row["class"] for row in rows] == ["twice", "twice", "missing_here"]
     assert "re_a and re_again" in rows[0]["reason"]
+    # The same command replaces its own file, and no other.
+    command = ("reconcile", season.file(), *ALL, "--output", str(target))
+    assert cli(*command).code == 4
+    target.write_text("next month's refunds")
+    ran = cli(*command)
+    assert (ran.code, target.read_text()) == (3, "next month's refunds")
+    assert "is not a file of differences, so it is not replaced" in ran.err
 
 
 def test_another_refund_with_our_id_is_twice_even_if_ours_is_not_in_the_file(

@@ -73,6 +73,10 @@ async def test_the_same_file_is_known_and_names_its_batch(api: Door) -> None:
     got = await send(api, rows(3))
     assert (got.status, got.code, got.json["batch_id"]) == (409, "known_file", "season")
     assert "--" not in got.json["detail"]
+    assert got.json["detail"].endswith(
+        "nothing was imported: see it with GET /v1/batches/season, or import only new rows with"
+        " again=true"
+    )
     again = await send(api, rows(3), "again=true")
     assert (again.status, again.json["batch_id"], again.json["known"]) == (200, None, 3)
 

@@ -21,7 +21,7 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
 @pytest.mark.parametrize(
     ("content", "name", "says"),
     [
-        pytest.param("", "f.csv", r"f\.csv: is empty", id="empty"),
+        pytest.param("", "f.csv", r"f\.csv: the file is empty: export it again", id="empty"),
         pytest.param("\ufeff", "f.csv", "is empty", id="only a mark"),
         pytest.param(" \n\n\t\n", "f.csv", "is empty", id="only blanks"),
         pytest.param(packed(""), "f.csv.gz", "is empty", id="empty when unpacked"),
@@ -201,12 +201,20 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
             id="misnamed",
         ),
         pytest.param(
-            b"PK\x03\x04junk", "f.xlsx", "not a complete XLSX workbook", id="broken workbook"
+            b"PK\x03\x04junk",
+            "f.xlsx",
+            r"is not a complete XLSX workbook \(File is not a zip file\): save it again as",
+            id="broken workbook",
         ),
         pytest.param(
             workbook([["a"]])[:-30], "f.xlsx", "not a complete XLSX workbook", id="cut workbook"
         ),
-        pytest.param(HEADER, "f.xlsx", "not an XLSX workbook", id="text named workbook"),
+        pytest.param(
+            HEADER,
+            "f.xlsx",
+            "not an XLSX workbook.*; save it as .xlsx or CSV",
+            id="text named workbook",
+        ),
         pytest.param(packed(MANY)[:-20], "f.csv.gz", "cut off", id="cut gzip"),
         pytest.param(
             packed(MANY)[:90] + b"\xff" * 60, "f.csv.gz", "cannot be unpacked", id="damaged gzip"

@@ -17,7 +17,7 @@ import pytest
 from tests.support.files import Files, workbook
 from worker.errors import InputError
 from worker.importer import ImportOptions, open_source, validate
-from worker.importer.number_formats import money_styles, shows_money
+from worker.importer.number_formats import Styles, shows_another_number, shows_money, styles_of
 
 HEADER: list[object] = ["id", "pi", "amount", "currency", "note"]
 ROWS: list[list[object]] = [HEADER, ["a", "pi_1", 500, "usd", "x"], ["b", "pi_2", 700, "usd", "y"]]
@@ -345,14 +345,14 @@ def test_the_format_of_a_condition_is_not_that_of_a_cell() -> None:
     cells = '<cellXfs><xf numFmtId="164"/></cellXfs>'
     condition = '<dxfs><dxf><numFmt numFmtId="164" formatCode="%s"/></dxf></dxfs>'
     styles = f"<styleSheet>{own}{cells}{condition}</styleSheet>"
-    assert money_styles((styles % ("0", "0.00")).encode()) == frozenset()
-    assert money_styles((styles % ("0.00", "0")).encode()) == {b"0"}
-    assert money_styles((styles % ("[>100]0.00;0", "0")).encode()) == {b"0"}
+    assert styles_of((styles % ("0", "0.00")).encode()) == Styles()
+    assert styles_of((styles % ("0.00", "0")).encode()).money == {b"0"}
+    assert styles_of((styles % ("[>100]0.00;0", "0")).encode()).money == {b"0"}
 
 
 def test_a_format_with_a_number_that_no_format_has_shows_no_money() -> None:
     cells = f'<xf numFmtId="{"9" * 5000}"/><xf numFmtId="2"/><xf numFmtId=""/>'
-    assert money_styles(f"<x><cellXfs>{cells}</cellXfs></x>".encode()) == {b"1"}
+    assert styles_of(f"<x><cellXfs>{cells}</cellXfs></x>".encode()).money == {b"1"}
 
 
 def test_a_format_of_many_cells_is_looked_at_once() -> None:
@@ -361,7 +361,7 @@ def test_a_format_of_many_cells_is_looked_at_once() -> None:
     cells = '<xf numFmtId="164"/>' * 5_000
     began = time.process_time()
     styles = f"<styleSheet>{own}<cellXfs>{cells}</cellXfs></styleSheet>"
-    assert money_styles(styles.encode()) == frozenset()
+    assert styles_of(styles.encode()) == Styles()
     assert time.process_time() - began < 5
 
 
@@ -403,7 +403,90 @@ def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> Non
     ],
 )
 def test_a_number_format_shows_money_by_its_decimals_or_currency(code: str, *, money: bool) -> None:
-    assert shows_money(code) is money
+    assert (shows_money(code), shows_another_number(code)) == (money, False)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "#,##0,",
+        "#,##0,,",
+        "0.0,",
+        "#,##0,.00",
+        '#,##0.0," k"',
+        '0" k",',
+        "0;-0,",
+        "0%",
+        "0.00%",
+        "General%",
+        r"0\.00",
+        '0"."00',
+        r"#,##0\,00",
+        "0[$€]00",
+        "0€00",
+        '0"$"00',
+        '0".00"',
+        '0"00"',
+        r"\10",
+    ],
+)
+def test_a_number_format_shows_another_number(code: str) -> None:
+    assert shows_another_number(code)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        r"#\ ##0",
+        r"#\'##0",
+        "#\u2019##0",
+        '_(* #,##0_);_(* (#,##0);_(* "-"??_);_(@_)',
+        '#,##0;-#,##0;"0.00"',
+        '"1,2"',
+        "# ?/16",
+        "0.00E+00",
+        '[<100]0" (low), "',
+        '"a, b "0',
+        "[$-409]#,##0.00",
+    ],
+)
+def test_a_number_format_shows_the_number_itself(code: str) -> None:
+    assert not shows_another_number(code)
+
+
+@pytest.mark.parametrize("options", [{}, {"default_currency": "JPY"}])
+@pytest.mark.parametrize("unit", ["minor", "major"])
+@pytest.mark.parametrize("style", ["9", "10", "164", "165"])
+@pytest.mark.parametrize("held", [1050, 0.1])
+def test_an_amount_shown_as_another_number_is_refused_in_every_unit(
+    files: Files, style: str, unit: str, held: float, options: dict[str, Any]
+) -> None:
+    """Also in the files of errors and of results, which have no formats."""
+    rows: list[list[object]] = [["id", "pi", "amount", "currency"]]
+    rows += [["a", "pi_1", held, None if options else "usd"]]
+    book = styled(style, books=workbook(rows), codes={164: r"0\.00", 165: "#,##0,"})
+    how = {"amount_unit": unit, **options}
+    taken = files.take(book, "refunds.xlsx", **how)
+    assert (taken.ids, taken.codes) == ([], ["amount_shown"])
+    assert taken.errors[0].value == str(held)
+    for written in (files.failed_rows, files.result):
+        again = written(book, name="refunds.xlsx", **how)
+        assert str(held) in again
+        for each in ("minor", "major"):
+            taken = files.take(again, "again.csv", amount_unit=each, **options)
+            assert (taken.ids, [error.column for error in taken.errors]) == ([], ["amount"])
+
+
+def test_a_number_shown_as_another_one_may_be_in_any_other_column(files: Files) -> None:
+    rows: list[list[object]] = [["id", "pi", "amount", "rate"], [7, "pi_1", "500", 0.5]]
+    book = styled("9", books=workbook(rows))
+    taken = files.take(book, "refunds.xlsx", ignore_extra=True)
+    assert (taken.ids, taken.errors) == (["7"], [])
+    comma: dict[str, Any] = {"amount_unit": "major", "decimal": "comma", "default_currency": "usd"}
+    again = files.result(book, name="refunds.xlsx", ignore_extra=True, **comma)
+    assert '"0,5"' in again
+    named: dict[str, Any] = {"columns": (("metadata.rate", "rate"),)}
+    assert files.take(book, "refunds.xlsx", **named).codes == ["not_whole"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import redis
 
 from tests.support.cli_runner import Cli, Records
 from tests.unit.monitoring.examining import examined
+from worker.batches import cancel_batch, close_batch, open_batch
 from worker.store import meta
 from worker.store.flags import keep_webhook_endpoint, key_print
 
@@ -184,6 +185,50 @@ def test_a_doubt_that_lasts_is_warned_of(
     )
     # Two looks a long settle time apart take their time.
     assert "doubt" not in examined(doctor, REFUNDS_SETTLE_SECONDS="3600").checks
+
+
+def half_imported(records: Records, batch_id: str, file: str = "june refunds.csv") -> None:
+    open_batch(records.store, batch_id, file=file, digest=f"digest of {batch_id}", rows=1_200)
+    records.store.redis.hset(f"refunds:batch:{batch_id}", "created_at", now_ms() - HOUR_MS)
+
+
+def test_a_file_that_was_imported_in_part_is_told_with_the_command_that_continues_it(
+    doctor: Cli, records: Records
+) -> None:
+    half_imported(records, "b-1")
+    half_imported(records, "b-2", "stdin")
+    records.queued("order-1", batch_id="b-2")
+    records.store.redis.hset("refunds:refund:order-1", "created_at", now_ms() - HOUR_MS)
+    said = examined(doctor)
+    assert said.of("import b-1") == (
+        "warn",
+        "b-1 was imported only in part: 0 of its 1,200 rows were accepted, and none for 2 minutes",
+        (
+            "refunds import 'june refunds.csv', with the options of its import; to give the rest"
+            " up: refunds batch cancel b-1"
+        ),
+    )
+    assert said.of("import b-2")[1].endswith(
+        "1 of its 1,200 rows was accepted, and none for 2 minutes"
+    )
+    assert said.of("import b-2")[2].startswith("refunds import -, with")
+
+
+@pytest.mark.parametrize("kind", ["whole", "canceled", "begun just now", "running"])
+def test_an_import_that_runs_or_is_over_is_not_told(
+    doctor: Cli, records: Records, kind: str
+) -> None:
+    half_imported(records, "b-1")
+    if kind == "whole":
+        close_batch(records.store, "b-1", handed_in=0, conflicting=0)
+    elif kind == "canceled":
+        cancel_batch(records.store, "b-1", "ann")
+    elif kind == "begun just now":
+        records.store.redis.hset("refunds:batch:b-1", "created_at", now_ms())
+    else:
+        # It has just accepted another row.
+        records.queued("order-1", batch_id="b-1")
+    assert "import b-1" not in examined(doctor).checks
 
 
 def test_batches_that_paused_themselves_are_told_with_why(

@@ -426,6 +426,15 @@ def test_whole_number_that_a_workbook_shows_as_money_is_not_read_as_minor_units(
     assert [(error.column, error.code) for error in export.errors] == [("amount", "amount_shown")]
     rows, _ = rows_of(tmp_path / "a.xlsx", book.getvalue(), unit="major")
     assert [row.amount for row in rows] == [500]
+    # One that is shown as another number is read in no unit.
+    percent = parts | {"xl/styles.xml": parts["xl/styles.xml"].replace(b'"2"', b'"9"')}
+    shown = io.BytesIO()
+    with zipfile.ZipFile(shown, "w") as archive:
+        for name, content in percent.items():
+            archive.writestr(name, content)
+    for unit in ("minor", "major"):
+        rows, export = rows_of(tmp_path / "a.xlsx", shown.getvalue(), unit=unit)
+        assert (rows, [error.code for error in export.errors]) == ([], ["amount_shown"])
     # A currency without decimals has one unit.
     parts[sheet] = parts[sheet].replace(b">usd<", b">JPY<")
     with zipfile.ZipFile(book, "w") as archive:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from worker.batches import Batch, interrupted_imports
 from worker.errors import NotDurable, SettingsError, TooFewReplicas
 from worker.http.page import charts
 from worker.model.currencies import KNOWN as CURRENCIES
@@ -20,6 +21,7 @@ from worker.store.counters import BOUNDS, INFINITE
 from worker.store.flags import Switches
 from worker.store.pace import Minute
 from worker.store.store import SETTLED, Store
+from worker.wording.batches import command_to_continue, progress_of_import
 from worker.wording.history import lasting
 from worker.wording.values import moment, plain
 from worker.words import counted, money, verb
@@ -53,7 +55,13 @@ def read_overview(store: Store) -> dict[str, Any]:
     latencies = _latencies(seen.counters)
     return {
         "now": from_ms(seen.now_ms),
-        "findings": findings(seen, switches, callbacks, is_durable=_is_durable(store)),
+        "findings": findings(
+            seen,
+            switches,
+            callbacks,
+            interrupted_imports(store, from_ms(seen.now_ms)),
+            is_durable=_is_durable(store),
+        ),
         "cards": seen.cards,
         "settled": SETTLED,
         "workers": seen.workers,
@@ -134,11 +142,22 @@ def _latencies(counters: Mapping[str, int]) -> dict[str, int]:
 
 
 def findings(
-    seen: Snapshot, switches: Switches, callbacks: CallbackState, *, is_durable: bool
+    seen: Snapshot,
+    switches: Switches,
+    callbacks: CallbackState,
+    interrupted: Sequence[Batch],
+    *,
+    is_durable: bool,
 ) -> list[Finding]:
     """Return what holds refunds or needs a person, or one finding that all is well."""
     server = _server(seen, is_durable=is_durable)
-    found = [*_stops(seen, switches), *server, *_looks(seen, switches), *_unheard(callbacks)]
+    found = [
+        *_stops(seen, switches),
+        *server,
+        *_looks(seen, switches),
+        *map(_interrupted, interrupted),
+        *_unheard(callbacks),
+    ]
     if found:
         return found
     waiting = _waiting(seen)
@@ -231,6 +250,15 @@ def _looks(seen: Snapshot, switches: Switches) -> Iterator[Finding]:
             f"{counted(seen.rejected, 'message')} could not be understood. Tell the"
             " people who run this server: 'refunds rejected list' shows them."
         )
+
+
+def _interrupted(batch: Batch) -> Finding:
+    text = (
+        f"{plain(batch.file)} was imported only in part: {progress_of_import(batch)}. Import the"
+        " same file here again, or with the same options on the command line by"
+        f" {command_to_continue(batch)}: no refund is made twice."
+    )
+    return Finding(level="looks", text=text, address=f"/page/batches/{batch.batch_id}")
 
 
 def _unheard(callbacks: CallbackState) -> Iterator[Finding]:

@@ -68,7 +68,7 @@ class Page:
         self._rates = rates
         self._threads, self._renderer = Threads(), Renderer()
         self._sessions, self._forms = Sessions(store, auth, proxy), FormReader()
-        self._views = Views(refunds, self._threads, self._renderer)
+        self._views = Views(refunds, self._threads, self._renderer, uploads.spool)
         self._actions = Actions(refunds, self._threads, nudge)
         self._imports = Imports(refunds, self._threads, self._renderer, uploads, settings)
 

@@ -12,6 +12,7 @@ from worker.client import Refunds
 from worker.errors import SettingsError
 from worker.http.page import pagewords
 from worker.http.page.refusals import Refusal, move_of
+from worker.http.spool import Spool
 from worker.listing import Filter, matching, page
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.store import audit, callback_state, flags, reads
@@ -171,12 +172,13 @@ def batches(refunds: Refunds, after: str | None) -> dict[str, Any]:
     return {"batches": found[:LISTED], "next": more}
 
 
-def batch(refunds: Refunds, batch_id: str) -> dict[str, Any]:
+def batch(refunds: Refunds, batch_id: str, spool: Spool) -> dict[str, Any]:
     """Return one batch with its progress. Raises `NotFound`."""
     seen = look_at_batch(refunds.store, batch_id)
     return {
         "seen": seen,
         "batch": seen.batch,
+        "is_kept": spool.has_batch(seen.batch.batch_id),
         "rows": pagewords.batch_facts(
             [("state", state_of_batch(seen.batch)), *facts_of_batch(seen, unit="major")]
         ),

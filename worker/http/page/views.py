@@ -18,6 +18,7 @@ from worker.http.page.rendering import PATH, Renderer
 from worker.http.page.sessions import Session
 from worker.http.problems import Problem
 from worker.http.queries import Query
+from worker.http.spool import Spool
 from worker.listing import Filter
 from worker.model.refund import Stage, Status
 from worker.model.request import is_provider_id, is_refund_id
@@ -44,8 +45,11 @@ _FILTERS: Final = ("q", "status", "stage", "batch", "payment_intent", "reversed"
 class Views:
     """Answers the requests of people who read."""
 
-    def __init__(self, refunds: Refunds, threads: Threads, renderer: Renderer) -> None:
+    def __init__(
+        self, refunds: Refunds, threads: Threads, renderer: Renderer, spool: Spool
+    ) -> None:
         self._refunds, self._threads, self._renderer = refunds, threads, renderer
+        self._spool = spool
 
     def routes(self) -> dict[str, View]:
         """Return the views by their addresses."""
@@ -124,7 +128,7 @@ class Views:
         else:
             batch_id = request.match_info["batch_id"]
             name, here = "batch", f"{PATH}/batches/{_part(batch_id)}"
-            values = await self._read(lambda: reading.batch(self._refunds, batch_id))
+            values = await self._read(lambda: reading.batch(self._refunds, batch_id, self._spool))
         return self._renderer.page(name, session, refusal=refusal, here=here, **values)
 
     async def review(self, request: web.Request, session: Session) -> web.Response:
@@ -146,7 +150,7 @@ class Views:
         """Show one imported file and how far its refunds have come."""
         Query(request, ()).check()
         batch_id = request.match_info["batch_id"]
-        values = await self._read(lambda: reading.batch(self._refunds, batch_id))
+        values = await self._read(lambda: reading.batch(self._refunds, batch_id, self._spool))
         return self._renderer.page("batch", session, **values)
 
     async def reversed(self, request: web.Request, session: Session) -> web.Response:

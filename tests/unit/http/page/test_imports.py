@@ -298,6 +298,23 @@ async def test_every_invalid_row_is_shown_and_can_be_left_out(page: PageDoor) ->
     assert (batch.accepted, batch.invalid) == (2, 3)
     left_out = await page.get(f"{done.location}/errors")
     assert len(list(csv.DictReader(io.StringIO(left_out.html)))) == 3
+    assert f'href="{done.location}/errors"' in (await page.get(done.location)).html
+
+
+async def test_rows_that_were_left_out_elsewhere_are_not_offered(page: PageDoor) -> None:
+    """By the command line, or more than 7 days ago."""
+    batches.open_batch(
+        page.refunds.store,
+        "b-1",
+        file="season.csv",
+        digest="d",
+        rows=2,
+        opening=batches.BatchDraft(invalid=1),
+    )
+    shown = await page.get("/page/batches/b-1")
+    assert "/errors" not in shown.html
+    assert "1 row was left out, and this server does not keep it." in shown.text
+    assert (await page.get("/page/batches/b-1/errors")).status == 404
 
 
 async def test_a_file_that_cannot_be_read_is_checked_again_with_other_options(

@@ -13,6 +13,7 @@ import pytest
 from tests.support import page_canaries
 from tests.support.cli_runner import PAYMENT
 from tests.support.page_door import a_page
+from worker.batches import close_batch, open_batch
 from worker.broker import rejected
 from worker.broker.kept import kept_of
 from worker.errors import NotDurable, SettingsError, TooFewReplicas
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from tests.support.page_door import PageDoor
 
+HOUR_MS = 3_600_000
 FOR_A_SHELL = re.compile(r"--[a-z]|'refunds |REFUNDS_")
 CANARY = "<script>alert(1)</script>'\"&\x1b[31m\u202e"
 
@@ -114,6 +116,26 @@ async def test_the_overview_is_fine_if_nothing_needs_a_person(
     text = (await reader.get("/page")).text
     assert "All is well. No action is needed. 1 refund is on the way." in text
     assert "1 worker process runs" in text
+
+
+async def test_the_overview_names_a_file_that_was_imported_in_part(
+    reader: PageDoor, sync_redis: redis.Redis
+) -> None:
+    store = reader.refunds.store
+    sync_redis.zadd("refunds:workers", {"w-1": store.time().timestamp() * 1000})
+    open_batch(store, "b-1", file="<june>.csv", digest="d", rows=9)
+    assert "All is well." in (await reader.get("/page")).text
+    sync_redis.hincrby("refunds:batch:b-1", "created_at", -HOUR_MS)
+    got = await reader.get("/page")
+    assert "All is well." not in got.text
+    assert (
+        "<june>.csv was imported only in part: 0 of its 9 rows were accepted, and none for 2"
+        " minutes. Import the same file here again, or with the same options on the command line"
+        " by refunds import '<june>.csv': no refund is made twice." in got.text
+    )
+    assert "/page/batches/b-1" in got.html
+    close_batch(store, "b-1", handed_in=9, conflicting=0)
+    assert "All is well." in (await reader.get("/page")).text
 
 
 async def test_the_overview_counts_what_settled_in_the_latest_minutes(reader: PageDoor) -> None:
