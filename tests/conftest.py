@@ -87,7 +87,9 @@ def _logs_of(made: object) -> list[Path]:
     stack = getattr(made, "stack", made)
     if isinstance(stack, compose.Stack):
         return sorted(stack.folder.glob("*.log"))
-    return [worker.log for worker in getattr(made, "workers", [])]
+    workers = getattr(made, "workers", None)
+    # A mock has every attribute.
+    return [worker.log for worker in workers] if isinstance(workers, list) else []
 
 
 def pytest_collection_finish() -> None:

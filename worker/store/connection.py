@@ -33,6 +33,7 @@ from worker.model.redaction import without_secrets
 from worker.model.request import scrubbed
 from worker.store.packing import packing
 from worker.store.sentinels import DEFAULT_PORT, SentinelAddress, is_sentinel
+from worker.store.unread import without_unread
 
 NEARLY_FULL: Final = "NEARLYFULL"
 """Error code of the script that accepts refunds.
@@ -171,7 +172,7 @@ def connect(url: str) -> redis.Redis:
             **_without_notices(redis.Redis),
             **address.to_server,
         )
-        return client
+        return _without_unread(client)
     _require_known(url)
     with _readable():
         plain = redis.Redis.from_url(
@@ -181,7 +182,13 @@ def connect(url: str) -> redis.Redis:
             **_without_notices(redis.Redis),
         )
         _try_options(plain.connection_pool)
-        return plain
+        return _without_unread(plain)
+
+
+def _without_unread(client: redis.Redis) -> redis.Redis:
+    pool = client.connection_pool
+    pool.connection_class = without_unread(pool.connection_class)
+    return client
 
 
 def ask_sentinels_again(client: redis.Redis) -> None:

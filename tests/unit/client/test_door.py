@@ -296,6 +296,43 @@ def test_an_interrupt_between_two_replies_does_not_hand_one_to_the_next_command(
     assert refunds.get("order-3-1").refund_id == "order-3-1"
 
 
+def test_an_interrupt_before_a_reply_does_not_hand_it_to_the_next_command(
+    refunds: Refunds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply comes only after the next command was sent."""
+    refunds.submit(request(1))
+    client: Any = refunds.store.redis
+    client.ping()
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def ask(sender: Any) -> None:
+        sender.blpop(["refunds:nothing"], 0.2)
+        sender.execute()
+
+    for sender in (client, client.pipeline(transaction=False)):
+        with monkeypatch.context() as patch:
+            patch.setattr(type(sender), "parse_response", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ask(sender)
+        assert refunds.get("order-1-1").refund_id == "order-1-1"
+
+
+def test_connection_is_kept_after_commands_whose_replies_were_read(refunds: Refunds) -> None:
+    client: Any = refunds.store.redis
+    number = client.client_id()
+    refunds.submit(request(1))
+    refunds.get_many(["order-1-1", "order-2-1"])
+    with pytest.raises(redis.ResponseError):
+        client.execute_command("HGET", "refunds:refund:order-1-1")
+    with pytest.raises(redis.ResponseError):
+        client.pipeline(transaction=False).lpush("refunds:refund:order-1-1", "x").get("x").execute()
+    with client.pipeline() as together:
+        together.get("x").get("y").execute()
+    assert client.client_id() == number
+
+
 def test_more_threads_than_a_hundred_read_at_once(refunds: Refunds, redis_url: str) -> None:
     count = 120
     refunds.submit(request())
