@@ -523,6 +523,16 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
     )
 
 
+def settles_soon_after(step: Step, read_at: datetime) -> Step:
+    """Return a step that settles a refund as succeeded only if it is saved soon after the read.
+
+    If it is saved later, as by a worker that was frozen, it is read again.
+    """
+    if step.status is not Status.SUCCEEDED:
+        return step
+    return replace(step, settles_until=read_at + LATE_SUCCESS)
+
+
 def succeeded_long_ago(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:
     """Return the step that keeps a success that is saved too late to say how it stands now.
 
