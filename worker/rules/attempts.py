@@ -501,7 +501,10 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         is_as_asked = found.amount is None or refund.asked_amount in {None, found.amount}
         is_like_ours = is_as_asked and not is_later(found, refund)
         can_be_repeated = (
-            is_like_ours and refund.set_aside_ids is None and not refund.retry_may_be_lost
+            is_like_ours
+            and refund.can_be_made_again
+            and refund.set_aside_ids is None
+            and not refund.retry_may_be_lost
         )
         reason = found.failure_reason or ("canceled" if final is Status.CANCELED else "unknown")
         changes |= {
