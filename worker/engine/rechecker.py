@@ -177,7 +177,7 @@ class Rechecker:
                 )
                 return endings.CONTRADICTED
             case CandidateVerdict.CONTRADICTS:
-                return await self._in_conflict(refund, candidate)
+                return await self._in_conflict(refund, candidate, read_at)
             case CandidateVerdict.OTHER | CandidateVerdict.UNNAMED:
                 self._on_recheck("refuted")
         return None
@@ -209,7 +209,9 @@ class Rechecker:
     async def _save(self, refund: Refund, step: Step) -> tuple[Saved, Ending]:
         return await self._recorder.save(refund, step, {"seen": "webhook"}, insist=True)
 
-    async def _in_conflict(self, refund: Refund, candidate: Candidate) -> Ending | None:
+    async def _in_conflict(
+        self, refund: Refund, candidate: Candidate, read_at: datetime
+    ) -> Ending | None:
         """Send an unsettled refund to review; a settled one keeps its status, with an alarm."""
         if refund.stage is Stage.SETTLED:
             self._contradicts(refund, candidate.id)
@@ -217,7 +219,8 @@ class Rechecker:
         self._on_recheck("contradicts")
         if refund.stage is Stage.REVIEW and refund.error_code == _CONFLICT:
             return None
-        saved, ending = await self._save(refund, rechecks.in_conflict(candidate))
+        step = rechecks.in_conflict(refund, candidate, read_at)
+        saved, ending = await self._save(refund, step)
         if saved.result != "saved":
             self._alarm(refund, candidate.id)
         return ending

@@ -183,7 +183,9 @@ def _was_in_doubt(refund: Refund) -> bool:
 
     A decision about such a refund counts only after a read-back.
     """
-    return refund.doubt_since is not None or refund.doubted
+    # The provider may have reported it as pending, and so have it.
+    was_pending = refund.processing_since is not None
+    return refund.doubt_since is not None or refund.doubted or was_pending
 
 
 def _decided(
