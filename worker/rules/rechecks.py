@@ -177,10 +177,13 @@ def was_never_sent(refund: Refund) -> bool:
 def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step:
     """Return the step to review for a provider's refund that names ours and contradicts it."""
     reason = f"the provider's refund {candidate.id} was read: {candidate.reason}"
-    changes: dict[str, Any] = {"error_code": "conflict", "error_message": reason, **NO_WORD}
-    if refund.stage is Stage.PROCESSING:
-        # The provider has it, and is not followed any more.
-        changes["doubt_since"] = refund.doubt_since or now
+    changes = {
+        "error_code": "conflict",
+        "error_message": reason,
+        # A refund with our id exists, so it may have happened.
+        "doubt_since": refund.doubt_since or now,
+        **NO_WORD,
+    }
     return replace(to_review(changes, "conflict", reason), source="lookup")
 
 

@@ -572,3 +572,25 @@ async def test_pending_refund_is_read_whatever_a_person_decides_because_of_anoth
         shop.pass_time(HOUR)
         assert await shop.handle() == "succeeded"
         assert posts(shop) == 1
+
+
+@pytest.mark.parametrize("says_failed", [False, True])
+@pytest.mark.parametrize("odd", [{"status": "settling"}, ODD])
+async def test_refund_of_which_an_odd_one_is_shown_is_neither_sent_nor_failed_at_once(
+    async_redis: redis.asyncio.Redis, odd: dict[str, Any], *, says_failed: bool
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        await hint(shop)
+        shown = refund_payload(id="re_9", **odd)
+        shop.provider.will(NAMED, says(200, shown))
+        assert await shop.handle() == "in review (conflict)"
+        if says_failed:
+            await given_up(shop, unverified=False)
+        else:
+            await decided(shop, decisions.resolve_resend(await shop.stored(), by="ann"))
+        shop.provider.will(LIST, listing(shown))
+        assert (await shop.handle()).startswith("in review")
+        refund = await shop.stored()
+        assert (refund.stage, posts(shop)) == (Stage.REVIEW, 0)
+        assert has_no_decision(refund)
