@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -19,7 +19,7 @@ from worker.engine.rate_gate import CallPermits, RateGate
 from worker.engine.readback_runner import ReadbackRunner
 from worker.engine.rechecker import Rechecker
 from worker.engine.recorder import Recorder
-from worker.model.refund import Baseline, Lane, Refund, Status
+from worker.model.refund import Baseline, Lane, Refund
 from worker.model.steps import Action
 from worker.rules import attempts, preflight, readback
 from worker.rules.attempts import Rules
@@ -273,10 +273,7 @@ class Actions:
         began = self._clock()
         read_back = await self._readbacks.run(refund, now, permits.take)
         step = readback.after_readback(refund, read_back, self._rules, now, self._jitter())
-        if step.status is Status.SUCCEEDED:
-            # If it is saved later, as by a worker that was frozen, it is read again.
-            until = self._records_time(now, began) + attempts.LATE_SUCCESS
-            step = replace(step, settles_until=until)
+        step = attempts.settles_soon_after(step, self._records_time(now, began))
         detail = {"look": read_back.verdict.value, "reason": read_back.reason}
         is_resent = step.changes.get("proven_absent_at") is not None
         checks = is_resent and preflight.wants_currency(refund)

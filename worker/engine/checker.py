@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -17,7 +17,7 @@ from worker.model.answers import Outcome, PaymentView, Readback
 from worker.model.refund import Refund
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, Permit, is_missing
-from worker.rules import preflight, rechecks
+from worker.rules import attempts, preflight, rechecks
 from worker.rules.attempts import Rules
 from worker.rules.outcomes import classify
 
@@ -47,6 +47,7 @@ class Checker:
         *,
         rules: Rules,
         account: Account,
+        clock: Callable[[], float],
         jitter: Callable[[], float],
         note_trouble: Callable[[Outcome], Awaitable[None]],
         note_answer: Callable[[], None],
@@ -55,6 +56,7 @@ class Checker:
         self._recorder = recorder
         self._rules = rules
         self._account = account
+        self._clock = clock
         self._jitter = jitter
         self._note_trouble = note_trouble
         self._note_answer = note_answer
@@ -88,6 +90,7 @@ class Checker:
         Return None if they moved nothing, else the saved step's ending. `may_have_left` says that
         the retry itself may have been sent before.
         """
+        began = self._clock()
         for prior in refund.prior_ids:
             answer = await self._gateway.get_refund(prior, permit, about=refund)
             found = rechecks.shown_refund(answer)
@@ -107,6 +110,7 @@ class Checker:
                     step = preflight.prior_missing(refund, prior)
             if step is None:
                 continue
+            step = attempts.settles_soon_after(step, now + timedelta(seconds=self._clock() - began))
             held = await self._keep_back(refund, step, code, {"prior": prior})
             if held.stale and found is not None and step.label in preflight.PRIOR_DONE:
                 # The retry was canceled or found meanwhile. The proof is kept beside that.

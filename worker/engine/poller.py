@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from worker.engine.account import Account
 from worker.engine.endings import Ending
 from worker.engine.recorder import Recorder
 from worker.model.answers import Answer, Outcome, Reply
-from worker.model.refund import Refund, Status
+from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Permit, is_missing
 from worker.rules import attempts, readback
 from worker.rules.outcomes import classify
@@ -56,9 +55,7 @@ class Poller:
             and await self._account_is_lost(refund, permit)
         ):
             step = readback.account_lost()
-        if step.proof and step.status is Status.SUCCEEDED:
-            # If it is saved later, as by a worker that was frozen, it is read again.
-            step = replace(step, settles_until=read_at + attempts.LATE_SUCCESS)
+        step = attempts.settles_soon_after(step, read_at)
         _, ending = await self._recorder.save(
             refund, step, {"seen": _shape(answer)}, insist=step.proof
         )

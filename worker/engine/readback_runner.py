@@ -25,7 +25,7 @@ from worker.model.answers import (
 )
 from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Permit, shows
-from worker.rules import rechecks
+from worker.rules import attempts, rechecks
 from worker.rules.attempts import Rules
 from worker.rules.evidence import judge_absence, judge_list, judge_totals, known_refunds_of
 from worker.rules.outcomes import classify
@@ -138,7 +138,8 @@ class ReadbackRunner:
         siblings = await self._store.run(reads.siblings(refund.payment_intent, refund.refund_id))
         by_id = {entry.id: entry for entry in entries}
         for sibling in siblings or ():
-            if sibling.provider_refund_id in by_id:
+            # One that has moved since the list was asked for may know better than the list.
+            if sibling.provider_refund_id in by_id and sibling.updated_at < now:
                 await self._reverse(sibling, by_id[sibling.provider_refund_id], "list", now)
         read_back = judge_list(refund, entries, complete=complete, siblings=siblings)
         # A key of another account reads every list as empty, so absence counts only if the payment
@@ -227,6 +228,7 @@ class ReadbackRunner:
     ) -> None:
         step = rechecks.changed_by_provider(sibling, found, source, now)
         if step is not None:
+            step = attempts.settles_soon_after(step, now)
             await self._recorder.save(sibling, step, {"look": step.label})
 
     async def _unpaid(self, answer: Answer, refund: Refund, permit: Permit) -> Readback:

@@ -6,7 +6,7 @@ Webhooks and the watch of settled refunds cause them; `rules.rechecks` judges th
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import structlog
@@ -19,8 +19,7 @@ from worker.model.answers import Outcome, ProviderRefund
 from worker.model.refund import Refund, Stage
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, Permit
-from worker.rules import rechecks
-from worker.rules.attempts import done, done_alone
+from worker.rules import attempts, rechecks
 from worker.rules.outcomes import classify
 from worker.rules.rechecks import Candidate, CandidateVerdict, RecheckResult
 from worker.store.saves import Saved
@@ -39,11 +38,13 @@ class Rechecker:
         recorder: Recorder,
         candidates: CandidateReader,
         *,
+        clock: Callable[[], float],
         note_trouble: Callable[[Outcome], Awaitable[None]],
         note_answer: Callable[[], None],
         on_recheck: Callable[[str], None],
     ) -> None:
         self._gateway = gateway
+        self._clock = clock
         self._recorder = recorder
         self._candidates = candidates
         self._note_trouble = note_trouble
@@ -58,14 +59,15 @@ class Rechecker:
         None if nothing was found and another action is due. `recheck` is as loaded.
         """
         ending: Ending | None = None
-        answered = True
+        answered, began = True, self._clock()
         if refund.stage is Stage.SETTLED:
             answered, ending = await self._recheck_settled(refund, now, permit)
         candidates = await self._candidates.read(refund, permit)
+        read_at = self._records_time(now, began)
         # What contradicts comes first: once another one has settled the refund, a review of the
         # record as it was loaded would not be saved.
         for candidate in sorted(candidates, key=_agrees):
-            ending = await self._act_on(refund, candidate, now) or ending
+            ending = await self._act_on(refund, candidate, read_at) or ending
         ended = await self._candidates.end(refund, candidates, recheck=recheck, answered=answered)
         if ended.result != "done":
             self._on_recheck(ended.result)
@@ -113,7 +115,7 @@ class Rechecker:
         self._note_answer()
         if result is RecheckResult.CHANGED:
             self._on_recheck(RecheckResult.CONTRADICTS.value)
-            await self._recorder.contradict(refund, done(refund, found, "lookup", now))
+            await self._recorder.contradict(refund, attempts.done(refund, found, "lookup", now))
             return True, endings.CONTRADICTED
         if result is RecheckResult.CONTRADICTS:
             self._contradicts(refund, prior)
@@ -128,8 +130,10 @@ class Rechecker:
 
         Return whether that was answered, and the ending if it changed.
         """
+        began = self._clock()
         answer = await self._gateway.get_refund(provider_refund_id, permit, about=refund)
-        result, step = rechecks.after_recheck(refund, answer, now)
+        read_at = self._records_time(now, began)
+        result, step = rechecks.after_recheck(refund, answer, read_at)
         if result is RecheckResult.AGAIN:
             outcome = await self._gateway.whose_refusal(classify(answer, refund))
             await self._note_trouble(outcome)
@@ -142,48 +146,72 @@ class Rechecker:
                 self._on_recheck(result.value)
             return True, None
         self._on_recheck(step.label)
+        step = attempts.settles_soon_after(step, read_at)
         saved, ending = await self._recorder.save(refund, step, {"seen": "recheck"}, insist=True)
-        # It was decided on a record that has changed since, so it is read again.
-        return saved.result != "stale", ending
+        # It was decided on a record that has changed since, or long ago, so it is read again.
+        return saved.result not in {"stale", "late"}, ending
 
-    async def _act_on(self, refund: Refund, candidate: Candidate, now: datetime) -> Ending | None:
+    def _records_time(self, now: datetime, began: float) -> datetime:
+        """Return the records' time, which was `now` when this worker's clock was `began`."""
+        return now + timedelta(seconds=self._clock() - began)
+
+    async def _act_on(
+        self, refund: Refund, candidate: Candidate, read_at: datetime
+    ) -> Ending | None:
         """Save what a candidate shows; return the refund's ending if anything was saved."""
         found = candidate.found
         match candidate.verdict:
             case CandidateVerdict.OURS if found is not None:
                 identified = rechecks.identified(refund, found)
                 self._on_recheck("found" if identified is None else identified.label)
-                step = identified or done_alone(refund, found, "lookup", now)
-                return (await self._save(refund, step))[1]
+                if identified is not None:
+                    return (await self._save(refund, identified))[1]
+                return await self._take_ours(refund, found, read_at)
             case CandidateVerdict.EARLIER if found is not None and rechecks.was_never_sent(refund):
                 self._on_recheck("found")
-                return await self._take_prior(refund, found, now)
+                return await self._take_prior(refund, found, read_at)
             case CandidateVerdict.EARLIER | CandidateVerdict.LATER if found is not None:
                 self._on_recheck("contradicts")
-                await self._recorder.contradict(refund, done(refund, found, "lookup", now))
+                await self._recorder.contradict(
+                    refund, attempts.done(refund, found, "lookup", read_at)
+                )
                 return endings.CONTRADICTED
             case CandidateVerdict.CONTRADICTS:
-                return await self._in_conflict(refund, candidate)
+                return await self._in_conflict(refund, candidate, read_at)
             case CandidateVerdict.OTHER | CandidateVerdict.UNNAMED:
                 self._on_recheck("refuted")
         return None
 
-    async def _take_prior(self, refund: Refund, found: ProviderRefund, now: datetime) -> Ending:
+    async def _take_ours(self, refund: Refund, found: ProviderRefund, read_at: datetime) -> Ending:
+        """Save that a candidate is ours, to be polled at once if it succeeded long ago."""
+        step = attempts.done_alone(refund, found, "lookup", read_at)
+        saved, ending = await self._save(refund, attempts.settles_soon_after(step, read_at))
+        if saved.result == "late":
+            step = attempts.succeeded_long_ago(refund, found, "lookup", saved.now)
+            _, ending = await self._save(refund, step)
+        return ending
+
+    async def _take_prior(self, refund: Refund, found: ProviderRefund, read_at: datetime) -> Ending:
         """Save that an earlier generation's refund was done, so that the retry is not sent.
 
         If the retry has moved on meanwhile, that refund contradicts the record.
         """
-        step = rechecks.prior_done(refund, found, now)
-        saved, ending = await self._save(refund, step)
+        step = rechecks.prior_done(refund, found, read_at)
+        saved, ending = await self._save(refund, attempts.settles_soon_after(step, read_at))
+        if saved.result == "late":
+            step = rechecks.prior_done_long_ago(refund, found, saved.now)
+            saved, ending = await self._save(refund, step)
         if saved.result != "stale":
             return ending
-        await self._recorder.contradict(refund, done(refund, found, "lookup", now))
+        await self._recorder.contradict(refund, attempts.done(refund, found, "lookup", read_at))
         return endings.CONTRADICTED
 
     async def _save(self, refund: Refund, step: Step) -> tuple[Saved, Ending]:
         return await self._recorder.save(refund, step, {"seen": "webhook"}, insist=True)
 
-    async def _in_conflict(self, refund: Refund, candidate: Candidate) -> Ending | None:
+    async def _in_conflict(
+        self, refund: Refund, candidate: Candidate, read_at: datetime
+    ) -> Ending | None:
         """Send an unsettled refund to review; a settled one keeps its status, with an alarm."""
         if refund.stage is Stage.SETTLED:
             self._contradicts(refund, candidate.id)
@@ -191,7 +219,8 @@ class Rechecker:
         self._on_recheck("contradicts")
         if refund.stage is Stage.REVIEW and refund.error_code == _CONFLICT:
             return None
-        saved, ending = await self._save(refund, rechecks.in_conflict(candidate))
+        step = rechecks.in_conflict(refund, candidate, read_at)
+        saved, ending = await self._save(refund, step)
         if saved.result != "saved":
             self._alarm(refund, candidate.id)
         return ending

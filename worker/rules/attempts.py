@@ -501,7 +501,10 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         is_as_asked = found.amount is None or refund.asked_amount in {None, found.amount}
         is_like_ours = is_as_asked and not is_later(found, refund)
         can_be_repeated = (
-            is_like_ours and refund.set_aside_ids is None and not refund.retry_may_be_lost
+            is_like_ours
+            and refund.can_be_made_again
+            and refund.set_aside_ids is None
+            and not refund.retry_may_be_lost
         )
         reason = found.failure_reason or ("canceled" if final is Status.CANCELED else "unknown")
         changes |= {
@@ -521,6 +524,16 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
         source=evidence,
         by=by,
     )
+
+
+def settles_soon_after(step: Step, read_at: datetime) -> Step:
+    """Return a step that settles a refund as succeeded only if it is saved soon after the read.
+
+    If it is saved later, as by a worker that was frozen, it is read again.
+    """
+    if step.status is not Status.SUCCEEDED:
+        return step
+    return replace(step, settles_until=read_at + LATE_SUCCESS)
 
 
 def succeeded_long_ago(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) -> Step:

@@ -183,7 +183,9 @@ def _was_in_doubt(refund: Refund) -> bool:
 
     A decision about such a refund counts only after a read-back.
     """
-    return refund.doubt_since is not None or refund.doubted
+    # The provider may have reported it as pending, and so have it.
+    was_pending = refund.processing_since is not None
+    return refund.doubt_since is not None or refund.doubted or was_pending
 
 
 def _decided(
@@ -341,8 +343,11 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
             delay=timedelta(0),
             quiet=True,
         )
+    # A worker that runs beside the recovery may still be sending it, also if that is repeated.
+    lease_end = refund.next_check_at if refund.stage is Stage.SENDING else None
     changes = {
         "doubt_since": refund.doubt_since or since,
+        "quiet_at": max(now, refund.quiet_at or now, lease_end or now),
         "retriable": Retriable.NO,
         "retry_may_be_lost": True,
         # A lost record of the same payment may have raised the total since.
@@ -363,15 +368,12 @@ def recovered(refund: Refund, since: datetime, now: datetime) -> Step | None:
             to=refund.stage,
             status=refund.status,
             label="recovered",
-            changes=changes | {"quiet_at": now},
+            changes=changes,
             delay=REVIEW_REMINDER,
             quiet=is_repeated,
         )
-    # A worker that runs beside the recovery may still be sending it.
-    lease_end = refund.next_check_at if refund.stage is Stage.SENDING else None
     changes |= {
         "first_attempt_at": min(refund.first_attempt_at or since, since),
-        "quiet_at": max(now, lease_end or now),
         "lapses": 0,
         # No replay before a read-back: a retry that the snapshot lost had another key than the one
         # known here.

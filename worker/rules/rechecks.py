@@ -149,6 +149,16 @@ def prior_done(refund: Refund, found: ProviderRefund, now: datetime) -> Step:
     )
 
 
+def prior_done_long_ago(refund: Refund, found: ProviderRefund, now: datetime) -> Step:
+    """Return the same for one whose success is saved too late to say how it stands now.
+
+    The provider's refund is read at once.
+    """
+    step = prior_done(refund, replace(found, status="pending"), now)
+    changes = {**step.changes, "provider_status": found.status}
+    return replace(step, changes=changes, delay=timedelta(0))
+
+
 def is_insisted(refund: Refund) -> bool:
     """Return whether a person says that the refund did not happen, even if nothing shows that."""
     return refund.operator_says in {"absent", "failed"} and refund.operator_unverified
@@ -164,10 +174,16 @@ def was_never_sent(refund: Refund) -> bool:
     )
 
 
-def in_conflict(candidate: Candidate) -> Step:
+def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step:
     """Return the step to review for a provider's refund that names ours and contradicts it."""
     reason = f"the provider's refund {candidate.id} was read: {candidate.reason}"
-    changes = {"error_code": "conflict", "error_message": reason, **NO_WORD}
+    changes = {
+        "error_code": "conflict",
+        "error_message": reason,
+        # A refund with our id exists, so it may have happened.
+        "doubt_since": refund.doubt_since or now,
+        **NO_WORD,
+    }
     return replace(to_review(changes, "conflict", reason), source="lookup")
 
 

@@ -81,6 +81,7 @@ class Rereads:
             shop.gateway,
             Recorder(shop.store, clock=shop.clock, handle_again=lambda *_: None),
             self.candidates,
+            clock=shop.clock,
             note_trouble=self._note_trouble,
             note_answer=self._note_answer,
             on_recheck=self.counts.append,

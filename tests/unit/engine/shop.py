@@ -327,3 +327,16 @@ async def handled(shop: Shop, refund_id: str = ID) -> list[str]:
     shop.store.asked.clear()
     await shop.handle(refund_id)
     return shop.store.asked
+
+
+def freeze_before_save(shop: Shop, span: timedelta) -> None:
+    """Let this time pass just before the next save."""
+    run = shop.store.run
+
+    async def freezing(call: Any) -> Any:
+        if call.script is scripts.SAVE:
+            shop.store.run = run  # type: ignore[method-assign]
+            shop.pass_time(span)
+        return await run(call)
+
+    shop.store.run = freezing  # type: ignore[method-assign]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -20,6 +19,7 @@ from tests.unit.engine.shop import (
     TOTALS,
     Shop,
     error,
+    freeze_before_save,
     in_doubt,
     listing,
     opened,
@@ -218,19 +218,6 @@ async def pend(shop: Shop) -> None:
     assert await shop.handle() == "processing"
     assert (await shop.stored()).stage is Stage.PROCESSING
     shop.pass_time(HOUR)
-
-
-def freeze_before_save(shop: Shop, span: timedelta) -> None:
-    """Let this time pass just before the next save."""
-    run = shop.store.run
-
-    async def freezing(call: Any) -> Any:
-        if call.script is scripts.SAVE:
-            shop.store.run = run  # type: ignore[method-assign]
-            shop.pass_time(span)
-        return await run(call)
-
-    shop.store.run = freezing  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(("frozen", "counts"), [(120, True), (121, False)])

@@ -543,3 +543,54 @@ async def test_decision_is_over_once_the_budget_is_spent(async_redis: redis.asyn
         shop.pass_time(VERIFY.max_age)
         assert await shop.handle() == "in review (budget_spent)"
         assert has_no_decision(await shop.stored())
+
+
+@pytest.mark.parametrize("unverified", [False, True])
+@pytest.mark.parametrize("says_failed", [False, True])
+@pytest.mark.parametrize("as_stored_before", [False, True])
+async def test_pending_refund_is_read_whatever_a_person_decides_because_of_another_one(
+    async_redis: redis.asyncio.Redis, *, as_stored_before: bool, says_failed: bool, unverified: bool
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says(200, refund_payload(status="pending")))
+        await shop.handle()
+        await hint(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
+        shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+        assert await shop.handle() == "in review (conflict)"
+        assert (await shop.stored()).doubt_since is not None
+        if as_stored_before:
+            await shop.store.redis.hdel(f"refunds:refund:{ID}", "doubt_since", "doubted")
+        if says_failed:
+            await given_up(shop, unverified=unverified)
+        else:
+            refund = await shop.stored()
+            await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=unverified))
+        shop.provider.will(OWN, says(200, refund_payload(status="pending")), says())
+        assert await shop.handle() == "processing"
+        shop.pass_time(HOUR)
+        assert await shop.handle() == "succeeded"
+        assert posts(shop) == 1
+
+
+@pytest.mark.parametrize("says_failed", [False, True])
+@pytest.mark.parametrize("odd", [{"status": "settling"}, ODD])
+async def test_refund_of_which_an_odd_one_is_shown_is_neither_sent_nor_failed_at_once(
+    async_redis: redis.asyncio.Redis, odd: dict[str, Any], *, says_failed: bool
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        await hint(shop)
+        shown = refund_payload(id="re_9", **odd)
+        shop.provider.will(NAMED, says(200, shown))
+        assert await shop.handle() == "in review (conflict)"
+        if says_failed:
+            await given_up(shop, unverified=False)
+        else:
+            await decided(shop, decisions.resolve_resend(await shop.stored(), by="ann"))
+        shop.provider.will(LIST, listing(shown))
+        assert (await shop.handle()).startswith("in review")
+        refund = await shop.stored()
+        assert (refund.stage, posts(shop)) == (Stage.REVIEW, 0)
+        assert has_no_decision(refund)

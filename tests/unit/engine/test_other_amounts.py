@@ -14,8 +14,9 @@ from tests.factories import BLIND, a_request, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look
 from tests.unit.engine.shop import ID, POST, Shop, opened, says
 from worker.errors import NotRetriable
+from worker.model.answers import ProviderRefund
 from worker.model.refund import Refund, Retriable, Stage, Status
-from worker.rules import decisions
+from worker.rules import attempts, decisions
 
 NAMED = "GET /v1/refunds/re_9"
 OTHER: dict[str, Any] = {"id": "re_9", "amount": 7}
@@ -72,3 +73,22 @@ async def test_refund_of_another_amount_is_followed_to_its_end_while_it_is_pendi
         assert (refund.status, refund.amount, refund.evidence) == (Status(status), 7, "operator")
         assert (await shop.history())[-1]["by"] == "ann"
         assert refund.operator_by is None
+
+
+async def test_refund_of_another_amount_whose_other_one_fails_too_is_not_retriable(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        refund = await insisted(shop, "failed")
+        # It has the amount of the provider's refund that settled it by now, and so has this one.
+        shown = ProviderRefund(id="re_8", status="succeeded", amount=7)
+        proof = attempts.done(refund, shown, "lookup", shop.now)
+        await shop.service._recorder.contradict(refund, proof)
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_8", shop.now, by="ann"))
+        fallen = refund_payload(id="re_8", amount=7, status="failed")
+        shop.provider.will("GET /v1/refunds/re_8", says(200, fallen))
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.FAILED, "re_8")
+        assert (refund.set_aside_ids, refund.can_be_made_again) == (None, False)
+        assert refund.retriable is Retriable.NO

@@ -32,6 +32,7 @@ from tests.unit.engine.shop import (
     Answer,
     Shop,
     error,
+    freeze_before_save,
     listing,
     opened,
     says,
@@ -43,6 +44,7 @@ from worker.model.answers import Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Baseline, Refund, Stage, Status
 from worker.rules.attempts import Rules
 from worker.rules.rechecks import changed_by_provider
+from worker.store import saves
 
 BASELINE = Baseline(refunded=500, currency="usd", remaining=500, shown_by=PAYMENT)
 
@@ -203,6 +205,39 @@ async def test_reversal_of_another_refund_that_the_list_shows_is_saved(lens: Len
     other = await lens.shop.stored("b")
     assert (other.status, other.provider_status) == (Status.FAILED, "failed")
     assert (await lens.shop.history("b"))[-1]["look"] == "reversed"
+
+
+@pytest.mark.parametrize(("before", "after"), [("succeeded", "failed"), ("failed", "succeeded")])
+async def test_list_of_before_another_refund_changed_does_not_change_it_back(
+    lens: Lens, before: str, after: str
+) -> None:
+    other = await settle(lens.shop, status=before)
+
+    async def meanwhile(_: httpx.Request) -> httpx.Response:
+        lens.shop.pass_time(SECOND)
+        step = changed_by_provider(
+            other, found(id="re_2", status=after, refund_id="b"), "lookup", NOW
+        )
+        assert step is not None
+        await lens.shop.store.run(saves.save(other, step))
+        return listing(theirs(before), theirs("succeeded", id="re_9", metadata={}))
+
+    lens.shop.provider.will(LIST, meanwhile)
+    await lens.run()
+    assert (await lens.shop.stored("b")).status == after
+
+
+@pytest.mark.parametrize(("frozen", "counts"), [(120, True), (121, False)])
+async def test_success_of_another_refund_that_was_read_long_ago_is_not_recorded(
+    lens: Lens, frozen: int, *, counts: bool
+) -> None:
+    await settle(lens.shop, status="failed")
+    freeze_before_save(lens.shop, frozen * SECOND)
+    shown = listing(theirs("succeeded"), theirs("succeeded", id="re_9", metadata={}))
+    lens.shop.provider.will(LIST, shown)
+    await lens.run()
+    other = await lens.shop.stored("b")
+    assert other.status is (Status.SUCCEEDED if counts else Status.FAILED)
 
 
 # Totals

@@ -239,6 +239,33 @@ RECOVERED_IN_REVIEW: dict[str, Any] = {
             ),
         ),
         (
+            # So it may if the recovery is repeated at once.
+            a_refund(Stage.IN_DOUBT, doubt_since=SINCE, quiet_at=NOW + MINUTE),
+            pending(
+                Stage.IN_DOUBT,
+                "recovered",
+                RECOVERED | {"quiet_at": NOW + MINUTE},
+                timedelta(0),
+            ),
+        ),
+        (
+            a_refund(Stage.REVIEW, **RECOVERED_IN_REVIEW, quiet_at=NOW + MINUTE),
+            pending(
+                Stage.REVIEW,
+                "recovered",
+                {
+                    "doubt_since": SINCE,
+                    "quiet_at": NOW + MINUTE,
+                    **NO_WORD,
+                    "retriable": Retriable.NO,
+                    "retry_may_be_lost": True,
+                    "baseline": None,
+                },
+                DAY,
+                quiet=True,
+            ),
+        ),
+        (
             a_refund(Stage.IN_DOUBT, doubt_since=SINCE - HOUR, first_attempt_at=SINCE - HOUR),
             pending(
                 Stage.IN_DOUBT,

@@ -115,11 +115,12 @@ def test_earlier_generation_of_another_amount_contradicts_and_says_so() -> None:
     candidate = judge_candidate(refund, "re_9", shown(amount=499, metadata=ours("1")))
     assert candidate.verdict is CandidateVerdict.CONTRADICTS
     assert candidate.reason == "it has our id but another amount"
-    step = rechecks.in_conflict(candidate)
+    step = rechecks.in_conflict(refund, candidate, NOW)
     reason = "the provider's refund re_9 was read: it has our id but another amount"
     assert (step.to, step.label, step.source) == (Stage.REVIEW, "conflict", "lookup")
     # A person who had decided did not know of it.
-    assert step.changes == {"error_code": "conflict", "error_message": reason, **NO_WORD}
+    told = {"error_code": "conflict", "error_message": reason, "doubt_since": NOW}
+    assert step.changes == told | NO_WORD
 
 
 @pytest.mark.parametrize("http_status", [199, 300, 400])

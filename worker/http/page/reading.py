@@ -14,7 +14,8 @@ from worker.http.page import pagewords
 from worker.http.page.refusals import Refusal, move_of
 from worker.http.spool import Spool
 from worker.listing import Filter, matching, page
-from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.refund import Refund, Stage
+from worker.rules import decisions
 from worker.store import audit, callback_state, flags, reads
 from worker.wording import history, reasons
 from worker.wording.batches import facts_of_batch, state_of_batch
@@ -82,7 +83,7 @@ def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dic
             and refund.doubt_since is None
             and not refund.is_only_said_absent
         ),
-        "can_retry": refund.status is Status.FAILED and refund.retriable is not Retriable.NO,
+        "can_retry": decisions.retry_failed(refund) is not None,
         "can_recheck": refund.stage is Stage.IN_DOUBT or refund.provider_refund_id is not None,
         "choices": choices(refund) if needs_person(refund) else [],
     }

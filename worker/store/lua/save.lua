@@ -64,6 +64,8 @@ local function save(ARGV)
     if owner and owner ~= id then return {'owned', int(NOW), owner} end
   end
   if is_late then return {'late', int(NOW), ''} end
+  -- It was decided by a worker that had read it before the recovery, or after a person's word. No retry is accepted.
+  if to == 'settled' and r.retry_may_be_lost and (set.retriable or '') ~= '' then set.retriable = 'no' end
   if ARGV[11] == '1' then
     if r.stage ~= to then return {'illegal', int(NOW), r.stage} end
     keep_doubt(set)

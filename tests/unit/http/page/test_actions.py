@@ -169,6 +169,29 @@ async def test_a_failed_refund_is_sent_again(actor: PageDoor) -> None:
     assert (refund.stage, refund.generation) == (Stage.QUEUED, 2)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"retriable": "no"},
+        {"retry_may_be_lost": "1"},
+        {"set_aside_ids": "re_8"},
+        {"contradicted_by": "re_8"},
+        # A person had settled it as one of another amount.
+        {"amount": "7", "fingerprint": "0" * 64},
+    ],
+)
+async def test_a_retry_is_offered_only_if_it_is_not_refused(
+    actor: PageDoor, sync_redis: redis.Redis, fields: dict[Any, Any]
+) -> None:
+    version = str(actor.records.failed("order-1").version)
+    view, action = "/page/refunds/order-1", "/page/refunds/order-1/retry"
+    token = (await actor.get(view)).form_tokens[action]
+    sync_redis.hset("refunds:refund:order-1", mapping=fields)
+    assert action not in (await actor.get(view)).form_tokens
+    form = {"form_token": token, "version": version, "unknown": "yes"}
+    assert (await actor.post(action, form)).status == 409
+
+
 async def test_a_form_that_was_shown_before_a_retry_sends_its_failure_not_again(
     actor: PageDoor,
 ) -> None:
