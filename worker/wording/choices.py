@@ -1,11 +1,11 @@
-"""Words for what a person can decide on the page about a refund, and what each decision does."""
+"""What a person can decide on the page about a refund, and words for what each decision does."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from worker.model.refund import Refund
-from worker.rules import contradictions, preflight
+from worker.rules import contradictions, decisions, preflight
 from worker.wording.decisions import shown_for
 
 
@@ -16,6 +16,11 @@ class Choice:
     decision: str
     label: str
     effect: str
+
+
+def may_retry(refund: Refund) -> bool:
+    """Return whether a person can have a failed refund sent again."""
+    return decisions.retry_failed(refund) is not None
 
 
 def choices(refund: Refund) -> list[Choice]:

@@ -30,6 +30,7 @@ def test_each_action_is_noted_with_who_did_it(
     fields: dict[Any, Any] = {"rows": 1, "state": "running", "imported_at": 1787730829000}
     sync_redis.hset("refunds:batch:b-1", mapping=fields)
     records.queued("order-1")
+    records.queued("order-4", batch_id="b-1", payment_intent="pi_4")
     records.failed("order-2", payment_intent="pi_2")
     records.in_review("order-3", doubt=False, payment_intent="pi_3")
     for arguments in (
@@ -75,7 +76,7 @@ def test_each_action_is_noted_with_who_did_it(
         ("callbacks off", "", "done"),
         ("rejected drop", "all", "unchanged"),
         ("batch retry", "b-1", "unchanged"),
-        ("batch cancel", "b-1", "unchanged"),
+        ("batch cancel", "b-1", "done: 1"),
         ("recover", "", "done"),
     ]
     (decision,) = cli("audit", "--target", "order-3", "--json").objects

@@ -15,11 +15,10 @@ from worker.http.page.refusals import Refusal, move_of
 from worker.http.spool import Spool
 from worker.listing import Filter, matching, page
 from worker.model.refund import Refund, Stage
-from worker.rules import decisions
 from worker.store import audit, callback_state, flags, reads
 from worker.wording import history, reasons
 from worker.wording.batches import facts_of_batch, state_of_batch
-from worker.wording.choices import choices
+from worker.wording.choices import choices, may_retry
 from worker.wording.decisions import evidence
 from worker.wording.refunds import facts_of
 from worker.wording.upcoming import next_of
@@ -83,7 +82,7 @@ def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dic
             and refund.doubt_since is None
             and not refund.is_only_said_absent
         ),
-        "can_retry": decisions.retry_failed(refund) is not None,
+        "can_retry": may_retry(refund),
         "can_recheck": refund.stage is Stage.IN_DOUBT or refund.provider_refund_id is not None,
         "choices": choices(refund) if needs_person(refund) else [],
     }
