@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from worker.reconcile.books import books
+from worker.reconcile.books import Ours, books
 from worker.reconcile.export import Theirs
 
 
@@ -104,3 +104,38 @@ def test_books_know_whether_the_file_had_a_row() -> None:
         assert not sides.has_rows()
         sides.add_theirs(theirs(1))
         assert sides.has_rows()
+
+
+DAY = 86_400_000
+LONG_AGO = 1_787_730_829_000
+
+
+def ours(refund_id: str, currency: str | None = "usd", at: int = LONG_AGO) -> Ours:
+    return Ours(refund_id, "pi_1", 500, currency, "succeeded", None, at, inside=True)
+
+
+def fitted(mine: list[Ours], *rows: Theirs) -> list[tuple[list[str], list[int]]]:
+    """The groups of refunds without an id, and the lines that fit each."""
+    with books() as sides:
+        sides.add_ours(mine)
+        for row in rows:
+            sides.add_theirs(row._replace(payment="pi_1"))
+        return [
+            ([each.refund_id for each in group], [row.theirs.line for row in found])
+            for group, found in sides.fitting()
+        ]
+
+
+def test_refund_that_is_as_old_as_the_first_of_several_rows_fits_them() -> None:
+    rows = [theirs(1, created=LONG_AGO + 5 * DAY), theirs(2, created=LONG_AGO)]
+    late = ours("b", at=LONG_AGO + 5 * DAY)
+    assert fitted([ours("a"), late], *rows) == [(["a", "b"], [1, 2])]
+    # One that had succeeded a day before the first row fits none of them.
+    early = ours("a", at=LONG_AGO - DAY - 1)
+    assert fitted([early, late], *rows) == [(["b"], [1, 2])]
+
+
+def test_row_that_came_later_is_of_no_refund_though_the_other_currency_had_all() -> None:
+    mine = [ours("a", currency=None), ours("b")]
+    rows = [theirs(1, created=LONG_AGO), theirs(2, created=LONG_AGO + 5 * DAY)]
+    assert fitted(mine, *rows) == [(["a", "b"], [1])]

@@ -502,3 +502,15 @@ def test_window_of_a_file_is_the_whole_days_of_its_zone(
     expected = Window(start=datetime.fromisoformat(start), end=datetime.fromisoformat(end))
     assert window == expected
     assert window.end.tzinfo is window.start.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    ("end", "expected"),
+    [
+        (datetime(2026, 1, 3, tzinfo=UTC), False),
+        (datetime(2026, 1, 3, 0, 0, 0, 1000, tzinfo=UTC), True),
+    ],
+)
+def test_nothing_can_be_missing_in_a_window_of_two_days(end: datetime, *, expected: bool) -> None:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    assert comparing.can_miss(Window(start=start, end=end)) is expected
