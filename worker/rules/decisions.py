@@ -124,7 +124,7 @@ def resolve_failed(
     """
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
-    if _was_in_doubt(refund):
+    if refund.may_have_happened:
         changes: dict[str, Any] = {"operator_code": code} | NO_READBACKS
         return _decided(refund, "failed", Stage.IN_DOUBT, changes, by, unverified=unverified)
     if refund.prior_ids or refund.candidates:
@@ -160,7 +160,7 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     _needs_review(refund)
     contradictions.forbid_resend(refund)
     changes: dict[str, Any] = {"lapses": 0, "operator_code": None}
-    if _was_in_doubt(refund):
+    if refund.may_have_happened:
         changes |= NO_READBACKS
         return _decided(refund, "absent", Stage.IN_DOUBT, changes, by, unverified=unverified)
     changes["provider_refund_id"] = None
@@ -176,16 +176,6 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
         source="operator",
         by=by,
     )
-
-
-def _was_in_doubt(refund: Refund) -> bool:
-    """Return whether this refund may have happened.
-
-    A decision about such a refund counts only after a read-back.
-    """
-    # The provider may have reported it as pending, and so have it.
-    was_pending = refund.processing_since is not None
-    return refund.doubt_since is not None or refund.doubted or was_pending
 
 
 def _decided(

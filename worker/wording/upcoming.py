@@ -35,7 +35,7 @@ def next_of(refund: Refund, *, paused: bool, batch_state: str | None, stopped: b
 
 
 def _reviewed(refund: Refund) -> str:
-    if refund.doubt_since is None and not refund.doubted:
+    if not refund.may_have_happened:
         return "Nothing, until a person decides."
     return "Nothing, until a person decides: the worker cannot find out whether the money moved."
 

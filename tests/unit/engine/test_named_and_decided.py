@@ -575,9 +575,14 @@ async def test_pending_refund_is_read_whatever_a_person_decides_because_of_anoth
 
 
 @pytest.mark.parametrize("says_failed", [False, True])
+@pytest.mark.parametrize("as_stored_before", [False, True])
 @pytest.mark.parametrize("odd", [{"status": "settling"}, ODD])
 async def test_refund_of_which_an_odd_one_is_shown_is_neither_sent_nor_failed_at_once(
-    async_redis: redis.asyncio.Redis, odd: dict[str, Any], *, says_failed: bool
+    async_redis: redis.asyncio.Redis,
+    odd: dict[str, Any],
+    *,
+    as_stored_before: bool,
+    says_failed: bool,
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
         await shop.accept()
@@ -585,6 +590,8 @@ async def test_refund_of_which_an_odd_one_is_shown_is_neither_sent_nor_failed_at
         shown = refund_payload(id="re_9", **odd)
         shop.provider.will(NAMED, says(200, shown))
         assert await shop.handle() == "in review (conflict)"
+        if as_stored_before:
+            await shop.store.redis.hdel(f"refunds:refund:{ID}", "doubt_since", "doubted")
         if says_failed:
             await given_up(shop, unverified=False)
         else:
