@@ -174,10 +174,18 @@ def was_never_sent(refund: Refund) -> bool:
     )
 
 
-def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step:
-    """Return the step to review for a provider's refund that names ours and contradicts it."""
+def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | None:
+    """Return the step to review for a provider's refund that names ours and contradicts it.
+
+    A settled refund keeps its status. If it failed, the provider's refund is read before a retry is
+    sent, like that of an earlier generation. None if there is nothing to change.
+    """
+    if refund.stage is Stage.SETTLED:
+        return _read_before_retry(refund, candidate)
+    if refund.stage is Stage.SENDING:
+        return None
     reason = f"the provider's refund {candidate.id} was read: {candidate.reason}"
-    changes = {
+    changes: dict[str, Any] = {
         "error_code": "conflict",
         "error_message": reason,
         # A refund with our id exists, so it may have happened.
@@ -185,6 +193,20 @@ def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step:
         **NO_WORD,
     }
     return replace(to_review(changes, "conflict", reason), source="lookup")
+
+
+def _read_before_retry(refund: Refund, candidate: Candidate) -> Step | None:
+    is_over = candidate.found is not None and candidate.found.status in {"failed", "canceled"}
+    if refund.status is not Status.FAILED or is_over or candidate.id in refund.prior_ids:
+        return None
+    return Step(
+        to=Stage.SETTLED,
+        status=refund.status,
+        label="conflict",
+        changes={"prior_refund_ids": " ".join((*refund.prior_ids, candidate.id))},
+        source="lookup",
+        quiet=True,
+    )
 
 
 def unreadable_hint(refund: Refund) -> Step:
