@@ -192,6 +192,9 @@ def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | N
         "doubt_since": refund.doubt_since or now,
         **NO_WORD,
     }
+    if refund.operator_says == "succeeded":
+        # A person named an id, and the provider did not confirm it.
+        changes |= {"provider_refund_id": None, "processing_since": None, "missing_since": None}
     return replace(to_review(changes, "conflict", reason), source="lookup")
 
 

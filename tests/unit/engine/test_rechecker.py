@@ -197,6 +197,21 @@ async def test_odd_one_that_moved_nothing_does_not_hold_a_retry_back(rereads: Re
     assert (await rereads.shop.stored()).prior_refund_ids is None
 
 
+async def test_id_that_a_person_only_named_is_not_taken_for_ours_after_a_conflict(
+    rereads: Rereads,
+) -> None:
+    await review(rereads)
+    now = (await rereads.shop.stored()).updated_at
+    step = decisions.resolve_succeeded(await rereads.shop.stored(), "re_7", now, by="ann")
+    assert (
+        await rereads.shop.store.run(saves.save(await rereads.shop.stored(), step))
+    ).result == "saved"
+    await rereads.named(says(200, CONTRADICTORY))
+    assert str(await rereads.run()) == "in review (conflict)"
+    refund = await rereads.shop.stored()
+    assert (refund.provider_refund_id, refund.processing_since) == (None, None)
+
+
 async def test_settled_refund_keeps_its_status_beside_one_that_contradicts_it_with_an_alarm(
     rereads: Rereads, log: list[Any]
 ) -> None:
