@@ -143,6 +143,20 @@ def set_aside(refund: Refund, named: str) -> dict[str, Any]:
     return changes
 
 
+def own_kept(refund: Refund, named: str) -> dict[str, Any]:
+    """Return the change that keeps the provider's own refund if a person named another one.
+
+    The provider reported it for this record, and it may move money yet. So it is read again, and
+    before anything is sent, like that of an earlier generation. One that is gone cannot be read.
+    """
+    own = refund.provider_refund_id
+    if refund.contradicted_by is not None or own in {None, named}:
+        return {}
+    if refund.error_code == "refund_missing":
+        return {}
+    return {"prior_refund_ids": _joined(refund.prior_ids, str(own))}
+
+
 def _joined(known: Iterable[str], *more: str) -> str | None:
     return " ".join(dict.fromkeys((*known, *more))) or None
 

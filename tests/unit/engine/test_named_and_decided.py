@@ -14,7 +14,7 @@ import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, VERIFY, refund_payload
-from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts
+from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts, retry
 from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, error, listing, opened, says, totals
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Step
@@ -601,3 +601,56 @@ async def test_refund_of_which_an_odd_one_is_shown_is_neither_sent_nor_failed_at
         refund = await shop.stored()
         assert (refund.stage, posts(shop)) == (Stage.REVIEW, 0)
         assert has_no_decision(refund)
+
+
+# A person names another refund than the provider's own
+
+
+async def pending_and_in_review(shop: Shop) -> None:
+    """A refund that the provider has as pending, and in review because of an odd one."""
+    await shop.accept()
+    shop.provider.will(POST, says(200, refund_payload(status="pending")))
+    await shop.handle()
+    await hint(shop)
+    shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
+    shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+    assert await shop.handle() == "in review (conflict)"
+    shop.provider.will(OWN, says(200, refund_payload(status="pending")))
+
+
+async def named(shop: Shop, name: str) -> None:
+    refund = await shop.stored()
+    await decided(shop, decisions.resolve_succeeded(refund, name, refund.updated_at, by="ann"))
+
+
+async def test_pending_refund_is_read_before_a_send_although_a_person_mistyped_its_id(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, replace(VERIFY, readback="none")) as shop:
+        await pending_and_in_review(shop)
+        await named(shop, "re_1x")
+        shop.provider.will("GET /v1/refunds/re_1x", error(404))
+        shop.provider.will(PAID, totals(0))
+        for _ in range(3):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        refund = await shop.stored()
+        assert (refund.stage, refund.error_code) == (Stage.REVIEW, "refund_missing")
+        await insisted(shop)
+        shop.pass_time(HOUR)
+        assert await shop.handle() == "in review (conflict)"
+        assert posts(shop) == 1
+
+
+async def test_pending_refund_is_read_before_a_retry_of_the_one_that_a_person_named(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await pending_and_in_review(shop)
+        await named(shop, "re_7")
+        failed = refund_payload(id="re_7", status="failed", metadata={})
+        shop.provider.will("GET /v1/refunds/re_7", says(200, failed))
+        assert (await shop.handle()).startswith("failed")
+        await retry(shop)
+        assert await shop.handle() == "processing"
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 1)
