@@ -105,7 +105,7 @@ def resolve_succeeded(
         "processing_since": now,
         "operator_code": None,
         **contradictions.set_aside(refund, provider_refund_id),
-        **contradictions.own_kept(refund, provider_refund_id),
+        **contradictions.own_kept(refund),
     }
     if refund.missing_since is not None:
         # That was about another refund of the provider, or is long ago.

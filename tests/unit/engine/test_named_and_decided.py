@@ -19,6 +19,7 @@ from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, error, listing, o
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Step
 from worker.rules import decisions
+from worker.rules.attempts import MAX_PROCESSING
 from worker.rules.rechecks import WAITS
 from worker.store import saves
 
@@ -654,3 +655,31 @@ async def test_pending_refund_is_read_before_a_retry_of_the_one_that_a_person_na
         await retry(shop)
         assert await shop.handle() == "processing"
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 1)
+
+
+async def test_pending_refund_is_read_before_a_send_although_a_person_named_it_in_vain(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, replace(VERIFY, readback="none")) as shop:
+        await pending_and_in_review(shop)
+        await named(shop, "re_1")
+        shop.provider.will(OWN, says(200, refund_payload(status="settling")))
+        assert await shop.handle() == "in review (unknown_status)"
+        await insisted(shop)
+        shop.pass_time(HOUR)
+        assert (await shop.handle()).startswith("in review")
+        assert posts(shop) == 1
+
+
+async def test_pending_refund_that_a_person_named_can_still_be_given_up_once_it_is_stuck(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, replace(VERIFY, readback="none")) as shop:
+        await pending_and_in_review(shop)
+        await named(shop, "re_1")
+        assert await shop.handle() == "processing"
+        shop.pass_time(MAX_PROCESSING)
+        assert await shop.handle() == "in review (pending_too_long)"
+        await given_up(shop, unverified=True)
+        assert await shop.handle() == "failed (gone)"
+        assert posts(shop) == 1
