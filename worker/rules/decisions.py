@@ -39,7 +39,12 @@ def cancel(refund: Refund) -> Step:
 
     Raises `NotCancelable` with the reason otherwise.
     """
-    unsent = refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None
+    unsent = (
+        refund.stage in {Stage.QUEUED, Stage.WAITING}
+        and refund.doubt_since is None
+        # An older version let one wait that the provider had reported as pending.
+        and refund.processing_since is None
+    )
     if unsent and refund.candidates:
         raise NotCancelable(
             f"refund {refund.refund_id} may exist at the provider as {refund.candidates[0]}, which"

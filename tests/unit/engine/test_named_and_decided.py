@@ -16,10 +16,12 @@ import redis.asyncio
 from tests.factories import HOUR, VERIFY, refund_payload
 from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts, retry
 from tests.unit.engine.shop import ID, LIST, PAID, POST, Shop, error, listing, opened, says, totals
+from worker.errors import NotCancelable
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Step
+from worker.model.times import to_ms
 from worker.rules import decisions
-from worker.rules.attempts import MAX_PROCESSING
+from worker.rules.attempts import MAX_PROCESSING, Rules
 from worker.rules.rechecks import WAITS
 from worker.store import saves
 
@@ -683,3 +685,23 @@ async def test_pending_refund_that_a_person_named_can_still_be_given_up_once_it_
         await given_up(shop, unverified=True)
         assert await shop.handle() == "failed (gone)"
         assert posts(shop) == 1
+
+
+@pytest.mark.parametrize("mode", [VERIFY, replace(VERIFY, idempotency="trust", readback="list")])
+async def test_pending_refund_that_an_older_version_was_to_send_again_goes_to_a_person(
+    async_redis: redis.asyncio.Redis, mode: Rules
+) -> None:
+    """Sending was paused, and the record has no doubt and no id any more."""
+    async with opened(async_redis, mode) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, error(429), says(200, refund_payload(status="pending")))
+        await shop.handle()
+        since = (await shop.stored()).updated_at
+        await shop.set(processing_since=str(to_ms(since)))
+        with pytest.raises(NotCancelable):
+            decisions.cancel(await shop.stored())
+        await due_again(shop)
+        assert await shop.handle() == "in review (was_pending)"
+        assert posts(shop) == 1
+        assert (await shop.stored()).doubt_since is not None
