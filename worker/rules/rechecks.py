@@ -177,8 +177,8 @@ def was_never_sent(refund: Refund) -> bool:
 def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | None:
     """Return the step to review for a provider's refund that names ours and contradicts it.
 
-    A settled refund keeps its status. If it failed, the provider's refund is read before a retry is
-    sent, like that of an earlier generation. None if there is nothing to change.
+    A settled refund keeps its status. The provider's refund is read before a retry of it is sent,
+    like that of an earlier generation. None if there is nothing to change.
     """
     if refund.stage is Stage.SETTLED:
         return _read_before_retry(refund, candidate)
@@ -200,7 +200,8 @@ def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | N
 
 def _read_before_retry(refund: Refund, candidate: Candidate) -> Step | None:
     is_over = candidate.found is not None and candidate.found.status in {"failed", "canceled"}
-    if refund.status is not Status.FAILED or is_over or candidate.id in refund.prior_ids:
+    # A canceled one is never retried, and one that succeeded may be reversed and retried.
+    if refund.status is Status.CANCELED or is_over or candidate.id in refund.prior_ids:
         return None
     return Step(
         to=Stage.SETTLED,

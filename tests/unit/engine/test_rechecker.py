@@ -189,6 +189,21 @@ async def test_retry_is_not_sent_beside_an_odd_one_that_was_named_before(
     assert posts(rereads.shop) == 0
 
 
+async def test_retry_of_a_reversed_refund_is_not_sent_beside_an_odd_one_that_was_named_before(
+    rereads: Rereads,
+) -> None:
+    await settle(rereads.shop)
+    rereads.shop.provider.will(OWN, says(), says(200, refund_payload(status="failed")))
+    await rereads.named(says(200, CONTRADICTORY))
+    assert str(await rereads.run()) == "succeeded"
+    await rereads.shop.store.redis.zadd("refunds:rechecks", {ID: 1})
+    assert str(await rereads.run()).startswith("failed")
+    await retry(rereads.shop)
+    rereads.shop.provider.will(PAID, totals(0))
+    assert await rereads.shop.handle() == "in review (prior_contradicts)"
+    assert posts(rereads.shop) == 0
+
+
 async def test_odd_one_that_moved_nothing_does_not_hold_a_retry_back(rereads: Rereads) -> None:
     await settle(rereads.shop, "failed")
     rereads.shop.provider.will(OWN, says(200, refund_payload(status="failed")))
