@@ -19,7 +19,7 @@ from worker.engine.rate_gate import CallPermits, RateGate
 from worker.engine.readback_runner import ReadbackRunner
 from worker.engine.rechecker import Rechecker
 from worker.engine.recorder import Recorder
-from worker.model.refund import Baseline, Lane, Refund
+from worker.model.refund import Baseline, Lane, Refund, Stage
 from worker.model.steps import Action
 from worker.rules import attempts, preflight, readback
 from worker.rules.attempts import Rules
@@ -138,8 +138,12 @@ class Actions:
                 checked = await self._rechecker.run(refund, snapshot.recheck, now, permits.take)
                 return checked if checked is not None else await self._load(refund.refund_id)
             case Action.REVIEW:
-                step = attempts.to_review(
-                    {}, "no_readback", "it may have happened, and nothing may be read back"
+                step = (
+                    attempts.was_pending(refund, now)
+                    if refund.stage is Stage.WAITING
+                    else attempts.to_review(
+                        {}, "no_readback", "it may have happened, and nothing may be read back"
+                    )
                 )
                 _, ending = await self._recorder.save(refund, step, {})
                 return ending

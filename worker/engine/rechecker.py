@@ -213,17 +213,26 @@ class Rechecker:
         self, refund: Refund, candidate: Candidate, read_at: datetime
     ) -> Ending | None:
         """Send an unsettled refund to review; a settled one keeps its status, with an alarm."""
-        if refund.stage is Stage.SETTLED:
-            self._contradicts(refund, candidate.id)
-            return None
         self._on_recheck("contradicts")
         if refund.stage is Stage.REVIEW and refund.error_code == _CONFLICT:
             return None
         step = rechecks.in_conflict(refund, candidate, read_at)
-        saved, ending = await self._save(refund, step)
-        if saved.result != "saved":
+        if step is None:
             self._alarm(refund, candidate.id)
-        return ending
+            return None
+        saved, ending = await self._save(refund, step)
+        if step.quiet or saved.result != "saved":
+            self._alarm(refund, candidate.id)
+        if saved.result == "stale":
+            # It was decided, retried or settled meanwhile. What was read is not read again, so it
+            # is stored on what the record is now, before that is sent.
+            return await self._recorder.save_on_current(
+                refund,
+                step,
+                lambda current, now: rechecks.in_conflict(current, candidate, now),
+                {"seen": "webhook"},
+            )
+        return None if step.quiet else ending
 
     def _contradicts(self, refund: Refund, provider_refund_id: str) -> None:
         self._on_recheck("contradicts")

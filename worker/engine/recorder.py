@@ -175,16 +175,32 @@ class Recorder:
     async def contradict(self, refund: Refund, proof: Step) -> None:
         """Store a proof that contradicts the record, on the current record."""
         detail = {"provider_refund_id": proof.changes.get("provider_refund_id")}
+
+        def decide(current: Refund, now: datetime) -> Step | None:
+            return contradictions.contradicted(current, proof, now)
+
+        await self.save_on_current(refund, proof, decide, detail)
+
+    async def save_on_current(
+        self,
+        refund: Refund,
+        step: Step,
+        decide: Callable[[Refund, datetime], Step | None],
+        detail: Mapping[str, Any],
+    ) -> Ending | None:
+        """Save what `decide` returns for the current record; return the ending if that was saved.
+
+        `step` is what was decided on `refund`, the record as it was.
+        """
         for _ in range(_KEEP_TRIES):
-            loaded = await self._run(reads.load(refund.refund_id), refund, proof, insist=True)
-            if loaded.refund is None:
-                return
-            step = contradictions.contradicted(loaded.refund, proof, loaded.now)
-            if step is None:
-                return
-            saved, _ = await self.save(loaded.refund, step, detail, insist=True)
+            loaded = await self._run(reads.load(refund.refund_id), refund, step, insist=True)
+            current = None if loaded.refund is None else decide(loaded.refund, loaded.now)
+            if loaded.refund is None or current is None:
+                return None
+            saved, ending = await self.save(loaded.refund, current, detail, insist=True)
             if saved.result != "stale":
-                return
+                return ending if saved.result == "saved" else None
+        return None
 
     async def _owned(self, refund: Refund, owner: str, step: Step) -> Ending | None:
         provider_refund_id = step.changes.get("provider_refund_id")

@@ -256,6 +256,18 @@ class Refund:
         return self.operator_says == "absent"
 
     @property
+    def may_have_happened(self) -> bool:
+        """Return whether a person's decision about it counts only after a read-back."""
+        return (
+            self.doubt_since is not None
+            or self.doubted
+            # The provider may have reported it as pending, and so have it. An older version left a
+            # review with this, or because of a refund with our id, without a doubt.
+            or self.processing_since is not None
+            or self.error_code == "conflict"
+        )
+
+    @property
     def asked_amount(self) -> int | None:
         """Return the amount the caller stated, None if the caller requested all that is left."""
         return None if self.all_remaining else self.amount

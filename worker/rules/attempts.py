@@ -126,6 +126,8 @@ def next_action(
     match refund.stage:
         case Stage.QUEUED:
             return Action.RECHECK if refund.candidates else Action.SEND
+        case Stage.WAITING if due and refund.processing_since is not None:
+            return Action.REVIEW
         case Stage.WAITING if due and refund.operator_says == "failed":
             return Action.RECHECK if refund.candidates else Action.GIVE_UP
         case Stage.WAITING if due:
@@ -394,6 +396,16 @@ def to_review(changes: Mapping[str, Any], label: str, alarm: str) -> Step:
         delay=REVIEW_REMINDER,
         alarm=alarm,
     )
+
+
+def was_pending(refund: Refund, now: datetime) -> Step:
+    """Return the step to review for a pending refund that is to be sent again.
+
+    An older version let a person send it without a read-back.
+    """
+    alarm = "the provider had reported it as pending before it was to be sent again"
+    doubt = {"doubt_since": refund.doubt_since or now}
+    return to_review({**doubt, **NO_WORD, **NO_READBACKS}, "was_pending", alarm)
 
 
 def not_canceled() -> Step:

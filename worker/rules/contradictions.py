@@ -143,6 +143,20 @@ def set_aside(refund: Refund, named: str) -> dict[str, Any]:
     return changes
 
 
+def own_kept(refund: Refund) -> dict[str, Any]:
+    """Return the change that keeps the refund that the provider reported once a person names one.
+
+    A record forgets the named one if that is not confirmed, also if it is the same. It may move
+    money yet. So it is read again, and before anything is sent, like that of an earlier generation.
+    One that is gone cannot be read.
+    """
+    own = refund.provider_refund_id
+    is_gone = refund.error_code == "refund_missing"
+    if own is None or is_gone or refund.contradicted_by is not None:
+        return {}
+    return {"prior_refund_ids": _joined(refund.prior_ids, own)}
+
+
 def _joined(known: Iterable[str], *more: str) -> str | None:
     return " ".join(dict.fromkeys((*known, *more))) or None
 

@@ -39,7 +39,12 @@ def cancel(refund: Refund) -> Step:
 
     Raises `NotCancelable` with the reason otherwise.
     """
-    unsent = refund.stage in {Stage.QUEUED, Stage.WAITING} and refund.doubt_since is None
+    unsent = (
+        refund.stage in {Stage.QUEUED, Stage.WAITING}
+        and refund.doubt_since is None
+        # An older version let one wait that the provider had reported as pending.
+        and refund.processing_since is None
+    )
     if unsent and refund.candidates:
         raise NotCancelable(
             f"refund {refund.refund_id} may exist at the provider as {refund.candidates[0]}, which"
@@ -105,6 +110,7 @@ def resolve_succeeded(
         "processing_since": now,
         "operator_code": None,
         **contradictions.set_aside(refund, provider_refund_id),
+        **contradictions.own_kept(refund),
     }
     if refund.missing_since is not None:
         # That was about another refund of the provider, or is long ago.
@@ -124,7 +130,7 @@ def resolve_failed(
     """
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
-    if _was_in_doubt(refund):
+    if refund.may_have_happened:
         changes: dict[str, Any] = {"operator_code": code} | NO_READBACKS
         return _decided(refund, "failed", Stage.IN_DOUBT, changes, by, unverified=unverified)
     if refund.prior_ids or refund.candidates:
@@ -160,7 +166,7 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     _needs_review(refund)
     contradictions.forbid_resend(refund)
     changes: dict[str, Any] = {"lapses": 0, "operator_code": None}
-    if _was_in_doubt(refund):
+    if refund.may_have_happened:
         changes |= NO_READBACKS
         return _decided(refund, "absent", Stage.IN_DOUBT, changes, by, unverified=unverified)
     changes["provider_refund_id"] = None
@@ -176,16 +182,6 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
         source="operator",
         by=by,
     )
-
-
-def _was_in_doubt(refund: Refund) -> bool:
-    """Return whether this refund may have happened.
-
-    A decision about such a refund counts only after a read-back.
-    """
-    # The provider may have reported it as pending, and so have it.
-    was_pending = refund.processing_since is not None
-    return refund.doubt_since is not None or refund.doubted or was_pending
 
 
 def _decided(

@@ -174,17 +174,43 @@ def was_never_sent(refund: Refund) -> bool:
     )
 
 
-def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step:
-    """Return the step to review for a provider's refund that names ours and contradicts it."""
+def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | None:
+    """Return the step to review for a provider's refund that names ours and contradicts it.
+
+    A settled refund keeps its status. The provider's refund is read before a retry of it is sent,
+    like that of an earlier generation. None if there is nothing to change.
+    """
+    if refund.stage is Stage.SETTLED:
+        return _read_before_retry(refund, candidate)
+    if refund.stage is Stage.SENDING:
+        return None
     reason = f"the provider's refund {candidate.id} was read: {candidate.reason}"
-    changes = {
+    changes: dict[str, Any] = {
         "error_code": "conflict",
         "error_message": reason,
         # A refund with our id exists, so it may have happened.
         "doubt_since": refund.doubt_since or now,
         **NO_WORD,
     }
+    if refund.operator_says == "succeeded":
+        # A person named an id, and the provider did not confirm it.
+        changes |= {"provider_refund_id": None, "processing_since": None, "missing_since": None}
     return replace(to_review(changes, "conflict", reason), source="lookup")
+
+
+def _read_before_retry(refund: Refund, candidate: Candidate) -> Step | None:
+    is_over = candidate.found is not None and candidate.found.status in {"failed", "canceled"}
+    # A canceled one is never retried, and one that succeeded may be reversed and retried.
+    if refund.status is Status.CANCELED or is_over or candidate.id in refund.prior_ids:
+        return None
+    return Step(
+        to=Stage.SETTLED,
+        status=refund.status,
+        label="conflict",
+        changes={"prior_refund_ids": " ".join((*refund.prior_ids, candidate.id))},
+        source="lookup",
+        quiet=True,
+    )
 
 
 def unreadable_hint(refund: Refund) -> Step:

@@ -25,10 +25,9 @@ def may_retry(refund: Refund) -> bool:
 
 def choices(refund: Refund) -> list[Choice]:
     """Return the decisions about a refund in review or one that the provider contradicts."""
-    was_in_doubt = refund.doubt_since is not None or refund.doubted
     named = " and ".join((*refund.prior_ids, *refund.candidates))
     look, absent = "", "It"
-    if was_in_doubt:
+    if refund.may_have_happened:
         look, absent = "A worker first looks for it at the provider. ", "If it is not there, it"
     elif named:
         look, absent = f"A worker first reads {named} at the provider. ", "Otherwise it"

@@ -72,7 +72,7 @@ def resolutions(refund: Refund) -> dict[str, str]:
         " provider shows it; if the payment, amount or id differs, it returns to review;"
         " --unverified accepts another amount or currency"
     )
-    if refund.doubt_since is None and not refund.doubted:
+    if not refund.may_have_happened:
         failed = (
             "the refund did not happen and must not: it is settled as failed with CODE; nothing is"
             " sent"

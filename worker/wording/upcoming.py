@@ -21,6 +21,9 @@ def next_of(refund: Refund, *, paused: bool, batch_state: str | None, stopped: b
         return _settled(refund)
     if refund.stage is Stage.REVIEW:
         return _reviewed(refund)
+    if refund.operator_says == "failed":
+        # It is read and then ended, whatever holds sends back.
+        return _moving(refund)
     if refund.stage in _SENDS and batch_state == "canceled":
         if refund.is_only_said_absent:
             return "It goes to review unsent, because its batch was canceled."
@@ -35,7 +38,7 @@ def next_of(refund: Refund, *, paused: bool, batch_state: str | None, stopped: b
 
 
 def _reviewed(refund: Refund) -> str:
-    if refund.doubt_since is None and not refund.doubted:
+    if not refund.may_have_happened:
         return "Nothing, until a person decides."
     return "Nothing, until a person decides: the worker cannot find out whether the money moved."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ from tests.unit.engine.rereads import (
     hint,
     posts,
     retried_and_refused,
+    retry,
     settle,
 )
 from tests.unit.engine.shop import GONE, ID, PAID, POST, TOTALS, error, events, opened, says, totals
@@ -115,24 +117,114 @@ async def test_one_that_contradicts_is_in_the_history_whichever_was_named_first(
     assert [line["alarm"] for line in log if "alarm" in line] == [True]
 
 
+def changes_while_it_is_read(
+    rereads: Rereads, monkeypatch: pytest.MonkeyPatch, decide: Callable[[Refund], Step | None]
+) -> None:
+    read = rereads.candidates.read
+
+    async def changed(refund: Refund, *permit: Any) -> Any:
+        found = await read(refund, *permit)
+        step = decide(refund)
+        assert step is not None
+        assert (await rereads.shop.store.run(saves.save(refund, step))).result == "saved"
+        return found
+
+    monkeypatch.setattr(rereads.candidates, "read", changed)
+
+
 async def test_one_that_contradicts_a_refund_that_changed_meanwhile_is_an_alarm(
     rereads: Rereads, log: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await rereads.shop.accept()
     await rereads.named(says(200, CONTRADICTORY))
-    read = rereads.candidates.read
-
-    async def changed(refund: Refund, *permit: Any) -> Any:
-        found = await read(refund, *permit)
-        step = attempts.to_review({"error_code": "so"}, "so", "because")
-        assert (await rereads.shop.store.run(saves.save(refund, step))).result == "saved"
-        return found
-
-    monkeypatch.setattr(rereads.candidates, "read", changed)
+    step = attempts.to_review({"error_code": "so"}, "so", "because")
+    changes_while_it_is_read(rereads, monkeypatch, lambda _: step)
     await rereads.run()
     assert rereads.counts == ["contradicts"]
     alarms = [line["event"] for line in log if line.get("alarm")]
-    assert alarms == ["proof_against_settled"]
+    assert alarms == ["proof_against_settled", "refund_needs_attention"]
+    assert (await rereads.shop.stored()).error_code == "conflict"
+
+
+async def test_one_that_contradicts_is_not_forgotten_if_a_person_decides_meanwhile(
+    rereads: Rereads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await review(rereads)
+    await rereads.named(says(200, CONTRADICTORY))
+    changes_while_it_is_read(rereads, monkeypatch, decisions.resolve_resend)
+    assert str(await rereads.run()) == "in review (conflict)"
+    refund = await rereads.shop.stored()
+    assert (refund.stage, refund.error_code, refund.hinted) == (Stage.REVIEW, "conflict", None)
+    assert refund.doubt_since is not None
+    assert posts(rereads.shop) == 0
+
+
+async def test_one_that_contradicts_a_failed_refund_is_not_forgotten_if_it_is_retried_meanwhile(
+    rereads: Rereads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await settle(rereads.shop, "failed")
+    rereads.shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+    await rereads.named(says(200, CONTRADICTORY))
+    changes_while_it_is_read(rereads, monkeypatch, decisions.retry_failed)
+    await rereads.run()
+    refund = await rereads.shop.stored()
+    assert (refund.stage, refund.generation, refund.error_code) == (Stage.REVIEW, 2, "conflict")
+
+
+@pytest.mark.parametrize("odd", [{"amount": 7}, {"status": "settling"}])
+async def test_retry_is_not_sent_beside_an_odd_one_that_was_named_before(
+    rereads: Rereads, log: list[Any], odd: dict[str, Any]
+) -> None:
+    await settle(rereads.shop, "failed")
+    failed = says(200, refund_payload(status="failed"))
+    rereads.shop.provider.will(OWN, failed)
+    await rereads.named(says(200, refund_payload(id="re_9") | odd))
+    before = await moves(rereads)
+    assert str(await rereads.run()).startswith("failed")
+    assert await moves(rereads) == before
+    assert events(log, alarm=True, provider_refund_id="re_9") == ["proof_against_settled"]
+    await retry(rereads.shop)
+    rereads.shop.provider.will(PAID, totals(0))
+    assert await rereads.shop.handle() == "in review (prior_contradicts)"
+    assert posts(rereads.shop) == 0
+
+
+async def test_retry_of_a_reversed_refund_is_not_sent_beside_an_odd_one_that_was_named_before(
+    rereads: Rereads,
+) -> None:
+    await settle(rereads.shop)
+    rereads.shop.provider.will(OWN, says(), says(200, refund_payload(status="failed")))
+    await rereads.named(says(200, CONTRADICTORY))
+    assert str(await rereads.run()) == "succeeded"
+    await rereads.shop.store.redis.zadd("refunds:rechecks", {ID: 1})
+    assert str(await rereads.run()).startswith("failed")
+    await retry(rereads.shop)
+    rereads.shop.provider.will(PAID, totals(0))
+    assert await rereads.shop.handle() == "in review (prior_contradicts)"
+    assert posts(rereads.shop) == 0
+
+
+async def test_odd_one_that_moved_nothing_does_not_hold_a_retry_back(rereads: Rereads) -> None:
+    await settle(rereads.shop, "failed")
+    rereads.shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+    await rereads.named(says(200, CONTRADICTORY | {"status": "failed"}))
+    await rereads.run()
+    assert (await rereads.shop.stored()).prior_refund_ids is None
+
+
+async def test_id_that_a_person_only_named_is_not_taken_for_ours_after_a_conflict(
+    rereads: Rereads,
+) -> None:
+    await review(rereads)
+    now = (await rereads.shop.stored()).updated_at
+    step = decisions.resolve_succeeded(await rereads.shop.stored(), "re_7", now, by="ann")
+    assert (
+        await rereads.shop.store.run(saves.save(await rereads.shop.stored(), step))
+    ).result == "saved"
+    await rereads.named(says(200, CONTRADICTORY))
+    assert str(await rereads.run()) == "in review (conflict)"
+    refund = await rereads.shop.stored()
+    assert (refund.provider_refund_id, refund.processing_since) == (None, None)
 
 
 async def test_settled_refund_keeps_its_status_beside_one_that_contradicts_it_with_an_alarm(

@@ -116,6 +116,7 @@ def test_earlier_generation_of_another_amount_contradicts_and_says_so() -> None:
     assert candidate.verdict is CandidateVerdict.CONTRADICTS
     assert candidate.reason == "it has our id but another amount"
     step = rechecks.in_conflict(refund, candidate, NOW)
+    assert step is not None
     reason = "the provider's refund re_9 was read: it has our id but another amount"
     assert (step.to, step.label, step.source) == (Stage.REVIEW, "conflict", "lookup")
     # A person who had decided did not know of it.

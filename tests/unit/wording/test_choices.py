@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from worker.model.refund import Refund, Stage, Status
 from worker.rules import decisions
 from worker.wording.choices import choices
 from worker.wording.decisions import resolutions
+from worker.wording.upcoming import next_of
 
 
 def effects(refund: Refund) -> dict[str, str]:
@@ -25,6 +27,23 @@ def test_a_doubt_is_looked_for_before_it_is_settled_or_sent_again() -> None:
     for decision in ("failed", "resend"):
         assert found[decision].startswith("A worker first looks for it at the provider.")
     assert found["failed"].endswith("If it is not there, it ends as failed. Nothing is sent.")
+
+
+@pytest.mark.parametrize(
+    "left",
+    [{"doubted": True}, {"processing_since": NOW}, {"error_code": "conflict"}],
+    ids=["doubted", "pending before", "conflict before"],
+)
+def test_what_may_have_happened_is_said_to_be_looked_for_as_it_is(left: dict[str, Any]) -> None:
+    refund = a_refund(Stage.REVIEW, **left)
+    for step in (decisions.resolve_failed(refund, "gone"), decisions.resolve_resend(refund)):
+        assert (step.to, step.changes["doubt_since"]) == (Stage.IN_DOUBT, refund.updated_at)
+    found, told = effects(refund), resolutions(refund)
+    for decision, option in (("failed", "--failed CODE"), ("resend", "--resend")):
+        assert found[decision].startswith("A worker first looks for it at the provider.")
+        assert "a worker first looks for it at the provider" in told[option]
+    upcoming = next_of(refund, paused=False, batch_state=None)
+    assert upcoming.endswith("the worker cannot find out whether the money moved.")
 
 
 def test_what_was_never_in_doubt_is_settled_or_sent_as_decided() -> None:

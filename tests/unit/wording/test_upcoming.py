@@ -115,6 +115,19 @@ def test_every_stage_says_what_follows(fields: dict[str, Any], words: str) -> No
     assert words in next_of(refund, paused=False, batch_state=None)
 
 
+@pytest.mark.parametrize(
+    ("paused", "batch_state"), [(True, None), (False, "paused"), (False, "canceled")]
+)
+def test_refund_that_a_person_gave_up_is_never_said_to_be_sent(
+    *, paused: bool, batch_state: str | None
+) -> None:
+    """A pause stops sends only, and a canceled batch ends only what nobody has decided."""
+    given_up = {"operator_says": "failed", "operator_by": "ann", "prior_refund_ids": "re_1"}
+    refund = a_refund(stage=Stage.WAITING, next_check_at=NOW, **given_up)
+    words = next_of(refund, paused=paused, batch_state=batch_state)
+    assert words.startswith("ann decided that it failed, so nothing is sent: a worker first looks")
+
+
 def test_row_of_a_canceled_batch_that_only_a_person_calls_absent_goes_to_review() -> None:
     refund = a_refund(stage=Stage.WAITING, doubted=True, evidence="operator")
     assert "goes to review" in next_of(refund, paused=False, batch_state="canceled")

@@ -80,6 +80,7 @@ def one(refunds: Refunds, refund_id: str, refusal: Refusal | None = None) -> dic
         "can_cancel": (
             refund.stage in {Stage.QUEUED, Stage.WAITING}
             and refund.doubt_since is None
+            and refund.processing_since is None
             and not refund.is_only_said_absent
         ),
         "can_retry": may_retry(refund),

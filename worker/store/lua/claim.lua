@@ -85,6 +85,8 @@ local function claim(ARGV)
   -- A webhook named a refund of the provider for this one. It is read before anything is sent: an event about a refund
   -- that is not known to have left means that a claim was lost.
   if r.hinted then return refuse('unchecked') end
+  -- The provider had reported it as pending, and an older version let a person send it again without a read-back.
+  if kind == 'send' and r.processing_since then return refuse('unchecked') end
   -- A person decided that it is not sent.
   if r.operator_says == 'failed' then return refuse('unchecked') end
   -- The provider may have changed an earlier generation's refund to succeeded since the retry was decided.
