@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from worker.errors import RefundError
 from worker.http.context import REQUEST_ID, dress
@@ -39,6 +39,9 @@ async def streamed(
     if saved is not None:
         response.headers["Content-Disposition"] = f'attachment; filename="{saved}"'
     await response.prepare(request)
+    if request.method == hdrs.METH_HEAD:
+        # Whatever follows the head is taken for the next answer.
+        part = None
     try:
         while part is not None:
             if part:

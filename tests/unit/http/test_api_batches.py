@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,18 @@ async def test_a_batch_shows_its_counts_and_its_refunds_in_row_order(api: Door) 
     assert streamed.headers["Cache-Control"] == "no-store"
     ids = [each["refund_id"] for each in lines(streamed.body)]
     assert ids == [f"b-1-{number}" for number in range(1203)]
+
+
+async def test_only_the_head_of_a_stream_is_answered_to_who_asks_for_that(api: Door) -> None:
+    a_batch(api, "b-1", rows=3)
+    line = "HTTP/1.1\r\nHost: door\r\n"
+    ask = f"HEAD {PATH}/b-1/refunds {line}Authorization: Bearer {api.token}\r\n\r\n"
+    reader, writer = await api.raw(f"{ask}GET /health {line}Connection: close\r\n\r\n".encode())
+    first, _, second = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    assert first.startswith(b"HTTP/1.1 200 ")
+    assert second.startswith(b"HTTP/1.1 200 ")
+    assert second.endswith(b'{"status": "ok"}')
 
 
 @pytest.mark.parametrize("path", ["", "/refunds"])
