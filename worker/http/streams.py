@@ -48,7 +48,9 @@ async def streamed(
                 async with asyncio.timeout(SLOW_SECONDS):
                     await response.write(part)
             part = await read()
-        await response.write_eof()
+        # The last part may still wait for the client, since only a full buffer makes a write wait.
+        async with asyncio.timeout(SLOW_SECONDS):
+            await response.write_eof()
     except (RefundError, Problem, TimeoutError, ConnectionError) as error:
         log.warning("answer_cut", request_id=request[REQUEST_ID], error=type(error).__name__)
         _cut(request)
