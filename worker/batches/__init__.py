@@ -16,11 +16,13 @@ from worker.batches.opening import (
     open_batch,
 )
 from worker.batches.record import (
+    NAME_RULE,
     Batch,
     BatchProgress,
     batch_size,
     checked_batch_id,
     is_batch_id,
+    is_batch_name,
     list_batches,
     look_at_batch,
     pause_batch,
@@ -30,6 +32,7 @@ from worker.batches.record import (
 )
 
 __all__ = [
+    "NAME_RULE",
     "Batch",
     "BatchDraft",
     "BatchProgress",
@@ -48,6 +51,7 @@ __all__ = [
     "foresee_batch",
     "interrupted_imports",
     "is_batch_id",
+    "is_batch_name",
     "list_batches",
     "look_at_batch",
     "open_batch",

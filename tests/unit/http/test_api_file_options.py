@@ -63,6 +63,7 @@ async def test_a_body_that_is_not_what_its_headers_say_is_refused(
     [
         ("dry_run=yes", "dry_run"),
         ("name=a/b", "name"),
+        ("name=..", "name"),
         ("expect_rows=0", "expect_rows"),
         ("expect_total=5", "expect_total"),
         ("max_total=usd", "max_total"),
@@ -80,7 +81,7 @@ async def test_a_wrong_parameter_is_named(api: Door, query: str, field: str) -> 
 
 
 VALUES = {
-    "name": ["season", "a:b.c_d-1", "a" * 100, "", "a b", "a" * 101],
+    "name": ["season", "a:b.c_d-1", "a" * 100, "...", ".", "..", "", "a b", "a" * 101],
     "dry_run": ["true", "false", "", "yes"],
     "on_error": ["abort", "skip", "ignore"],
     "max_errors": [
