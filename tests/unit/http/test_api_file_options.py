@@ -154,6 +154,12 @@ async def test_what_does_not_fit_the_file_is_said_in_words_of_the_api(
     assert "--" not in got.json["detail"]
 
 
+async def test_a_workbook_of_another_type_is_said_in_words_of_the_api(api: Door) -> None:
+    got = await send(api, b"PK\x03\x04")
+    assert (got.status, got.code) == (422, "invalid_file")
+    assert got.json["detail"].endswith("not csv: correct its Content-Type")
+
+
 @pytest.mark.parametrize(
     ("data", "query", "reason"),
     [

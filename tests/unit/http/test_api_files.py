@@ -81,6 +81,16 @@ async def test_the_same_file_is_known_and_names_its_batch(api: Door) -> None:
     assert (again.status, again.json["batch_id"], again.json["known"]) == (200, None, 3)
 
 
+async def test_a_name_that_cannot_be_the_batchs_is_said_in_words_of_the_api(api: Door) -> None:
+    await send(api, rows(3), "name=season")
+    await imported(api, "season")
+    other = await send(api, rows(4), "name=season")
+    assert (other.status, other.code) == (409, "refused")
+    assert other.json["detail"].endswith("name this one with another name")
+    taken = await send(api, rows(3), "name=season&again=true")
+    assert taken.json["detail"].endswith("name this one with another name")
+
+
 async def test_a_dry_run_reports_and_changes_nothing(api: Door, folder: Path) -> None:
     got = await send(api, rows(3) + b"order-9,pi_9,wrong,usd\n", "dry_run=true")
     assert (got.status, got.json["refused"], got.json["new"]) == (200, ["invalid_rows"], 3)
