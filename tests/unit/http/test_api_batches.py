@@ -96,6 +96,14 @@ async def test_a_cancel_settles_what_was_not_sent_and_nothing_else(api: Door) ->
     assert (await api.post(f"{PATH}/b-1/pause")).status == 409
 
 
+async def test_a_cancel_that_only_ends_the_import_has_changed_something(api: Door) -> None:
+    batches.open_batch(api.refunds.store, "b-1", file="season.csv", digest="of b-1", rows=3)
+    answers = [(await api.post(f"{PATH}/b-1/cancel")).json for _ in range(2)]
+    assert [each["changed"] for each in answers] == [True, False]
+    assert [each["canceled_now"] for each in answers] == [0, 0]
+    assert (await api.get(f"{PATH}/b-1")).json["state"] == "canceled"
+
+
 async def test_failed_refunds_of_a_batch_are_sent_again_and_nudged(api: Door) -> None:
     a_batch(api, "b-1", rows=2)
     api.records.failed("b-1-1")
