@@ -22,7 +22,7 @@ from worker.http.wanted import Wanted
 from worker.importer import Format, Source
 from worker.model.callers import Caller, Scope
 from worker.settings import Settings
-from worker.words import counted
+from worker.words import counted, verb
 
 TYPES: Final[dict[str, Format]] = {
     "text/csv": "csv",
@@ -113,8 +113,9 @@ def _refusal(judged: Judged) -> Problem:
     report, more = judged.report, {"report": judged.report}
     if judged.refusals[0].reason == "invalid_rows":
         rows = f"{report['invalid']:,} of {counted(report['rows'], 'row')}"
+        are = verb(report["invalid"], "is", "are")
         return Problem(
-            problems.INVALID_ROWS, f"{rows} are invalid: nothing was imported.", more=more
+            problems.INVALID_ROWS, f"{rows} {are} invalid: nothing was imported.", more=more
         )
     sentences = [sentence_of(refusal, report) for refusal in judged.refusals]
     return Problem(problems.REFUSED, f"{'; '.join(sentences)}: nothing was imported.", more=more)

@@ -105,6 +105,9 @@ async def test_invalid_rows_refuse_the_file_and_the_first_hundred_are_shown(api:
     assert (got.status, got.code) == (422, "invalid_rows")
     report = got.json["report"]
     assert (report["invalid"], report["valid"], len(report["error_rows"])) == (150, 2, 100)
+    assert got.json["detail"] == "150 of 152 rows are invalid: nothing was imported."
+    one = await send(api, rows(1) + b"bad,pi_1,x,usd\n")
+    assert one.json["detail"] == "1 of 2 rows is invalid: nothing was imported."
     assert (await api.get(PATH)).json["data"] == []
 
 
