@@ -9,6 +9,7 @@ from worker.batches.interrupted import interrupted_imports
 from worker.batches.moves import Canceled, Retried, cancel_batch, retry_batch
 from worker.batches.opening import (
     BatchDraft,
+    BegunFile,
     OpenedBatch,
     close_batch,
     earlier_batch,
@@ -36,6 +37,7 @@ __all__ = [
     "Batch",
     "BatchDraft",
     "BatchProgress",
+    "BegunFile",
     "Canceled",
     "Comparison",
     "Conflict",

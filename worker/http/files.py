@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from worker.batches import BegunFile
 from worker.errors import GuardRefused, InputError, KnownFile, RefundError
 from worker.http import problems
 from worker.http.batches import NDJSON, PATH, batch_of
@@ -148,7 +149,7 @@ def _type_of(request: web.Request) -> Format:
 def _answer(error: RefundError, caller: Caller) -> Problem:
     """Return the answer to a refused file, which names parameters instead of options."""
     problem = problems.of_error(error)
-    if isinstance(error, KnownFile) and not caller.sees(error.batch_id):
+    if isinstance(error, KnownFile | BegunFile) and not caller.sees(error.batch_id):
         return Problem(problem.kind, "This file was imported before.")
     problem.detail = in_parameters(problem.detail)
     return problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.api_door import Door, a_door
-from worker.batches import cancel_batch
+from worker.batches import cancel_batch, open_batch
 from worker.errors import NotDurable, NotStorable, RefundError, StoreUnavailable
 from worker.file_import import submit, submitting
 from worker.http import spool, uploads
@@ -297,3 +298,13 @@ async def test_a_token_for_some_ids_imports_only_those_in_a_batch_of_its_own(api
 
 async def test_a_scope_to_read_does_not_import(api: Door) -> None:
     assert (await send(api, rows(1), token=api.a_token("reader", "read"))).status == 403
+
+
+async def test_a_token_for_some_ids_learns_no_batch_of_others_from_its_file(api: Door) -> None:
+    data = rows(2, "shop-a-order")
+    open_batch(
+        api.refunds.store, "season", file="x.csv", digest=hashlib.sha256(data).hexdigest(), rows=2
+    )
+    got = await send(api, data, "name=shop-a-1", token=api.a_token("a", ids="shop-a-"))
+    assert (got.status, got.code) == (409, "refused")
+    assert "season" not in got.body.decode()
