@@ -9,6 +9,7 @@ from worker.batches.interrupted import interrupted_imports
 from worker.batches.moves import Canceled, Retried, cancel_batch, retry_batch
 from worker.batches.opening import (
     BatchDraft,
+    BegunFile,
     OpenedBatch,
     close_batch,
     earlier_batch,
@@ -16,11 +17,13 @@ from worker.batches.opening import (
     open_batch,
 )
 from worker.batches.record import (
+    NAME_RULE,
     Batch,
     BatchProgress,
     batch_size,
     checked_batch_id,
     is_batch_id,
+    is_batch_name,
     list_batches,
     look_at_batch,
     pause_batch,
@@ -30,9 +33,11 @@ from worker.batches.record import (
 )
 
 __all__ = [
+    "NAME_RULE",
     "Batch",
     "BatchDraft",
     "BatchProgress",
+    "BegunFile",
     "Canceled",
     "Comparison",
     "Conflict",
@@ -48,6 +53,7 @@ __all__ = [
     "foresee_batch",
     "interrupted_imports",
     "is_batch_id",
+    "is_batch_name",
     "list_batches",
     "look_at_batch",
     "open_batch",

@@ -21,7 +21,16 @@ from worker.store.store import Store
 OPEN: Final = Script("batch_open")
 CLOSE: Final = Script("batch_close")
 _KNOWN: Final = frozenset({"imported", "imported_canceled", "canceled"})
+_BEGUN: Final = frozenset({"named", "options"})
 _ms = timedelta(milliseconds=1)
+
+
+class BegunFile(GuardRefused):
+    """The file was begun as the batch `batch_id`, which would not be continued so."""
+
+    def __init__(self, sentence: str, batch_id: str) -> None:
+        super().__init__(sentence)
+        self.batch_id = batch_id
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +123,8 @@ def _opened(
     sentence = _refusal(result, opened, more[0] if more else "")
     if result in _KNOWN:
         raise KnownFile(sentence, opened)
+    if result in _BEGUN:
+        raise BegunFile(sentence, opened)
     raise GuardRefused(sentence)
 
 

@@ -24,6 +24,7 @@ RATE_WINDOW: Final = timedelta(seconds=60)
 """Period over which the pace of a batch is measured."""
 RATE_SAMPLE: Final = 100
 """Number of latest settled refunds sampled for their batch: more would cost more and add little."""
+NAME_RULE: Final = "must be 1 to 100 of A-Z a-z 0-9 . _ : - and neither . nor .."
 _PAGE: Final = 100
 _DONE_TO: Final[Mapping[BatchState, str]] = {
     "running": "resumed",
@@ -151,12 +152,20 @@ def is_batch_id(text: str) -> bool:
     return _BATCH_ID.fullmatch(text) is not None
 
 
+def is_batch_name(text: str) -> bool:
+    """Return whether a new batch may have this id.
+
+    Programs and browsers take `.` and `..` out of an address, so such a batch could not be reached.
+    """
+    return is_batch_id(text) and text not in {".", ".."}
+
+
 def checked_batch_id(text: str) -> str:
-    """Return the text if it is a valid batch id; raises `InvalidRequest`."""
-    if is_batch_id(text):
+    """Return the text if a new batch may have this id; raises `InvalidRequest`."""
+    if is_batch_name(text):
         return text
-    rule = "must be 1 to 100 of A-Z a-z 0-9 . _ : -"
-    raise InvalidRequest([FieldError(field="batch", code="batch_id", value=shown(text), rule=rule)])
+    error = FieldError(field="batch", code="batch_id", value=shown(text), rule=NAME_RULE)
+    raise InvalidRequest([error])
 
 
 def read_batch(store: Store, batch_id: str) -> Batch:

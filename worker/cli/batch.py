@@ -124,7 +124,7 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
     A refund that may have reached the provider cannot be canceled and continues. If this command is
     interrupted, run it again to finish.
 
-    Exit code: 9 if there was nothing left to cancel.
+    Exit code: 9 if there was nothing left to stop.
     """
     with opened() as refunds:
         total = batches.batch_size(refunds.store, batch_id)
@@ -166,7 +166,7 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
     if waiting := sum(unsent.values()):
         refunds_left = f"{counted(waiting, 'refund')} changed meanwhile and will not be sent"
         note(f"{refunds_left}: the workers cancel {verb(waiting, 'it', 'them')}")
-    return DONE if done.canceled else NOTHING_TO_DO
+    return DONE if done.audited else NOTHING_TO_DO
 
 
 def paused_sentence(store: Store, batch_id: str, *, changed: bool) -> str:

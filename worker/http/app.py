@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -28,6 +29,8 @@ A TLS handshake may take as long.
 """
 LINGER_SECONDS: Final = 2.0
 """How long the rest of a refused body is read, so that the client sees the answer."""
+UNREAD_SECONDS: Final = 60.0
+"""How long a client may read nothing of an answer, where the system can tell, as Linux can."""
 END_SECONDS: Final = 5.0
 """How long a request in flight may take at the end."""
 READY_SECONDS: Final = 2.0
@@ -73,6 +76,13 @@ class _Server(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Count a new connection, or close it."""
         super().connection_made(handler, transport)
+        # aiohttp waits for good until an answer is read, and holds it and the connection.
+        if (option := getattr(socket, "TCP_USER_TIMEOUT", None)) is not None:
+            with suppress(OSError):
+                milliseconds = round(UNREAD_SECONDS * 1000)
+                transport.get_extra_info("socket").setsockopt(
+                    socket.IPPROTO_TCP, option, milliseconds
+                )
         if len(self._connections) > self.most:
             transport.abort()
 

@@ -101,7 +101,7 @@ class BatchRoutes:
             deed_of(request, caller, "batch cancel", batch_id),
             lambda store: batches.cancel_batch(store, batch_id, caller.name),
         )
-        return web.json_response({"changed": done.canceled > 0} | done.as_dict())
+        return web.json_response({"changed": bool(done.audited)} | done.as_dict())
 
     async def pause(self, request: web.Request, caller: Caller) -> web.Response:
         """Send no more refunds of a batch until it is resumed."""

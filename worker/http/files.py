@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from worker.batches import BegunFile
 from worker.errors import GuardRefused, InputError, KnownFile, RefundError
 from worker.http import problems
 from worker.http.batches import NDJSON, PATH, batch_of
@@ -22,7 +23,7 @@ from worker.http.wanted import Wanted
 from worker.importer import Format, Source
 from worker.model.callers import Caller, Scope
 from worker.settings import Settings
-from worker.words import counted
+from worker.words import counted, verb
 
 TYPES: Final[dict[str, Format]] = {
     "text/csv": "csv",
@@ -113,8 +114,9 @@ def _refusal(judged: Judged) -> Problem:
     report, more = judged.report, {"report": judged.report}
     if judged.refusals[0].reason == "invalid_rows":
         rows = f"{report['invalid']:,} of {counted(report['rows'], 'row')}"
+        are = verb(report["invalid"], "is", "are")
         return Problem(
-            problems.INVALID_ROWS, f"{rows} are invalid: nothing was imported.", more=more
+            problems.INVALID_ROWS, f"{rows} {are} invalid: nothing was imported.", more=more
         )
     sentences = [sentence_of(refusal, report) for refusal in judged.refusals]
     return Problem(problems.REFUSED, f"{'; '.join(sentences)}: nothing was imported.", more=more)
@@ -147,7 +149,7 @@ def _type_of(request: web.Request) -> Format:
 def _answer(error: RefundError, caller: Caller) -> Problem:
     """Return the answer to a refused file, which names parameters instead of options."""
     problem = problems.of_error(error)
-    if isinstance(error, KnownFile) and not caller.sees(error.batch_id):
+    if isinstance(error, KnownFile | BegunFile) and not caller.sees(error.batch_id):
         return Problem(problem.kind, "This file was imported before.")
     problem.detail = in_parameters(problem.detail)
     return problem

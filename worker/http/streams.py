@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from worker.errors import RefundError
 from worker.http.context import REQUEST_ID, dress
@@ -39,13 +39,18 @@ async def streamed(
     if saved is not None:
         response.headers["Content-Disposition"] = f'attachment; filename="{saved}"'
     await response.prepare(request)
+    if request.method == hdrs.METH_HEAD:
+        # Whatever follows the head is taken for the next answer.
+        part = None
     try:
         while part is not None:
             if part:
                 async with asyncio.timeout(SLOW_SECONDS):
                     await response.write(part)
             part = await read()
-        await response.write_eof()
+        # The last part may still wait for the client, since only a full buffer makes a write wait.
+        async with asyncio.timeout(SLOW_SECONDS):
+            await response.write_eof()
     except (RefundError, Problem, TimeoutError, ConnectionError) as error:
         log.warning("answer_cut", request_id=request[REQUEST_ID], error=type(error).__name__)
         _cut(request)

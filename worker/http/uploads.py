@@ -72,6 +72,9 @@ CLEAN_SECONDS: Final = 3600.0
 _END_SECONDS: Final = 10.0
 _OPTION: Final = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
 _FLAGS: Final = frozenset({"again", "all_remaining", "allow_repeat", "dry_run", "ignore_extra"})
+_RENAMED: Final = {"batch": "name"}
+_TYPE: Final = "correct its Content-Type"
+"""What to do about another format than the stated one."""
 _SHOW: Final = re.compile(r"see it with 'refunds batch show ([^']+)'")
 
 
@@ -363,9 +366,10 @@ def in_parameters(sentence: str) -> str:
 
     def parameter(found: re.Match[str]) -> str:
         name = found[1].replace("-", "_")
-        return f"{name}=true" if name in _FLAGS else name
+        return f"{name}=true" if name in _FLAGS else _RENAMED.get(name, name)
 
-    return _OPTION.sub(parameter, _SHOW.sub(r"see it with GET /v1/batches/\1", sentence))
+    sentence = _SHOW.sub(r"see it with GET /v1/batches/\1", sentence)
+    return _OPTION.sub(parameter, sentence.replace("leave out --format", _TYPE))
 
 
 def _judged(report: dict[str, Any], refusals: list[Refusal]) -> Judged:

@@ -56,8 +56,7 @@ class Wanted:
         flags = {name: query.one_of(name, ("true", "false")) == "true" for name in _FLAGS}
         self.dry_run = flags["dry_run"]
         name = query.text("name")
-        rule = "must be 1 to 100 of A-Z a-z 0-9 . _ : -"
-        query.matching("name", batches.is_batch_id(name or ""), rule)
+        query.matching("name", batches.is_batch_name(name or ""), batches.NAME_RULE)
         if caller.ids_prefix and not caller.sees(name or "") and not self.dry_run:
             query.refuse("name", "name", shown(name), f"must begin with {caller.ids_prefix}")
         on_error = query.one_of("on_error", ("abort", "skip")) or "abort"

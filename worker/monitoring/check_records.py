@@ -292,8 +292,8 @@ def _interrupted(store: Store, now: datetime) -> Iterator[Check]:
     for batch in interrupted_imports(store, now):
         text = f"{batch.batch_id} was imported only in part: {progress_of_import(batch)}"
         fix = (
-            f"{command_to_continue(batch)}, with the options of its import; to give the rest up:"
-            f" refunds batch cancel {batch.batch_id}"
+            f"{command_to_continue(batch)}, with the options of its import; to give up the rest,"
+            f" and what was not sent: refunds batch cancel {batch.batch_id}"
         )
         yield warn(f"import {batch.batch_id}", text, fix)
 

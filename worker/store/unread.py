@@ -43,6 +43,13 @@ def without_unread(kind: type[AbstractConnection]) -> type[AbstractConnection]:
             self.unread += len(every)
             return super().pack_commands(every)
 
+        def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
+            """Send what was counted already."""
+            counted = self.unread
+            super().send_packed_command(*args, **kwargs)
+            # A check of the connection before it was sent may have failed, and connected anew.
+            self.unread = counted
+
         def read_response(self, *args: Any, **kwargs: Any) -> Any:
             """Return the reply of a command, or raise it if it is an error."""
             try:

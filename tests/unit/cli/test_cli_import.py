@@ -222,6 +222,7 @@ def test_a_file_comes_through_a_pipe_too(cli: Cli, records: Records) -> None:
         (("nowhere.csv",), 3),
         (("-",), 3),
         (("-", "--batch", "a b"), 3),
+        (("-", "--batch", ".."), 3),
         (("-", "--currency", "dollars"), 3),
         (("-", "--id-from", "status"), 3),
         (("-", "--format", "docx"), 2),

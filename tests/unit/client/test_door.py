@@ -319,6 +319,39 @@ def test_an_interrupt_before_a_reply_does_not_hand_it_to_the_next_command(
         assert refunds.get("order-1-1").refund_id == "order-1-1"
 
 
+def test_an_interrupt_after_a_failed_check_of_the_connection_is_noticed_too(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check connects anew while a command is to be sent, and forgets what was unread."""
+    settings = Settings.load(redis_url=f"{redis_url}?retry_on_timeout=true")
+    checked: list[int] = []
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with Refunds(settings=settings) as refunds:
+        refunds.submit(request(1))
+        client: Any = refunds.store.redis
+        (connection,) = client.connection_pool._available_connections
+        check = connection._send_ping
+
+        def failing_once() -> None:
+            checked.append(1)
+            if len(checked) == 1:
+                raise redis.TimeoutError
+            check()
+
+        monkeypatch.setattr(connection, "_send_ping", failing_once)
+        connection.next_health_check = 0
+        client.ping()
+        assert len(checked) == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(type(client), "parse_response", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                client.blpop(["refunds:nothing"], 0.2)
+        assert refunds.get("order-1-1").refund_id == "order-1-1"
+
+
 def test_connection_is_kept_after_commands_whose_replies_were_read(refunds: Refunds) -> None:
     client: Any = refunds.store.redis
     number = client.client_id()

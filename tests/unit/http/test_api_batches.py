@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,18 @@ async def test_a_batch_shows_its_counts_and_its_refunds_in_row_order(api: Door) 
     assert ids == [f"b-1-{number}" for number in range(1203)]
 
 
+async def test_only_the_head_of_a_stream_is_answered_to_who_asks_for_that(api: Door) -> None:
+    a_batch(api, "b-1", rows=3)
+    line = "HTTP/1.1\r\nHost: door\r\n"
+    ask = f"HEAD {PATH}/b-1/refunds {line}Authorization: Bearer {api.token}\r\n\r\n"
+    reader, writer = await api.raw(f"{ask}GET /health {line}Connection: close\r\n\r\n".encode())
+    first, _, second = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+    writer.close()
+    assert first.startswith(b"HTTP/1.1 200 ")
+    assert second.startswith(b"HTTP/1.1 200 ")
+    assert second.endswith(b'{"status": "ok"}')
+
+
 @pytest.mark.parametrize("path", ["", "/refunds"])
 async def test_an_unknown_batch_is_not_found(api: Door, path: str) -> None:
     assert (await api.get(f"{PATH}/b-1{path}")).status == 404
@@ -81,6 +94,14 @@ async def test_a_cancel_settles_what_was_not_sent_and_nothing_else(api: Door) ->
     moves = api.refunds.history("b-1-0")
     assert (moves[-1]["label"], moves[-1]["by"]) == ("canceled", "shop")
     assert (await api.post(f"{PATH}/b-1/pause")).status == 409
+
+
+async def test_a_cancel_that_only_ends_the_import_has_changed_something(api: Door) -> None:
+    batches.open_batch(api.refunds.store, "b-1", file="season.csv", digest="of b-1", rows=3)
+    answers = [(await api.post(f"{PATH}/b-1/cancel")).json for _ in range(2)]
+    assert [each["changed"] for each in answers] == [True, False]
+    assert [each["canceled_now"] for each in answers] == [0, 0]
+    assert (await api.get(f"{PATH}/b-1")).json["state"] == "canceled"
 
 
 async def test_failed_refunds_of_a_batch_are_sent_again_and_nudged(api: Door) -> None:

@@ -63,6 +63,7 @@ async def test_a_body_that_is_not_what_its_headers_say_is_refused(
     [
         ("dry_run=yes", "dry_run"),
         ("name=a/b", "name"),
+        ("name=..", "name"),
         ("expect_rows=0", "expect_rows"),
         ("expect_total=5", "expect_total"),
         ("max_total=usd", "max_total"),
@@ -80,7 +81,7 @@ async def test_a_wrong_parameter_is_named(api: Door, query: str, field: str) -> 
 
 
 VALUES = {
-    "name": ["season", "a:b.c_d-1", "a" * 100, "", "a b", "a" * 101],
+    "name": ["season", "a:b.c_d-1", "a" * 100, "...", ".", "..", "", "a b", "a" * 101],
     "dry_run": ["true", "false", "", "yes"],
     "on_error": ["abort", "skip", "ignore"],
     "max_errors": [
@@ -151,6 +152,12 @@ async def test_what_does_not_fit_the_file_is_said_in_words_of_the_api(
     assert (got.status, got.code) == (422, "invalid_file")
     assert words in got.json["detail"]
     assert "--" not in got.json["detail"]
+
+
+async def test_a_workbook_of_another_type_is_said_in_words_of_the_api(api: Door) -> None:
+    got = await send(api, b"PK\x03\x04")
+    assert (got.status, got.code) == (422, "invalid_file")
+    assert got.json["detail"].endswith("not csv: correct its Content-Type")
 
 
 @pytest.mark.parametrize(

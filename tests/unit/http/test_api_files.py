@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.api_door import Door, a_door
-from worker.batches import cancel_batch
+from worker.batches import cancel_batch, open_batch
 from worker.errors import NotDurable, NotStorable, RefundError, StoreUnavailable
 from worker.file_import import submit, submitting
 from worker.http import spool, uploads
@@ -81,6 +82,16 @@ async def test_the_same_file_is_known_and_names_its_batch(api: Door) -> None:
     assert (again.status, again.json["batch_id"], again.json["known"]) == (200, None, 3)
 
 
+async def test_a_name_that_cannot_be_the_batchs_is_said_in_words_of_the_api(api: Door) -> None:
+    await send(api, rows(3), "name=season")
+    await imported(api, "season")
+    other = await send(api, rows(4), "name=season")
+    assert (other.status, other.code) == (409, "refused")
+    assert other.json["detail"].endswith("name this one with another name")
+    taken = await send(api, rows(3), "name=season&again=true")
+    assert taken.json["detail"].endswith("name this one with another name")
+
+
 async def test_a_dry_run_reports_and_changes_nothing(api: Door, folder: Path) -> None:
     got = await send(api, rows(3) + b"order-9,pi_9,wrong,usd\n", "dry_run=true")
     assert (got.status, got.json["refused"], got.json["new"]) == (200, ["invalid_rows"], 3)
@@ -95,6 +106,9 @@ async def test_invalid_rows_refuse_the_file_and_the_first_hundred_are_shown(api:
     assert (got.status, got.code) == (422, "invalid_rows")
     report = got.json["report"]
     assert (report["invalid"], report["valid"], len(report["error_rows"])) == (150, 2, 100)
+    assert got.json["detail"] == "150 of 152 rows are invalid: nothing was imported."
+    one = await send(api, rows(1) + b"bad,pi_1,x,usd\n")
+    assert one.json["detail"] == "1 of 2 rows is invalid: nothing was imported."
     assert (await api.get(PATH)).json["data"] == []
 
 
@@ -284,3 +298,13 @@ async def test_a_token_for_some_ids_imports_only_those_in_a_batch_of_its_own(api
 
 async def test_a_scope_to_read_does_not_import(api: Door) -> None:
     assert (await send(api, rows(1), token=api.a_token("reader", "read"))).status == 403
+
+
+async def test_a_token_for_some_ids_learns_no_batch_of_others_from_its_file(api: Door) -> None:
+    data = rows(2, "shop-a-order")
+    open_batch(
+        api.refunds.store, "season", file="x.csv", digest=hashlib.sha256(data).hexdigest(), rows=2
+    )
+    got = await send(api, data, "name=shop-a-1", token=api.a_token("a", ids="shop-a-"))
+    assert (got.status, got.code) == (409, "refused")
+    assert "season" not in got.body.decode()

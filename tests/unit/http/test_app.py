@@ -125,6 +125,31 @@ async def test_a_silent_connection_ends_by_itself(
         await writer.wait_closed()
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux can tell")
+async def test_a_connection_whose_client_reads_no_answer_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app, "UNREAD_SECONDS", 0.3)
+    asked: list[web.Request] = []
+
+    async def long(request: web.Request) -> web.Response:
+        asked.append(request)
+        return web.Response(body=bytes(16 * 2**20))
+
+    application = web.Application()
+    application.router.add_get("/long", long)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        async with listening(application, host=HOST, port=0) as port:
+            client.connect((HOST, port))
+            client.sendall(b"GET /long HTTP/1.1\r\nHost: door\r\n\r\n")
+            for _ in range(200):
+                if asked and asked[0].transport is None:
+                    return
+                await asyncio.sleep(0.05)
+    pytest.fail("the connection has not ended")
+
+
 async def test_a_connection_beyond_the_most_is_closed_and_the_others_are_served() -> None:
     async with listening(app.build([], Readiness(fine)), host=HOST, port=0, most=2) as port:
         first = [await asyncio.open_connection(HOST, port) for _ in range(2)]

@@ -204,8 +204,8 @@ def test_a_file_that_was_imported_in_part_is_told_with_the_command_that_continue
         "warn",
         "b-1 was imported only in part: 0 of its 1,200 rows were accepted, and none for 2 minutes",
         (
-            "refunds import 'june refunds.csv', with the options of its import; to give the rest"
-            " up: refunds batch cancel b-1"
+            "refunds import 'june refunds.csv', with the options of its import; to give up the"
+            " rest, and what was not sent: refunds batch cancel b-1"
         ),
     )
     assert said.of("import b-2")[1].endswith(
