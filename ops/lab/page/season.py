@@ -278,7 +278,7 @@ def _change_later(refunds: Refunds, sandbox: Sandbox, webhook: str) -> None:
 
 
 def _name_another(refunds: Refunds, sandbox: Sandbox) -> None:
-    """Have a refund wait for a person that was never in doubt: nothing was sent for it.
+    """Have a refund wait for a person although the provider did nothing of what was sent.
 
     The provider has a refund of another amount that names it, as a webhook says.
     """
