@@ -530,3 +530,22 @@ async def test_reply_is_saved_though_redis_was_away_when_it_came(
         assert await shop.handle() == "succeeded"
         assert (await shop.stored()).status is Status.SUCCEEDED
         assert shop.store.asked.count("save") == 3
+
+
+async def test_total_of_an_attempt_that_did_nothing_is_not_compared_with_after_the_next_one(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, error(429), httpx.ReadError("reset"))
+        await shop.handle()
+        # Somebody else makes a refund of the same amount, and the total cannot be read for a while.
+        shop.pass_time(HOUR)
+        shop.provider.will(PAID, totals(500, captured=False))
+        assert await shop.handle() == "in doubt"
+        shop.provider.will(PAID, totals(500))
+        for _ in range(3):
+            shop.pass_time(TOTALS.settle)
+            await shop.handle()
+        assert (await shop.stored()).status is Status.PENDING
