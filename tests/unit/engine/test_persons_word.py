@@ -4,6 +4,7 @@ shows.
 
 from __future__ import annotations
 
+import httpx
 import pytest
 import redis.asyncio
 
@@ -366,3 +367,18 @@ async def test_a_refusal_that_may_be_an_echo_settles_nothing_after_a_persons_wor
         await decided(shop, decisions.resolve_resend(refund, unverified=True))
         refund = await look(shop, 3)
         assert (posts(shop), refund.stage) == (3, Stage.REVIEW)
+
+
+async def test_total_that_could_not_be_read_before_a_send_on_a_word_says_nothing_after_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        refund = await bring_to_review(shop)
+        # Somebody else has made a refund of the same amount meanwhile.
+        shop.provider.will(PAID, error(500))
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+        refund = await look(shop, 3)
+        assert (posts(shop), refund.stage) == (2, Stage.IN_DOUBT)
+        shop.provider.will(PAID, totals(500))
+        assert (await look(shop, 3)).status is Status.PENDING
