@@ -240,9 +240,6 @@ class MoneyJudge:
 
     def stands(self, refund_id: str, known: Known, succeeded: list[SandboxRefund]) -> None:
         """Judge that what is said to have succeeded has not fallen back long before it was said."""
-        if self.rules.idempotency == "trust" and known.record["evidence"] == "reply":
-            # A replayed key is answered with the first reply, which may be a day old.
-            return
         now, slow = self.bank.clock(), SLOW_SAVE
         if known.record["evidence"] == "reply":
             slow = (self.rules.lease + LATE_SUCCESS).total_seconds()

@@ -39,7 +39,8 @@ PARKED: Final = timedelta(seconds=15)
 LATE_SUCCESS: Final = timedelta(minutes=2)
 """How long a success that was read still says how the refund stands.
 
-That of a reply counts from the end of its claim's lease, any other from the read.
+That of a reply counts from the end of its claim's lease, or from the first attempt if the reply may
+be that of an earlier send. Any other counts from the read.
 """
 REVIEW_REMINDER: Final = timedelta(days=1)
 EARLY_READBACK: Final = timedelta(seconds=10)
@@ -185,7 +186,8 @@ def after_attempt(
         if proof.status is not Status.SUCCEEDED or refund.next_check_at is None:
             return proof
         # A frozen worker may save it long afterwards, and what succeeded may have failed by then.
-        return replace(proof, settles_until=refund.next_check_at + LATE_SUCCESS)
+        said_at = min(refund.next_check_at, _first_doubt_of(refund) or refund.next_check_at)
+        return replace(proof, settles_until=said_at + LATE_SUCCESS)
     seen: dict[str, Any] = {
         "error_code": outcome.code,
         "error_message": outcome.message,
@@ -296,6 +298,15 @@ def _no_evidence(refund: Refund) -> dict[str, Any]:
     That evidence does not cover what was sent since.
     """
     return {} if refund.evidence is None else {"evidence": None}
+
+
+def _first_doubt_of(refund: Refund) -> datetime | None:
+    """Return when an earlier send may have been executed at the earliest, None if none may.
+
+    The provider may have kept its reply to that one, and repeats it for the same key.
+    """
+    is_first = refund.doubt_since is None and not refund.absent_by_word
+    return None if is_first else refund.first_attempt_at
 
 
 def _without_word(refund: Refund) -> dict[str, Any]:

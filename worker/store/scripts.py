@@ -18,6 +18,7 @@ from worker.model.currencies import KNOWN as CURRENCIES
 from worker.model.refund import Lane, Stage, Status
 from worker.model.request import MAX_AMOUNT, REASONS
 from worker.model.times import to_ms
+from worker.rules.attempts import MAX_SERVER_ERRORS
 from worker.rules.codes import CODES
 from worker.store.records import NUMBERS
 
@@ -48,6 +49,7 @@ def beginning() -> str:
     return "\n".join(
         [
             f"local MAX_AMOUNT, MOST_ROWS = {MAX_AMOUNT}, {CREATED_AT_ONCE}",
+            f"local MAX_SERVER_ERRORS = {MAX_SERVER_ERRORS}",
             f"local function numbers() return {{{numbers}}} end",
             *lists,
         ]

@@ -14,6 +14,7 @@ import redis.asyncio
 from tests.factories import HOUR, MINUTE, NOW, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
 from tests.unit.engine.rereads import NAMED, hint
 from tests.unit.engine.shop import (
+    BY_ID,
     ID,
     LIST,
     PAID,
@@ -230,6 +231,7 @@ async def test_refund_that_may_have_been_sent_is_not_sent_again_in_an_unconfirme
         shop.provider.will(LIST, listing())
         shop.provider.will(PAID, shown)
         shop.provider.will(POST, says())
+        shop.provider.will(BY_ID, says())
         shop.pass_time(HOUR)
         await shop.handle()
         shop.pass_time(10 * MINUTE)

@@ -12,7 +12,7 @@ import redis.asyncio
 from tests.factories import BLIND, HOUR, done_as, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look
 from tests.unit.engine.rereads import OWN, RETRIED, hint, retried_and_refused, retry, settle
-from tests.unit.engine.shop import ID, POST, Shop, error, events, opened, says
+from tests.unit.engine.shop import ID, POST, Shop, error, events, opened, says, until
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.rules import attempts, decisions
 from worker.store import saves, scripts
@@ -70,6 +70,39 @@ async def test_proof_that_comes_after_a_person_gave_up_is_kept_and_somebody_is_t
         assert await async_redis.get("refunds:owner:re_1") == ID
         assert events(log, alarm=True).count("proof_against_settled") == 1
         assert events(log, alarm=True)[-1] == "refund_needs_attention"
+
+
+async def test_resend_that_makes_the_refund_that_a_late_reply_had_shown_contradicts_nothing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        asked: list[asyncio.Event] = []
+
+        async def late(_: httpx.Request) -> httpx.Response:
+            asked.append(answered := asyncio.Event())
+            await answered.wait()
+            # The provider honours the key.
+            return says(200, refund_payload(status="pending"))
+
+        await shop.accept()
+        shop.provider.will(POST, late)
+        first = asyncio.create_task(shop.handle())
+        await until(lambda: len(asked) == 1)
+        shop.pass_time(HOUR)
+        await shop.handle()
+        step = decisions.resolve_resend(await shop.stored(), by="ann", unverified=True)
+        assert (await shop.store.run(saves.save(await shop.stored(), step))).result == "saved"
+        second = asyncio.create_task(shop.handle())
+        await until(lambda: len(asked) == 2)
+        asked[0].set()
+        await first
+        assert (await shop.stored()).contradicted_by == "re_1"
+        asked[1].set()
+        await second
+        refund = await shop.stored()
+        assert (refund.stage, refund.provider_refund_id) == (Stage.PROCESSING, "re_1")
+        assert refund.contradicted_by is None
+        assert await async_redis.zrange("refunds:contradicted", 0, -1) == []
 
 
 async def test_proof_that_is_kept_already_changes_nothing(async_redis: redis.asyncio.Redis) -> None:

@@ -4,6 +4,7 @@ shows.
 
 from __future__ import annotations
 
+import httpx
 import pytest
 import redis.asyncio
 
@@ -79,12 +80,17 @@ async def test_a_person_may_have_it_sent_unverified_and_the_history_says_on_whos
     async with opened(async_redis, BLIND) as shop:
         refund = await bring_to_review(shop)
         await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+        # The reply may be that of the first send, which the provider has kept with the key.
+        shop.provider.will(BY_ID, says())
+        shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+        assert (await look(shop)).stage is Stage.PROCESSING
         refund = await look(shop)
-        assert (refund.status, refund.evidence, posts(shop)) == (Status.SUCCEEDED, "reply", 2)
-        assert (await sources(shop))[-3:] == [
+        assert (refund.status, refund.evidence, posts(shop)) == (Status.SUCCEEDED, "lookup", 2)
+        assert (await sources(shop))[-4:] == [
             ("operator_says_absent", "operator", "ann"),
             ("resend", "operator", "ann"),
-            ("succeeded", "reply", None),
+            ("late_success", "reply", None),
+            ("succeeded", "lookup", None),
         ]
         assert keeps_nothing_of_the_word(refund)
 
@@ -361,3 +367,18 @@ async def test_a_refusal_that_may_be_an_echo_settles_nothing_after_a_persons_wor
         await decided(shop, decisions.resolve_resend(refund, unverified=True))
         refund = await look(shop, 3)
         assert (posts(shop), refund.stage) == (3, Stage.REVIEW)
+
+
+async def test_total_that_could_not_be_read_before_a_send_on_a_word_says_nothing_after_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        refund = await bring_to_review(shop)
+        # Somebody else has made a refund of the same amount meanwhile.
+        shop.provider.will(PAID, error(500))
+        shop.provider.will(POST, httpx.ReadError("reset"))
+        await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
+        refund = await look(shop, 3)
+        assert (posts(shop), refund.stage) == (2, Stage.IN_DOUBT)
+        shop.provider.will(PAID, totals(500))
+        assert (await look(shop, 3)).status is Status.PENDING

@@ -8,7 +8,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import HOUR, VERIFY, refund_payload
+from tests.factories import HOUR, TRUST, VERIFY, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look
 from tests.unit.engine.rereads import OWN, hint
 from tests.unit.engine.shop import (
@@ -26,6 +26,7 @@ from tests.unit.engine.shop import (
 )
 from worker.errors import NotRetriable
 from worker.model.refund import Refund, Retriable, Stage, Status
+from worker.model.times import to_ms
 from worker.rules import decisions
 from worker.store import saves
 
@@ -166,3 +167,21 @@ async def test_total_of_before_the_snapshot_says_nothing_of_a_refund_that_was_pe
         await decided(shop, decisions.resolve_resend(refund, by="ann"))
         shop.pass_time(TOTALS.settle)
         assert (await look(shop, 2)).stage is Stage.REVIEW
+
+
+async def test_id_that_is_accepted_again_after_a_recovery_is_read_back_before_it_is_sent(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        since, until = to_ms(shop.now - HOUR), to_ms(shop.now + HOUR)
+        await async_redis.hset(
+            "refunds:meta", mapping={"suspect_since": since, "suspect_until": until}
+        )
+        await shop.accept()
+        # The lost record was never executed as generation 1, and was retried under another key.
+        metadata = {"refund_id": ID, "refund_generation": "2"}
+        shop.provider.will(LIST, listing(refund_payload(id="re_2", metadata=metadata)))
+        shop.provider.will(PAID, totals(500))
+        shop.provider.will(POST, says(200, refund_payload()))
+        refund = await look(shop)
+        assert (POST in shop.provider.asked, refund.stage) == (False, Stage.IN_DOUBT)

@@ -16,6 +16,7 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, MAYBE, NOW, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
 from tests.unit.engine.shop import (
+    BY_ID,
     ID,
     MILLISECOND,
     PAID,
@@ -23,6 +24,7 @@ from tests.unit.engine.shop import (
     TOTALS,
     Shop,
     error,
+    long_in_doubt,
     opened,
     says,
     totals,
@@ -31,7 +33,7 @@ from worker.engine.service import Service
 from worker.model.answers import TryVerdict
 from worker.model.refund import Baseline, Lane, Stage, Status
 from worker.model.request import idempotency_key
-from worker.store import scripts
+from worker.store import claims, scripts
 
 
 async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.asyncio.Redis) -> None:
@@ -96,6 +98,38 @@ async def test_success_that_a_frozen_worker_held_for_long_is_read_again_before_i
         assert (refund.status, refund.provider_refund_id) == (status, "re_1")
         assert refund.evidence == "lookup"
         assert shop.provider.asked == [POST, "GET /v1/refunds/re_1"]
+
+
+@pytest.mark.parametrize("lapsed", [True, False])
+async def test_success_that_a_replay_long_afterwards_repeats_is_read_again_before_it_counts(
+    async_redis: redis.asyncio.Redis, *, lapsed: bool
+) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        if lapsed:
+            await shop.accept()
+            await shop.store.run(claims.claim(ID, "send", token="t", lease=TRUST.lease))
+            shop.provider.will(POST, says())
+            shop.pass_time(HOUR)
+        else:
+            await long_in_doubt(shop)
+        shop.provider.asked.clear()
+        shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+        # The provider kept its first reply with the key. What it made has failed since.
+        shop.provider.will(BY_ID, says(200, refund_payload(status="failed")))
+        assert await shop.handle() == "processing"
+        assert (await shop.handle()).startswith("failed")
+        assert shop.provider.asked == [POST, BY_ID]
+
+
+async def test_success_of_a_prompt_replay_settles_the_refund(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TRUST) as shop:
+        await shop.accept()
+        shop.provider.will(POST, shop.later(30 * SECOND, httpx.ReadError("reset")), says())
+        await shop.handle()
+        shop.pass_time(90 * SECOND)
+        assert await shop.handle() == "succeeded"
 
 
 async def test_late_success_is_polled_at_once(async_redis: redis.asyncio.Redis) -> None:
@@ -496,3 +530,22 @@ async def test_reply_is_saved_though_redis_was_away_when_it_came(
         assert await shop.handle() == "succeeded"
         assert (await shop.stored()).status is Status.SUCCEEDED
         assert shop.store.asked.count("save") == 3
+
+
+async def test_total_of_an_attempt_that_did_nothing_is_not_compared_with_after_the_next_one(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, error(429), httpx.ReadError("reset"))
+        await shop.handle()
+        # Somebody else makes a refund of the same amount, and the total cannot be read for a while.
+        shop.pass_time(HOUR)
+        shop.provider.will(PAID, totals(500, captured=False))
+        assert await shop.handle() == "in doubt"
+        shop.provider.will(PAID, totals(500))
+        for _ in range(3):
+            shop.pass_time(TOTALS.settle)
+            await shop.handle()
+        assert (await shop.stored()).status is Status.PENDING

@@ -1,5 +1,6 @@
--- Comes before every script, after the values that `scripts.beginning` takes from the rules: MAX_AMOUNT, `numbers` (the
--- fields that are whole numbers), and STAGES, STATUSES, CODES and others, each a text with a space around every name.
+-- Comes before every script, after the values that `scripts.beginning` takes from the rules: MAX_AMOUNT,
+-- MAX_SERVER_ERRORS, `numbers` (the fields that are whole numbers), and STAGES, STATUSES, CODES and others, each a text
+-- with a space around every name.
 -- The keys are listed in records.py.
 -- ARGV[1] prefix of every key; ARGV[2] now in epoch ms, or '' for the server's clock, then '>' and the least that the time
 -- is by what the sender has seen, if it knows; ARGV[3] retention in ms.

@@ -146,6 +146,9 @@ local function claim(ARGV)
   local attempt = int(number(r.attempts) + 1)
   set.claim, set.attempts, set.unconfirmed_since = token, attempt, ''
   if not r.first_attempt_at then set.first_attempt_at = int(NOW) end
+  -- A total of before an attempt that did nothing may be older than a refund of somebody else. After a resend it stays, as
+  -- a sign that a total has proven an absence.
+  if kind == 'send' and r.baseline and not set.baseline and number(r.resends) == 0 then set.baseline = '' end
   -- A decision to send it again ends with the send. If it counted whatever could not be read, the refund may have happened
   -- all the same, and a later refusal may be the echo of that. If it counts for an earlier refund that is not known any
   -- more, it ends once it is known what became of the send: one that did nothing is repeated.

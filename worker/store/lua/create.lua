@@ -120,6 +120,8 @@ local function accept_in_doubt(since)
   for _, i in ipairs(new) do
     local id = ARGV[i]
     local set = {doubt_since = since, first_attempt_at = since, quiet_at = int(NOW), retry_may_be_lost = '1'}
+    -- No replay before a read-back: a lost retry had another key.
+    set.server_errors = int(MAX_SERVER_ERRORS)
     local fields = fields_of(i)
     for at = 1, #fields, 2 do set[fields[at]] = fields[at + 1] end
     redis.call('SET', P .. 'body:' .. id, ARGV[i + 2])
