@@ -39,6 +39,13 @@ def test_a_wrong_number_is_noted_and_counts_as_absent(
         assert codes(query) == wrong
 
 
+def test_a_parameter_is_given_once_unless_it_may_be_repeated() -> None:
+    sent = MultiDict([("status", "failed"), ("status", "pending")])
+    assert codes(Query(sent, ("status",))) == [("status", "given_twice")]
+    assert codes(Query(sent, ("status",), ("other",))) == [("status", "given_twice")]
+    assert codes(Query(sent, ("status",), ("status",))) == []
+
+
 def keyed(*keys: str) -> Any:
     headers = CIMultiDict(("Idempotency-Key", key) for key in keys)
     return make_mocked_request("POST", "/v1/refunds", headers)
