@@ -341,7 +341,8 @@ _TABLE: Final = (
     ),
     _reason(
         "prior_contradicts",
-        "It was to be sent again, and its earlier provider refund shows other contents.",
+        "It was to be sent again, and its earlier provider refund, or one that a webhook named,"
+        " shows other contents.",
     ),
     _label("inconclusive", "The read-backs could not show whether it happened."),
     _label(
@@ -351,6 +352,10 @@ _TABLE: Final = (
     _label("resends_spent", "It was sent several times and never found."),
     _label("no_readback", "It may have happened, and nothing may be read back."),
     _label("contradicted", "The provider shows another refund for it, which the message names."),
+    _label(
+        "was_pending",
+        "The provider had reported it as pending, and an older version was to send it again.",
+    ),
     _label("no_provider_id", "It is pending, but without a provider refund id."),
     _label(
         "batch_canceled",
