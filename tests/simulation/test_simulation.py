@@ -18,7 +18,6 @@ from tests.simulation.bugs.sources import CAUGHT_AT, CAUGHT_BY, SEEN_IN
 from tests.simulation.runner import Arena, Report, arena, play, rule_of, wire_to_server
 from tests.simulation.secrets import log_taken
 from worker.engine.attempt_runner import AttemptRunner
-from worker.engine.breaker import Breaker
 from worker.engine.poller import Poller
 from worker.engine.service import Service
 from worker.model.answers import PaymentView
@@ -74,10 +73,6 @@ ONCE_BROKEN = [
 ]
 
 
-def _trial_is_spent(self: Breaker) -> None:
-    del self
-
-
 @pytest.mark.parametrize(("seed", "owner", "place", "without_mend", "rule"), ONCE_BROKEN)
 def test_seed_that_once_broke_a_promise_breaks_none_and_does_without_its_mend(
     seed: int, owner: type, place: str, without_mend: Any, rule: str
@@ -94,18 +89,6 @@ def test_a_seed_replays_to_the_letter() -> None:
             first, second = (play(seed, wire, tracing=True).trace for _ in range(2))
             assert len(first) > 50
             assert first == second
-
-
-def test_seed_in_which_trials_were_spent_on_nothing_forgets_nobody_and_does_without_its_mend() -> (
-    None
-):
-    """18465: while the provider seemed away, refunds that need no call took the trials of those
-    that do.
-    """
-    with log_taken(), wire_to_server() as wire:
-        assert play(18465, wire, families=PLAIN).violations == []
-        with mock.patch.object(Breaker, "trial_over", _trial_is_spent):
-            assert {*map(rule_of, play(18465, wire, families=PLAIN).violations)} == {"forgotten"}
 
 
 async def _asks_beside_the_schedule(self: Poller, refund: Refund, _: object) -> bool:
