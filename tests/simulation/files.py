@@ -131,7 +131,7 @@ class Files:
     async def _pause(self, file: File) -> None:
         with suppress(NotFound, GuardRefused):
             if await self._shell.until_through(
-                # A finished batch is not paused, and the person is told so.
+                # A finished batch is not paused: the command reports that to the person.
                 lambda store: (
                     batches.pause_batch(store, file.batch_id, by="person")
                     or batches.state_of_batch(store, file.batch_id) == "paused"

@@ -1,4 +1,4 @@
-"""Finds imports that stopped part way: rows are left that nobody has accepted."""
+"""Finds imports that stopped part way: some of their rows were never accepted."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 
 def without_unread(kind: type[AbstractConnection]) -> type[AbstractConnection]:
-    """Return a kind of connection that connects anew if a command before it was interrupted.
+    """Return a kind of connection that is opened again if an earlier command was interrupted.
 
     A Ctrl-C or a time limit by a signal may come between a command and its reply. The pool looks
     whether a reply waits on the connection, but it may arrive later, and would then be taken for
@@ -47,7 +47,7 @@ def without_unread(kind: type[AbstractConnection]) -> type[AbstractConnection]:
             """Send what was counted already."""
             counted = self.unread
             super().send_packed_command(*args, **kwargs)
-            # A check of the connection before it was sent may have failed, and connected anew.
+            # The check before the send may have failed and opened another connection.
             self.unread = counted
 
         def read_response(self, *args: Any, **kwargs: Any) -> Any:

@@ -322,7 +322,10 @@ def test_an_interrupt_before_a_reply_does_not_hand_it_to_the_next_command(
 def test_an_interrupt_after_a_failed_check_of_the_connection_is_noticed_too(
     redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The check connects anew while a command is to be sent, and forgets what was unread."""
+    """A failed check opens another connection just before the command is sent.
+
+    The count of unread replies begins again there.
+    """
     settings = Settings.load(redis_url=f"{redis_url}?retry_on_timeout=true")
     checked: list[int] = []
 

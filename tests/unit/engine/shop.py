@@ -235,6 +235,10 @@ class Shop:
         """Handle a refund; what that says of how it was left."""
         return str(await self.service.handle(refund_id, lane, **options))
 
+    def wake_nobody(self) -> None:
+        """Leave what a handling wakes alone: a test that counts calls wants one handling only."""
+        self.service._wake = lambda *_: None  # type: ignore[method-assign] # the test's own loop
+
     async def refund(self, refund_id: str = ID) -> Refund:
         refund: Refund | None = (await self.store.run(reads.load(refund_id))).refund
         assert refund is not None
@@ -323,7 +327,7 @@ async def long_in_doubt(shop: Shop) -> None:
 
 async def handled(shop: Shop, refund_id: str = ID) -> list[str]:
     """What one handling asked of the records; what it wakes is left alone."""
-    shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+    shop.wake_nobody()
     shop.store.asked.clear()
     await shop.handle(refund_id)
     return shop.store.asked

@@ -95,7 +95,7 @@ async def test_lapsed_lease_is_looked_at_in_the_same_handling(
         shop.pass_time(VERIFY.lease)
         shop.provider.will(LIST, listing(refund_payload()))
         # Not by what is woken beside it, which would look as well.
-        shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+        shop.wake_nobody()
         assert await shop.handle() == "succeeded"
         assert shop.provider.asked == [LIST]
         refund = await shop.stored()
@@ -229,7 +229,7 @@ async def test_read_back_that_a_frozen_worker_held_for_long_is_polled_before_it_
         shop.pass_time(HOUR)
         freeze_before_save(shop, frozen * SECOND)
         shop.provider.will(LIST, listing(refund_payload()))
-        shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+        shop.wake_nobody()
         await shop.handle()
         refund = await shop.stored()
         if counts:

@@ -28,7 +28,7 @@ FROZEN = pytest.mark.parametrize(("frozen", "counts"), [(120, True), (121, False
 def freeze(shop: Shop, seconds: int) -> None:
     freeze_before_save(shop, seconds * SECOND)
     # Not by what is woken beside it, which would read it again at once.
-    shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+    shop.wake_nobody()
 
 
 async def ends_as_failed(shop: Shop, name: str = "re_9", generation: str = "1") -> None:

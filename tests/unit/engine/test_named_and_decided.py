@@ -573,7 +573,7 @@ async def test_pending_refund_is_read_whatever_a_person_decides_because_of_anoth
         await shop.handle()
         await hint(shop)
         shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
-        shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+        shop.wake_nobody()
         assert await shop.handle() == "in review (conflict)"
         assert (await shop.stored()).doubt_since is not None
         if as_stored_before:
@@ -629,7 +629,7 @@ async def pending_and_in_review(shop: Shop) -> None:
     await shop.handle()
     await hint(shop)
     shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
-    shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+    shop.wake_nobody()
     assert await shop.handle() == "in review (conflict)"
     shop.provider.will(OWN, says(200, refund_payload(status="pending")))
 

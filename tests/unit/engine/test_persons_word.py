@@ -82,7 +82,7 @@ async def test_a_person_may_have_it_sent_unverified_and_the_history_says_on_whos
         await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=True))
         # The reply may be that of the first send, which the provider has kept with the key.
         shop.provider.will(BY_ID, says())
-        shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+        shop.wake_nobody()
         assert (await look(shop)).stage is Stage.PROCESSING
         refund = await look(shop)
         assert (refund.status, refund.evidence, posts(shop)) == (Status.SUCCEEDED, "lookup", 2)

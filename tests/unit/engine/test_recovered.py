@@ -42,16 +42,21 @@ async def recover(shop: Shop) -> Refund:
     return await shop.stored()
 
 
+async def pending(shop: Shop) -> Refund:
+    """A refund that the provider reported as pending."""
+    await shop.accept()
+    shop.provider.will(POST, says(200, refund_payload(status="pending")))
+    await shop.handle()
+    return await shop.stored()
+
+
 async def test_refund_that_was_pending_in_the_snapshot_and_has_failed_is_not_retried(
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
-        await shop.accept()
-        shop.provider.will(POST, says(200, refund_payload(status="pending")))
-        await shop.handle()
-        pending = await shop.stored()
+        before = await pending(shop)
         refund = await recover(shop)
-        assert (refund.stage, refund.version) == (Stage.PROCESSING, pending.version)
+        assert (refund.stage, refund.version) == (Stage.PROCESSING, before.version)
         shop.provider.will(OWN, says(200, FAILED))
         refund = await look(shop)
         assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.NO)
@@ -63,9 +68,7 @@ async def test_refund_that_fails_in_a_poll_during_the_recovery_is_not_retried(
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
-        await shop.accept()
-        shop.provider.will(POST, says(200, refund_payload(status="pending")))
-        await shop.handle()
+        await pending(shop)
 
         async def meanwhile(_: httpx.Request) -> httpx.Response:
             await recover(shop)

@@ -24,6 +24,7 @@ from tests.unit.engine.shop import (
     TOTALS,
     Shop,
     error,
+    freeze_before_save,
     long_in_doubt,
     opened,
     says,
@@ -33,7 +34,7 @@ from worker.engine.service import Service
 from worker.model.answers import TryVerdict
 from worker.model.refund import Baseline, Lane, Stage, Status
 from worker.model.request import idempotency_key
-from worker.store import claims, scripts
+from worker.store import claims
 
 
 async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.asyncio.Redis) -> None:
@@ -63,21 +64,13 @@ async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.async
 
 async def frozen(shop: Shop, span: timedelta, *, until_saved: bool) -> str:
     """Send a refund, and freeze the worker with the provider's "succeeded" in hand."""
-    run = shop.store.run
-
-    async def freezing(call: Any) -> Any:
-        if call.script is scripts.SAVE and shop.store.run is not run:
-            shop.store.run = run  # type: ignore[method-assign]
-            shop.pass_time(span)
-        return await run(call)
-
     await shop.accept()
     if until_saved:
-        shop.store.run = freezing  # type: ignore[method-assign]
+        freeze_before_save(shop, span)
         shop.provider.will(POST, says())
     else:
         shop.provider.will(POST, shop.later(span, says()))
-    shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+    shop.wake_nobody()
     return await shop.handle()
 
 
@@ -113,7 +106,7 @@ async def test_success_that_a_replay_long_afterwards_repeats_is_read_again_befor
         else:
             await long_in_doubt(shop)
         shop.provider.asked.clear()
-        shop.service._wake = lambda *_: None  # type: ignore[method-assign]
+        shop.wake_nobody()
         # The provider kept its first reply with the key. What it made has failed since.
         shop.provider.will(BY_ID, says(200, refund_payload(status="failed")))
         assert await shop.handle() == "processing"

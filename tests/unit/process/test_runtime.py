@@ -122,7 +122,7 @@ async def test_a_server_that_takes_no_counters_does_not_make_a_worker_look_as_if
     async def refused() -> None:
         raise StoreUnavailable("used memory > 'maxmemory'")
 
-    runtime._tell = refused  # type: ignore[method-assign]
+    runtime._tell = refused  # type: ignore[method-assign] # as a full server refuses a write
     with pytest.raises(StoreUnavailable, match="used memory"):
         await runtime._beat()
     assert file.exists()

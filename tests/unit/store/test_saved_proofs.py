@@ -75,7 +75,7 @@ def test_late_failure_of_an_earlier_send_says_nothing_of_a_later_one(
         assert world.end(later, MAYBE).result == "saved"
     before = world.dump()
     result = world.end(claim, done_as(status)).result
-    # What succeeded so long ago may have failed since, and a person is told of it.
+    # What succeeded so long ago may have failed since: a person has to look at it.
     kept_for_a_person = status == "succeeded"
     assert (result, world.dump()) == ("contradicts" if kept_for_a_person else "stale", before)
     # What the later send made counts.

@@ -121,7 +121,7 @@ def test_every_stage_says_what_follows(fields: dict[str, Any], words: str) -> No
 def test_refund_that_a_person_gave_up_is_never_said_to_be_sent(
     *, paused: bool, batch_state: str | None
 ) -> None:
-    """A pause stops sends only, and a canceled batch ends only what nobody has decided."""
+    """A pause stops sends only, and a canceled batch ends only what no person has decided."""
     given_up = {"operator_says": "failed", "operator_by": "ann", "prior_refund_ids": "re_1"}
     refund = a_refund(stage=Stage.WAITING, next_check_at=NOW, **given_up)
     words = next_of(refund, paused=paused, batch_state=batch_state)

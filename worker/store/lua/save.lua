@@ -50,7 +50,7 @@ local function save(ARGV)
     if (to == 'processing' or is_late) and number(r.resends) > resends then
       return {'contradicts', int(NOW), ''}
     end
-    -- The latest send was answered with the refund that the reply to an earlier one had shown: there is no other.
+    -- The reply to the latest send shows the same refund as the reply to an earlier one. So only one refund exists.
     local is_of_latest = set.evidence == 'reply' and number(r.resends) == resends
     if is_of_latest and r.contradicted_by == set.provider_refund_id and not r.set_aside_ids then
       must_be_sorted(P .. 'contradicted')

@@ -85,7 +85,7 @@ if most > 0 then
     take_recheck(id)
   end
 end
--- What contradicted a record that has expired can be resolved by nobody, and would be counted for good.
+-- Once a record has expired, no person can resolve its contradiction, and it would be counted for ever.
 -- An error, as of a key of another type, has no entries.
 local old = redis.pcall('ZRANGEBYSCORE', P .. 'contradicted', '-inf', int(NOW - number(RETENTION)), 'LIMIT', 0, 100)
 for _, id in ipairs(old) do
