@@ -65,14 +65,17 @@ def the_waiters(
 
 @dataclass
 class Refund:
-    """What is waited for."""
+    """What is waited for.
+
+    It counts a check as it answers: the wait that asked goes on before any other task runs.
+    """
 
     over: bool = False
     checked: int = 0
 
     async def is_over(self) -> bool:
-        self.checked += 1
         await asyncio.sleep(0)
+        self.checked += 1
         return self.over
 
 
@@ -101,7 +104,7 @@ async def test_a_move_to_an_end_wakes_its_waiters_and_no_others(stage: str) -> N
         asyncio.create_task(waiters.until(one.is_over, refund_id="one", seconds=10)),
         asyncio.create_task(waiters.until(other.is_over, refund_id="other", seconds=10)),
     ]
-    await reached(lambda: one.checked and other.checked)  # both have registered then
+    await reached(lambda: one.checked and other.checked)  # both wait for a move then
     await feed.moves.put(("2-0", "one", "sending"))
     one.over = True
     await feed.moves.put(("3-0", "one", stage))
@@ -121,7 +124,7 @@ async def test_another_move_wakes_the_waits_for_any_refund_only_and_once() -> No
         asyncio.create_task(waiters.until(one.is_over, refund_id="one", seconds=10)),
         asyncio.create_task(waiters.until(every.is_over, refund_id=None, seconds=10)),
     ]
-    await reached(lambda: one.checked and every.checked)  # both have registered then
+    await reached(lambda: one.checked and every.checked)  # both wait for a move then
     await feed.moves.put(("2-0", "one", "sending"))
     await reached(lambda: every.checked == 2)  # it is woken then
     await all_have_run()
@@ -139,7 +142,7 @@ async def test_at_the_close_every_wait_and_the_reader_end_and_nothing_is_kept() 
         for refund_id in ("one", "one", "other", None)
     ]
     async with asyncio.timeout(5):
-        await reached(lambda: refund.checked == 4)  # all have registered then
+        await reached(lambda: refund.checked == 4)  # all wait for a move then
         await waiters.close()
         assert not feed.is_read
         await asyncio.gather(*waits)
@@ -161,7 +164,7 @@ async def test_waits_share_a_reader_that_has_its_position_first_and_ends_after_t
         assert (feed.begun, refund.checked) == (begun, 0)
         async with asyncio.timeout(5):
             feed.hold.set()
-            await reached(lambda: refund.checked == 2)  # both have registered then
+            await reached(lambda: refund.checked == 2)  # both wait for a move then
             refund.over = True
             await feed.moves.put(("2-0", "one", "settled"))
             await asyncio.gather(*waits)
@@ -243,7 +246,7 @@ async def test_too_many_and_late_ones_are_answered_at_once() -> None:
     feed, first, second, late = Feed(), Refund(), Refund(), Refund()
     waiters = the_waiters(feed, most=1)
     wait = asyncio.create_task(waiters.until(first.is_over, refund_id="one", seconds=10))
-    await reached(lambda: first.checked)  # it has registered then
+    await reached(lambda: first.checked)  # it waits for a move then
     async with asyncio.timeout(1):
         await waiters.until(second.is_over, refund_id="one", seconds=10)
         waiters.end()
