@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from tests.simulation.clock import EPOCH
-from worker.rules.attempts import LATE_SUCCESS
+from worker.rules.proofs import LATE_SUCCESS
 from worker.sandbox.judging import FALSE_FAILED, Made, false_amount, false_failed
 from worker.sandbox.ledger import STANDING
 

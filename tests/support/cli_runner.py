@@ -20,7 +20,7 @@ from worker.model.answers import ProviderRefund
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import RefundRequest
 from worker.model.steps import Step
-from worker.rules import attempts
+from worker.rules import proofs
 from worker.store import claims, creations, reads, saves
 from worker.store.store import Store
 
@@ -128,7 +128,7 @@ class Records:
         found = ProviderRefund(
             id=provider_refund_id, status="succeeded", amount=500, currency=shown
         )
-        return self._saved(refund, attempts.done(refund, found, "reply", refund.updated_at))
+        return self._saved(refund, proofs.done(refund, found, "reply", refund.updated_at))
 
     def failed(self, refund_id: str, **fields: Any) -> Refund:
         """A refund that the provider has refused."""
@@ -154,7 +154,7 @@ class Records:
         changes: dict[str, Any] = {"error_code": "no_reply", "error_message": "the reply was cut"}
         if doubt:
             changes |= {"doubt_since": refund.updated_at, "looks": 5}
-        return self._saved(refund, attempts.to_review(changes, "inconclusive", "it cannot be told"))
+        return self._saved(refund, proofs.to_review(changes, "inconclusive", "it cannot be told"))
 
     def _saved(self, refund: Refund, step: Step) -> Refund:
         # As a worker's recorder does.

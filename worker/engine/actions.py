@@ -21,7 +21,7 @@ from worker.engine.rechecker import Rechecker
 from worker.engine.recorder import Recorder
 from worker.model.refund import Baseline, Lane, Refund, Stage
 from worker.model.steps import Action
-from worker.rules import attempts, preflight, readback
+from worker.rules import attempts, preflight, proofs, readback
 from worker.rules.attempts import Rules
 from worker.store import reads
 from worker.store.async_store import AsyncStore
@@ -141,7 +141,7 @@ class Actions:
                 step = (
                     attempts.was_pending(refund, now)
                     if refund.stage is Stage.WAITING
-                    else attempts.to_review(
+                    else proofs.to_review(
                         {}, "no_readback", "it may have happened, and nothing may be read back"
                     )
                 )
@@ -277,7 +277,7 @@ class Actions:
         began = self._clock()
         read_back = await self._readbacks.run(refund, now, permits.take)
         step = readback.after_readback(refund, read_back, self._rules, now, self._jitter())
-        step = attempts.settles_soon_after(step, self._records_time(now, began))
+        step = proofs.settles_soon_after(step, self._records_time(now, began))
         detail = {"look": read_back.verdict.value, "reason": read_back.reason}
         is_resent = step.changes.get("proven_absent_at") is not None
         checks = is_resent and preflight.wants_currency(refund)
@@ -297,7 +297,7 @@ class Actions:
         saved, ending = await self._recorder.save(refund, step, detail, insist=step.proof)
         if saved.result == "late" and step.proof and read_back.found is not None:
             evidence = step.changes["evidence"]
-            step = attempts.succeeded_long_ago(refund, read_back.found, evidence, saved.now)
+            step = proofs.succeeded_long_ago(refund, read_back.found, evidence, saved.now)
             _, ending = await self._recorder.save(refund, step, detail, insist=True)
             return ending
         if saved.result != "saved" or "proven_absent_at" not in step.changes or step.quiet:

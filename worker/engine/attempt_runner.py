@@ -19,7 +19,7 @@ from worker.errors import NotStorable, StoreUnavailable
 from worker.model.answers import Outcome, TryVerdict
 from worker.model.refund import Lane, Refund, Stage
 from worker.provider.gateway import Gateway
-from worker.rules import attempts
+from worker.rules import attempts, proofs
 from worker.rules.attempts import Rules
 from worker.rules.outcomes import owned_elsewhere
 from worker.store import claims
@@ -74,7 +74,7 @@ class AttemptRunner:
         if claim.claimed and refund is not None:
             return await self._attempt(claim, refund, lane)
         if claim.result == "no_body" and refund is not None and refund.stage is Stage.IN_DOUBT:
-            step = attempts.to_review({}, "no_body", "its stored request is gone")
+            step = proofs.to_review({}, "no_body", "its stored request is gone")
             _, ending = await self._recorder.save(refund, step, {})
             return ending
         if claim.result == "canceled" and refund is not None and not refund.settled:
@@ -126,7 +126,7 @@ class AttemptRunner:
             detail["tries"] = outcome.tries
         saved, ending = await self._recorder.save(refund, step, detail, insist=True)
         if saved.result == "late" and outcome.found is not None:
-            step = attempts.succeeded_long_ago(refund, outcome.found, "reply", saved.now)
+            step = proofs.succeeded_long_ago(refund, outcome.found, "reply", saved.now)
             saved, ending = await self._recorder.save(refund, step, detail, insist=True)
         if saved.result == "owned":
             doubt = owned_elsewhere(outcome, saved.other or "")

@@ -17,7 +17,7 @@ from worker.model.answers import Outcome, PaymentView, Readback
 from worker.model.refund import Refund
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, Permit, is_missing
-from worker.rules import attempts, preflight, rechecks
+from worker.rules import preflight, proofs, rechecks
 from worker.rules.attempts import Rules
 from worker.rules.outcomes import classify
 
@@ -113,7 +113,7 @@ class Checker:
                     step = preflight.prior_missing(refund, prior)
             if step is None:
                 continue
-            step = attempts.settles_soon_after(step, now + timedelta(seconds=self._clock() - began))
+            step = proofs.settles_soon_after(step, now + timedelta(seconds=self._clock() - began))
             held = await self._keep_back(refund, step, code, {"prior": prior})
             if held.stale and found is not None and step.label in preflight.PRIOR_DONE:
                 # The retry was canceled or found meanwhile. The proof is kept beside that.

@@ -11,7 +11,7 @@ from worker.engine.recorder import Recorder
 from worker.model.answers import Answer, Outcome, Reply
 from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Permit, is_missing
-from worker.rules import attempts, readback
+from worker.rules import proofs, readback
 from worker.rules.outcomes import classify
 
 
@@ -41,7 +41,7 @@ class Poller:
         `permit` is awaited before each call.
         """
         if refund.provider_refund_id is None:
-            step = attempts.to_review({}, "no_provider_id", "it is processing under no id")
+            step = proofs.to_review({}, "no_provider_id", "it is processing under no id")
             _, ending = await self._recorder.save(refund, step, {})
             return ending
         began = self._clock()
@@ -55,7 +55,7 @@ class Poller:
             and await self._account_is_lost(refund, permit)
         ):
             step = readback.account_lost()
-        step = attempts.settles_soon_after(step, read_at)
+        step = proofs.settles_soon_after(step, read_at)
         _, ending = await self._recorder.save(
             refund, step, {"seen": _shape(answer)}, insist=step.proof
         )

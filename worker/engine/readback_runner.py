@@ -25,7 +25,7 @@ from worker.model.answers import (
 )
 from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Permit, shows
-from worker.rules import attempts, rechecks
+from worker.rules import proofs, rechecks
 from worker.rules.attempts import Rules
 from worker.rules.evidence import judge_absence, judge_list, judge_totals, known_refunds_of
 from worker.rules.outcomes import classify
@@ -228,7 +228,7 @@ class ReadbackRunner:
     ) -> None:
         step = rechecks.changed_by_provider(sibling, found, source, now)
         if step is not None:
-            step = attempts.settles_soon_after(step, now)
+            step = proofs.settles_soon_after(step, now)
             await self._recorder.save(sibling, step, {"look": step.label})
 
     async def _unpaid(self, answer: Answer, refund: Refund, permit: Permit) -> Readback:

@@ -19,7 +19,7 @@ from worker.model.answers import Outcome, ProviderRefund
 from worker.model.refund import Refund, Stage
 from worker.model.steps import Step
 from worker.provider.gateway import Gateway, Permit
-from worker.rules import attempts, rechecks
+from worker.rules import proofs, rechecks
 from worker.rules.outcomes import classify
 from worker.rules.rechecks import Candidate, CandidateVerdict, RecheckResult
 from worker.store.saves import Saved
@@ -115,7 +115,7 @@ class Rechecker:
         self._note_answer()
         if result is RecheckResult.CHANGED:
             self._on_recheck(RecheckResult.CONTRADICTS.value)
-            await self._recorder.contradict(refund, attempts.done(refund, found, "lookup", now))
+            await self._recorder.contradict(refund, proofs.done(refund, found, "lookup", now))
             return True, endings.CONTRADICTED
         if result is RecheckResult.CONTRADICTS:
             self._contradicts(refund, prior)
@@ -146,7 +146,7 @@ class Rechecker:
                 self._on_recheck(result.value)
             return True, None
         self._on_recheck(step.label)
-        step = attempts.settles_soon_after(step, read_at)
+        step = proofs.settles_soon_after(step, read_at)
         saved, ending = await self._recorder.save(refund, step, {"seen": "recheck"}, insist=True)
         # It was decided on a record that has changed since, or long ago, so it is read again.
         return saved.result not in {"stale", "late"}, ending
@@ -173,7 +173,7 @@ class Rechecker:
             case CandidateVerdict.EARLIER | CandidateVerdict.LATER if found is not None:
                 self._on_recheck("contradicts")
                 await self._recorder.contradict(
-                    refund, attempts.done(refund, found, "lookup", read_at)
+                    refund, proofs.done(refund, found, "lookup", read_at)
                 )
                 return endings.CONTRADICTED
             case CandidateVerdict.CONTRADICTS:
@@ -184,10 +184,10 @@ class Rechecker:
 
     async def _take_ours(self, refund: Refund, found: ProviderRefund, read_at: datetime) -> Ending:
         """Save that a candidate is ours, to be polled at once if it succeeded long ago."""
-        step = attempts.done_alone(refund, found, "lookup", read_at)
-        saved, ending = await self._save(refund, attempts.settles_soon_after(step, read_at))
+        step = proofs.done_alone(refund, found, "lookup", read_at)
+        saved, ending = await self._save(refund, proofs.settles_soon_after(step, read_at))
         if saved.result == "late":
-            step = attempts.succeeded_long_ago(refund, found, "lookup", saved.now)
+            step = proofs.succeeded_long_ago(refund, found, "lookup", saved.now)
             _, ending = await self._save(refund, step)
         return ending
 
@@ -197,13 +197,13 @@ class Rechecker:
         If the retry has moved on meanwhile, that refund contradicts the record.
         """
         step = rechecks.prior_done(refund, found, read_at)
-        saved, ending = await self._save(refund, attempts.settles_soon_after(step, read_at))
+        saved, ending = await self._save(refund, proofs.settles_soon_after(step, read_at))
         if saved.result == "late":
             step = rechecks.prior_done_long_ago(refund, found, saved.now)
             saved, ending = await self._save(refund, step)
         if saved.result != "stale":
             return ending
-        await self._recorder.contradict(refund, attempts.done(refund, found, "lookup", read_at))
+        await self._recorder.contradict(refund, proofs.done(refund, found, "lookup", read_at))
         return endings.CONTRADICTED
 
     async def _save(self, refund: Refund, step: Step) -> tuple[Saved, Ending]:

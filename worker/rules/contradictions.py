@@ -14,14 +14,14 @@ from worker.errors import FieldError, GuardRefused, InvalidRequest
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import shown
 from worker.model.steps import Step
-from worker.rules.attempts import NO_WORD, to_review
+from worker.rules.proofs import NO_WORD, to_review
 
 
 def contradicted(refund: Refund, proof: Step, now: datetime) -> Step | None:
     """Return the step that stores a proof which contradicts the record.
 
     Returns None if the proof is stored already or is not new. `proof` is the step that
-    `attempts.done` returned for the proof.
+    `proofs.done` returned for the proof.
     """
     identity = proof.changes.get("provider_refund_id")
     if identity is None or identity in {refund.contradicted_by, refund.provider_refund_id}:

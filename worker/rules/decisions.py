@@ -22,13 +22,8 @@ from worker.model.request import is_provider_id, shown
 from worker.model.steps import Step
 from worker.model.times import rfc3339
 from worker.rules import contradictions
-from worker.rules.attempts import (
-    MAX_SERVER_ERRORS,
-    NO_READBACKS,
-    NO_WORD,
-    REVIEW_REMINDER,
-    settled_drops,
-)
+from worker.rules.attempts import MAX_SERVER_ERRORS
+from worker.rules.proofs import NO_READBACKS, NO_WORD, REVIEW_REMINDER, settled_drops
 
 CALLER: Final = "caller"
 """The author of a decision if no person is named: the calling program."""

@@ -22,18 +22,10 @@ from worker.model.answers import (
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
-from worker.rules.attempts import (
-    MAX_SERVER_ERRORS,
-    NO_READBACKS,
-    NO_WORD,
-    PARKED,
-    Rules,
-    backoff,
-    refused_unsent,
-    to_review,
-)
+from worker.rules.attempts import MAX_SERVER_ERRORS, PARKED, Rules, backoff, refused_unsent
 from worker.rules.outcomes import FINAL_STATUSES, contradiction
 from worker.rules.payloads import STATUSES
+from worker.rules.proofs import NO_READBACKS, NO_WORD, to_review
 from worker.rules.rechecks import MAX_UNREAD, is_insisted, prior_done
 
 UNCONFIRMED_FOR: Final = timedelta(hours=1)

@@ -20,14 +20,12 @@ from worker.model.answers import (
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
-from worker.rules.attempts import (
-    MAX_PROCESSING,
-    MAX_RESENDS,
+from worker.rules.attempts import MAX_PROCESSING, MAX_RESENDS, VERDICT_LIFE, Rules, backoff
+from worker.rules.outcomes import classify, contradiction, is_later
+from worker.rules.payloads import STATUSES
+from worker.rules.proofs import (
     NO_READBACKS,
     NO_WORD,
-    VERDICT_LIFE,
-    Rules,
-    backoff,
     done,
     done_alone,
     poll_delay,
@@ -35,8 +33,6 @@ from worker.rules.attempts import (
     to_review,
     unknown_status,
 )
-from worker.rules.outcomes import classify, contradiction, is_later
-from worker.rules.payloads import STATUSES
 from worker.rules.rechecks import MAX_UNREAD
 
 FOUND_WITHIN: Final = 2

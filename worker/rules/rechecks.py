@@ -24,9 +24,9 @@ from worker.model.answers import (
 )
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import NO_WORD, done, in_words, to_review
 from worker.rules.outcomes import FINAL_STATUSES, classify, contradiction, is_later, odd_status
 from worker.rules.payloads import STATUSES
+from worker.rules.proofs import NO_WORD, done, in_words, to_review
 
 WAITS: Final = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1))
 """Delays after a recheck that was not answered; after the last of them it is given up."""

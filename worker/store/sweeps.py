@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from worker.model.refund import Lane, Stage
-from worker.rules.attempts import REVIEW_REMINDER
+from worker.rules.proofs import REVIEW_REMINDER
 from worker.store import scripts
 from worker.store.scripts import Command
 

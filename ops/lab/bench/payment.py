@@ -21,7 +21,7 @@ from worker.client import Refunds
 from worker.model.answers import ProviderRefund
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
-from worker.rules import attempts
+from worker.rules import attempts, proofs
 from worker.sandbox.redis_server import ThrowawayServer
 from worker.settings import Settings
 from worker.store import claims, creations, saves
@@ -96,7 +96,7 @@ class Payment:
                 amount=refund.amount,
                 currency="usd",
             )
-            step = attempts.done(refund, found, "reply", self._claim.now)
+            step = proofs.done(refund, found, "reply", self._claim.now)
             detail = {"attempt": refund.attempts, "seen": "done", "ms": 50, "http_status": 200}
             woken = self._store.run(saves.save(refund, step, detail)).woken
             self._claim = None if woken is None else self._claimed(woken)

@@ -20,6 +20,7 @@ _RULES: Final = tuple(
     for name in (
         "rules/transitions",
         "rules/attempts",
+        "rules/proofs",
         "rules/readback",
         "rules/preflight",
         "rules/decisions",

@@ -28,7 +28,7 @@ from worker.model.request import RefundRequest, idempotency_key
 from worker.model.steps import Step
 from worker.provider import gateway, transport
 from worker.provider.gateway import Gateway
-from worker.rules import attempts, decisions, outcomes, readback
+from worker.rules import attempts, decisions, outcomes, proofs, readback
 from worker.store import creations
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def cancel_in_flight(stack: ExitStack) -> None:
             to=Stage.SETTLED,
             status=Status.CANCELED,
             label="canceled",
-            changes=attempts.settled_drops(),
+            changes=proofs.settled_drops(),
         )
 
     put(stack, decisions, "cancel", at_any_time)

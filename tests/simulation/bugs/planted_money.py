@@ -13,7 +13,16 @@ from typing import Any, Final
 from tests.simulation.bugs.planting import Bug, all_scripts, put, rescript
 from worker.model.refund import Refund
 from worker.model.steps import Action, Step
-from worker.rules import attempts, codes, contradictions, decisions, evidence, payloads, preflight
+from worker.rules import (
+    attempts,
+    codes,
+    contradictions,
+    decisions,
+    evidence,
+    payloads,
+    preflight,
+    proofs,
+)
 from worker.rules import readback as looks
 from worker.rules.attempts import Rules
 from worker.store import rechecks, saves
@@ -204,7 +213,7 @@ def plain_words_only(stack: ExitStack) -> None:
 
 def word_not_told(stack: ExitStack) -> None:
     """A person is asked about a status that is not known, and not told which."""
-    real = attempts.unknown_status
+    real = proofs.unknown_status
 
     def silent(found: Any, _: str, changes: Any) -> Step:
         step = real(replace(found, status=None), "its status is not known", changes)

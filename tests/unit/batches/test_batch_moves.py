@@ -18,7 +18,7 @@ from worker.errors import GuardRefused, NotFound
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import idempotency_key
 from worker.model.steps import Step
-from worker.rules import attempts
+from worker.rules import proofs
 from worker.store import saves, scripts
 from worker.store.scripts import Command
 from worker.store.store import Store
@@ -54,7 +54,7 @@ def failed(
     refund = records.sending(
         refund_id, payment_intent=f"pi_{refund_id}", batch_id=batch_id, **fields
     )
-    changes = {"error_code": "balance_insufficient", "retriable": kind} | attempts.settled_drops()
+    changes = {"error_code": "balance_insufficient", "retriable": kind} | proofs.settled_drops()
     step = Step(
         to=Stage.SETTLED, status=Status.FAILED, label="balance_insufficient", changes=changes
     )

@@ -17,7 +17,7 @@ from worker.batches import moves, open_batch, read_batch, resume_batch
 from worker.cli import progress
 from worker.model.refund import Lane, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules import attempts
+from worker.rules import proofs
 from worker.store import claims, saves
 
 SEASON = "refund_id;payment_intent;amount;currency\n" + "".join(
@@ -44,7 +44,7 @@ def settled(records: Records, refund_id: str, kind: Retriable | None = None) -> 
         refund_id, payment_intent=f"pi_{refund_id[4:]}", currency="usd", batch_id="b-1"
     )
     step = Step(
-        to=Stage.SETTLED, status=Status.SUCCEEDED, label="done", changes=attempts.settled_drops()
+        to=Stage.SETTLED, status=Status.SUCCEEDED, label="done", changes=proofs.settled_drops()
     )
     if kind is not None:
         changes = {"error_code": "card_gone", "retriable": kind}

@@ -11,7 +11,7 @@ import redis
 from tests.support.cli_runner import PAYMENT, Cli, Records, messages
 from worker.model.refund import PUBLIC_FIELDS, Lane, Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules import attempts
+from worker.rules import proofs
 from worker.store import saves
 
 
@@ -361,7 +361,7 @@ def test_retry_of_what_needs_review_after_an_earlier_retry_says_so(
     records.failed("order-1")
     assert cli("retry", "order-1", "--unknown").code == 0
     claimed = records.claimed("order-1")
-    step = attempts.to_review({"doubt_since": claimed.updated_at}, "inconclusive", "it is open")
+    step = proofs.to_review({"doubt_since": claimed.updated_at}, "inconclusive", "it is open")
     records.store.run(saves.save(claimed, step))
     ran = cli("retry", "order-1", "--unknown")
     assert (ran.code, "being sent again" in ran.err) == (9, False)

@@ -13,7 +13,7 @@ from tests.factories import a_refund
 from tests.support.cli_runner import PAYMENT, Cli, Records, messages
 from worker.model.answers import ProviderRefund, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Refund, Stage, Status
-from worker.rules import attempts, contradictions, decisions, readback
+from worker.rules import contradictions, decisions, proofs, readback
 from worker.rules.attempts import Rules
 from worker.store import saves
 from worker.wording.decisions import resolutions
@@ -313,7 +313,7 @@ def test_a_note_code_or_id_that_cannot_be_kept_is_rejected(
 
 def contradicted(records: Records, refund: Refund) -> Refund:
     """The record once the provider has shown another refund for it."""
-    proof = attempts.done(
+    proof = proofs.done(
         refund, ProviderRefund(id="re_late", status="succeeded"), "reply", refund.updated_at
     )
     step = contradictions.contradicted(refund, proof, refund.updated_at)
@@ -358,7 +358,7 @@ def test_a_settled_refund_that_the_provider_contradicts_is_listed_first_until_it
     assert messages(sync_redis, Lane.SINGLE) == 1
     refund = records.get("order-1")
     found = ProviderRefund(id="re_late", status="succeeded", amount=500, refund_id="order-1")
-    records.store.run(saves.save(refund, attempts.done(refund, found, "lookup", refund.updated_at)))
+    records.store.run(saves.save(refund, proofs.done(refund, found, "lookup", refund.updated_at)))
     refund = records.get("order-1")
     assert (refund.status, refund.contradicted_by, refund.provider_refund_id) == (
         Status.SUCCEEDED,

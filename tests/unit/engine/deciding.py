@@ -12,7 +12,7 @@ from tests.factories import HOUR
 from tests.unit.engine.shop import PAID, POST, Shop, says, totals
 from worker.model.refund import Refund, Stage
 from worker.model.steps import Step
-from worker.rules import attempts
+from worker.rules import proofs
 from worker.store import saves
 
 
@@ -31,7 +31,7 @@ async def bring_to_review(shop: Shop, **changes: Any) -> Refund:
     await shop.handle()
     refund = await shop.stored()
     if refund.stage is not Stage.REVIEW:
-        await decided(shop, attempts.to_review(changes, "inconclusive", "it cannot be told"))
+        await decided(shop, proofs.to_review(changes, "inconclusive", "it cannot be told"))
     shop.pass_time(HOUR)
     return await shop.stored()
 

@@ -10,7 +10,7 @@ from tests.unit.engine.deciding import bring_to_review, decided, look
 from tests.unit.engine.rereads import OWN, settle
 from tests.unit.engine.shop import ID, LIST, POST, Shop, error, listing, opened, says
 from worker.model.refund import Refund, Stage, Status
-from worker.rules import attempts, decisions
+from worker.rules import decisions, proofs
 
 OF_A_FAILURE = ("error_code", "error_message", "failure_reason", "retriable", "reversed_at")
 
@@ -24,7 +24,7 @@ async def second_one_named(shop: Shop) -> Refund:
     """A failed refund for which the provider shows a second one, which a person names."""
     refund = await shop.stored()
     assert (refund.status, refund.failure_reason) == (Status.FAILED, "unknown")
-    proof = attempts.done(refund, found(id="re_2"), "reply", shop.now)
+    proof = proofs.done(refund, found(id="re_2"), "reply", shop.now)
     await shop.service._recorder.contradict(refund, proof)
     step = decisions.resolve_succeeded(await shop.stored(), "re_2", shop.now, by="ann")
     await decided(shop, step)

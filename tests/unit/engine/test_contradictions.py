@@ -14,7 +14,7 @@ from tests.unit.engine.deciding import bring_to_review, decided, look
 from tests.unit.engine.rereads import OWN, RETRIED, hint, retried_and_refused, retry, settle
 from tests.unit.engine.shop import ID, POST, Shop, error, events, opened, says, until
 from worker.model.refund import Refund, Retriable, Stage, Status
-from worker.rules import attempts, decisions
+from worker.rules import attempts, decisions, proofs
 from worker.store import saves, scripts
 
 
@@ -180,7 +180,7 @@ async def second_beside(shop: Shop) -> None:
     refund = await shop.stored()
     seen = done_as("pending", id="re_9").found
     assert seen is not None
-    await shop.service._recorder.contradict(refund, attempts.done(refund, seen, "lookup", shop.now))
+    await shop.service._recorder.contradict(refund, proofs.done(refund, seen, "lookup", shop.now))
 
 
 async def resolved(shop: Shop, named: str) -> None:

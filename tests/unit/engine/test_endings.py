@@ -25,7 +25,7 @@ from worker.engine import endings
 from worker.engine.endings import Ending
 from worker.model.answers import Outcome
 from worker.model.refund import Refund, Stage, Status
-from worker.rules import attempts
+from worker.rules import attempts, proofs
 
 FAILED = a_refund(Stage.SETTLED, status=Status.FAILED, error_code="card_declined")
 
@@ -51,7 +51,7 @@ def test_a_saved_step_is_said_in_plain_words(outcome: Outcome, words: str) -> No
 
 
 def test_a_step_into_review_is_named_by_its_own_reason_not_by_an_older_code() -> None:
-    step = attempts.to_review({"error_code": "no_reply"}, "inconclusive", "it cannot be told")
+    step = proofs.to_review({"error_code": "no_reply"}, "inconclusive", "it cannot be told")
     assert str(endings.saved(step, "saved")) == "in review (inconclusive)"
 
 
@@ -66,9 +66,7 @@ def test_a_step_into_review_is_named_by_its_own_reason_not_by_an_older_code() ->
     ],
 )
 def test_a_step_that_was_not_saved_says_nothing_of_where_it_led(result: str, words: str) -> None:
-    assert (
-        str(endings.saved(attempts.done(a_refund(), done_found(), "reply", NOW), result)) == words
-    )
+    assert str(endings.saved(proofs.done(a_refund(), done_found(), "reply", NOW), result)) == words
 
 
 def done_found() -> Any:

@@ -19,7 +19,7 @@ from tests.unit.engine.shop import (
     says,
 )
 from worker.model.refund import Lane, Stage, Status
-from worker.rules import attempts
+from worker.rules import proofs
 from worker.store import saves
 
 FROZEN = pytest.mark.parametrize(("frozen", "counts"), [(120, True), (121, False)])
@@ -53,7 +53,7 @@ async def test_named_refund_that_was_read_long_ago_is_polled_before_it_counts(
     async with opened(async_redis) as shop:
         await shop.accept()
         if in_review:
-            step = attempts.to_review({}, "inconclusive", "so")
+            step = proofs.to_review({}, "inconclusive", "so")
             await shop.store.run(saves.save(await shop.stored(), step))
         await hint(shop)
         freeze(shop, frozen)

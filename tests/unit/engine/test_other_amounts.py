@@ -16,7 +16,7 @@ from tests.unit.engine.shop import ID, POST, Shop, opened, says
 from worker.errors import NotRetriable
 from worker.model.answers import ProviderRefund
 from worker.model.refund import Refund, Retriable, Stage, Status
-from worker.rules import attempts, decisions
+from worker.rules import decisions, proofs
 
 NAMED = "GET /v1/refunds/re_9"
 OTHER: dict[str, Any] = {"id": "re_9", "amount": 7}
@@ -82,7 +82,7 @@ async def test_refund_of_another_amount_whose_other_one_fails_too_is_not_retriab
         refund = await insisted(shop, "failed")
         # It has the amount of the provider's refund that settled it by now, and so has this one.
         shown = ProviderRefund(id="re_8", status="succeeded", amount=7)
-        proof = attempts.done(refund, shown, "lookup", shop.now)
+        proof = proofs.done(refund, shown, "lookup", shop.now)
         await shop.service._recorder.contradict(refund, proof)
         refund = await shop.stored()
         await decided(shop, decisions.resolve_succeeded(refund, "re_8", shop.now, by="ann"))

@@ -24,7 +24,7 @@ from tests.unit.engine.shop import (
     totals,
 )
 from worker.model.refund import Refund, Stage, Status
-from worker.rules import attempts, decisions
+from worker.rules import attempts, decisions, proofs
 
 
 @pytest.mark.parametrize("word", ["failed", "absent"])
@@ -131,7 +131,7 @@ async def test_nothing_is_sent_for_what_an_id_at_the_provider_still_shows_as_pen
             )
             assert (await sources(shop))[-1] == ("processing", "lookup", None)
             await decided(
-                shop, attempts.to_review({"doubt_since": shop.now}, "pending_too_long", "too long")
+                shop, proofs.to_review({"doubt_since": shop.now}, "pending_too_long", "too long")
             )
             refund = await shop.stored()
         assert posts(shop) == 1

@@ -28,7 +28,8 @@ from tests.unit.engine.shop import (
     totals,
 )
 from worker.model.refund import Lane, Refund, Stage, Status
-from worker.rules.attempts import VERDICT_LIFE, after_lapse, done
+from worker.rules.attempts import VERDICT_LIFE, after_lapse
+from worker.rules.proofs import done
 from worker.store import claims, saves, scripts
 
 FAILED = says(200, refund_payload(status="failed"))

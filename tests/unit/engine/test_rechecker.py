@@ -25,7 +25,7 @@ from tests.unit.engine.shop import GONE, ID, PAID, POST, TOTALS, error, events, 
 from worker.engine import endings
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Step
-from worker.rules import attempts, decisions
+from worker.rules import decisions, proofs
 from worker.rules.rechecks import WAITS
 from worker.store import saves
 
@@ -42,7 +42,7 @@ async def review(rereads: Rereads, code: str = "some_code") -> Refund:
     """A refund that waits for a person."""
     await rereads.shop.accept()
     queued = await rereads.shop.stored()
-    step: Step = attempts.to_review({"error_code": code}, code, "because")
+    step: Step = proofs.to_review({"error_code": code}, code, "because")
     assert (await rereads.shop.store.run(saves.save(queued, step))).result == "saved"
     return await rereads.shop.stored()
 
@@ -137,7 +137,7 @@ async def test_one_that_contradicts_a_refund_that_changed_meanwhile_is_an_alarm(
 ) -> None:
     await rereads.shop.accept()
     await rereads.named(says(200, CONTRADICTORY))
-    step = attempts.to_review({"error_code": "so"}, "so", "because")
+    step = proofs.to_review({"error_code": "so"}, "so", "because")
     changes_while_it_is_read(rereads, monkeypatch, lambda _: step)
     await rereads.run()
     assert rereads.counts == ["contradicts"]

@@ -19,7 +19,7 @@ from worker.engine.recorder import SAVE_SECONDS, STOPPING_SAVE_SECONDS
 from worker.errors import IllegalMove, NotStorable, StoreUnavailable
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
-from worker.rules import attempts
+from worker.rules import proofs
 from worker.store import claims, creations, saves
 
 WAITING = Step(
@@ -132,7 +132,7 @@ async def test_step_that_the_records_cannot_hold_is_tried_once_and_told(
     desk: Desk, log: list[Any]
 ) -> None:
     refund = await desk.claimed()
-    step = attempts.done(refund, found(), "reply", NOW)
+    step = proofs.done(refund, found(), "reply", NOW)
     unheard_of = replace(step, changes={**step.changes, "amount": 10**19})
     ran = watched(desk)
     with pytest.raises(NotStorable, match="amount 10000000000000000000 is not a whole number"):
@@ -188,7 +188,7 @@ async def test_move_is_told_with_what_is_known_of_it_and_noted_in_the_history(
     desk: Desk, async_redis: redis.asyncio.Redis, log: list[Any]
 ) -> None:
     refund = await desk.claimed()
-    step = attempts.to_review({}, "why", "a person must")
+    step = proofs.to_review({}, "why", "a person must")
     await desk.recorder.save(refund, step, {"seen": "x", "reason": "so"})
     (line,) = named(log, "refund_sent_to_review")
     assert line == {
@@ -212,8 +212,8 @@ async def test_move_is_told_with_what_is_known_of_it_and_noted_in_the_history(
     ("step", "event"),
     [
         (WAITING, "refund_waiting"),
-        (attempts.done(a_refund(), found(), "reply", NOW), "refund_settled"),
-        (attempts.to_review({}, "x", "y"), "refund_sent_to_review"),
+        (proofs.done(a_refund(), found(), "reply", NOW), "refund_settled"),
+        (proofs.to_review({}, "x", "y"), "refund_sent_to_review"),
     ],
 )
 async def test_each_move_has_its_event(desk: Desk, log: list[Any], step: Step, event: str) -> None:
@@ -255,7 +255,7 @@ async def test_proof_that_is_saved_already_is_not_one_without_a_record(
     desk: Desk, log: list[Any]
 ) -> None:
     refund = await desk.claimed()
-    proof = attempts.done(refund, found(), "reply", NOW)
+    proof = proofs.done(refund, found(), "reply", NOW)
     await desk.recorder.save(refund, proof, {})
     again, _ = await desk.recorder.save(refund, proof, {})
     assert again.result == "already"
@@ -269,7 +269,7 @@ async def test_proof_of_a_refund_whose_record_is_gone_rings_an_alarm(
 ) -> None:
     refund = await desk.claimed()
     await async_redis.flushdb()
-    saved, _ = await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
+    saved, _ = await desk.recorder.save(refund, proofs.done(refund, found(), "reply", NOW), {})
     assert saved.result == "missing"
     (line,) = named(log, "proof_without_record")
     assert (line["refund_id"], line["alarm"], line["provider_refund_id"]) == (ID, True, "re_1")
@@ -277,9 +277,9 @@ async def test_proof_of_a_refund_whose_record_is_gone_rings_an_alarm(
 
 async def test_proof_against_a_settled_refund_rings_an_alarm(desk: Desk, log: list[Any]) -> None:
     refund = await desk.claimed()
-    await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
+    await desk.recorder.save(refund, proofs.done(refund, found(), "reply", NOW), {})
     saved, ending = await desk.recorder.save(
-        refund, attempts.done(refund, found(id="re_2"), "reply", NOW), {}
+        refund, proofs.done(refund, found(id="re_2"), "reply", NOW), {}
     )
     assert (saved.result, ending) == ("contradicts", endings.CONTRADICTED)
     (line,) = named(log, "proof_against_settled")
@@ -290,10 +290,10 @@ async def test_proof_against_a_settled_refund_is_kept_though_redis_is_away_meanw
     desk: Desk, slept: list[float]
 ) -> None:
     refund = await desk.claimed()
-    await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
+    await desk.recorder.save(refund, proofs.done(refund, found(), "reply", NOW), {})
     # The proof itself, then the record as it is now, then what is kept of the proof.
     ran = watched(desk, away=(1, 3))
-    await desk.recorder.save(refund, attempts.done(refund, found(id="re_2"), "reply", NOW), {})
+    await desk.recorder.save(refund, proofs.done(refund, found(id="re_2"), "reply", NOW), {})
     assert [command.script.name for command in ran] == ["save", "load", "load", "save", "save"]
     assert slept == [0.1, 0.1]
     assert (await desk.stored()).contradicted_by == "re_2"
@@ -303,7 +303,7 @@ async def test_proof_is_given_up_after_twenty_tries_if_the_record_changes_each_t
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refund = await desk.claimed()
-    await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
+    await desk.recorder.save(refund, proofs.done(refund, found(), "reply", NOW), {})
     tries = []
 
     async def overtaken(*_: Any, **__: Any) -> Any:
@@ -311,7 +311,7 @@ async def test_proof_is_given_up_after_twenty_tries_if_the_record_changes_each_t
         return saves.Saved(result="stale", now=NOW), endings.OVERTAKEN
 
     monkeypatch.setattr(desk.recorder, "save", overtaken)
-    proof = attempts.done(refund, found(id="re_2"), "reply", NOW)
+    proof = proofs.done(refund, found(id="re_2"), "reply", NOW)
     await desk.recorder.contradict(refund, proof)
     assert len(tries) == 20
 

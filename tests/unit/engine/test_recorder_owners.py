@@ -13,13 +13,13 @@ from tests.unit.engine.rereads import NAMED, hint, posts
 from tests.unit.engine.shop import ID, POST, error, opened, says
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Step
-from worker.rules import attempts, decisions
+from worker.rules import decisions, proofs
 
 
 async def owned_elsewhere(desk: Desk) -> None:
     """Let another refund own `re_1`."""
     other = await desk.claimed("b")
-    await desk.recorder.save(other, attempts.done(other, found(), "reply", NOW), {})
+    await desk.recorder.save(other, proofs.done(other, found(), "reply", NOW), {})
 
 
 async def test_reply_with_a_refund_that_belongs_to_another_record_saves_nothing_and_alarms(
@@ -27,7 +27,7 @@ async def test_reply_with_a_refund_that_belongs_to_another_record_saves_nothing_
 ) -> None:
     await owned_elsewhere(desk)
     refund = await desk.claimed()
-    saved, _ = await desk.recorder.save(refund, attempts.done(refund, found(), "reply", NOW), {})
+    saved, _ = await desk.recorder.save(refund, proofs.done(refund, found(), "reply", NOW), {})
     assert (saved.result, saved.other) == ("owned", "b")
     # What the attempt leads to is for its own rules: it may have happened.
     assert await desk.stored() == refund
@@ -40,7 +40,7 @@ async def test_doubt_whose_proof_belongs_to_another_record_leads_to_a_person(
 ) -> None:
     await owned_elsewhere(desk)
     refund = await doubtful(desk)
-    _, ending = await desk.recorder.save(refund, attempts.done(refund, found(), "list", NOW), {})
+    _, ending = await desk.recorder.save(refund, proofs.done(refund, found(), "list", NOW), {})
     assert str(ending) == "in review (owned_elsewhere)"
     stored = await desk.stored()
     assert (stored.stage, stored.error_code, stored.doubt_since) == (
@@ -105,7 +105,7 @@ async def test_pending_refund_whose_proof_belongs_to_another_is_handed_to_a_pers
     await owned_elsewhere(desk)
     refund = await desk.claimed()
     await desk.recorder.save(
-        refund, attempts.done(refund, found(id="re_9", status="pending"), "reply", NOW), {}
+        refund, proofs.done(refund, found(id="re_9", status="pending"), "reply", NOW), {}
     )
     pending = await desk.stored()
     assert pending.stage is Stage.PROCESSING
@@ -139,7 +139,7 @@ async def test_refund_of_another_record_that_a_person_named_is_not_kept(
     }
     await async_redis.hset(f"refunds:refund:{ID}", mapping=word)
     named = await desk.stored()
-    await desk.recorder.save(named, attempts.done(named, found(), "lookup", NOW), {})
+    await desk.recorder.save(named, proofs.done(named, found(), "lookup", NOW), {})
     ended = await desk.stored()
     assert (ended.status, ended.provider_refund_id) == (Status.FAILED, None)
     # The other's key is the other's to end.
@@ -151,13 +151,13 @@ async def test_named_refund_that_is_anothers_leaves_neither_its_id_nor_its_age_b
     desk: Desk,
 ) -> None:
     doubted = await doubtful(desk)
-    await desk.recorder.save(doubted, attempts.to_review({}, "x", "y"), {})
+    await desk.recorder.save(doubted, proofs.to_review({}, "x", "y"), {})
     reviewed = await desk.stored()
     await desk.recorder.save(reviewed, decisions.resolve_succeeded(reviewed, "re_1", NOW), {})
     named = await desk.stored()
     assert (named.provider_refund_id, named.processing_since) == ("re_1", NOW)
     await owned_elsewhere(desk)
-    await desk.recorder.save(named, attempts.done(named, found(), "operator", NOW), {})
+    await desk.recorder.save(named, proofs.done(named, found(), "operator", NOW), {})
     stored = await desk.stored()
     assert (stored.stage, stored.provider_refund_id, stored.processing_since) == (
         Stage.REVIEW,
@@ -169,7 +169,7 @@ async def test_named_refund_that_is_anothers_leaves_neither_its_id_nor_its_age_b
 async def test_refund_in_review_stays_there_where_its_proof_belongs_to_another(desk: Desk) -> None:
     await owned_elsewhere(desk)
     refund = await desk.claimed()
-    await desk.recorder.save(refund, attempts.to_review({}, "x", "y"), {})
+    await desk.recorder.save(refund, proofs.to_review({}, "x", "y"), {})
     before = await desk.stored()
-    await desk.recorder.save(before, attempts.done(before, found(), "reply", NOW), {})
+    await desk.recorder.save(before, proofs.done(before, found(), "reply", NOW), {})
     assert await desk.stored() == before

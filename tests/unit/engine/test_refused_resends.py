@@ -27,7 +27,7 @@ from tests.unit.engine.shop import (
 )
 from worker.errors import NotCancelable
 from worker.model.refund import Refund, Retriable, Stage, Status
-from worker.rules import attempts, decisions
+from worker.rules import decisions, proofs
 from worker.rules.attempts import Rules
 
 EMPTY = totals(0)
@@ -418,7 +418,7 @@ async def test_earlier_send_that_failed_says_nothing_of_the_one_in_doubt(
     async with opened(async_redis, TOTALS) as shop:
         refund = await resent_after_a_failure(shop, httpx.ReadError("cut"))
         if stage is Stage.REVIEW:
-            await decided(shop, attempts.to_review({}, "inconclusive", "it cannot be told"))
+            await decided(shop, proofs.to_review({}, "inconclusive", "it cannot be told"))
         await hint(shop, "re_1")
         await shop.handle()
         refund = await shop.stored()

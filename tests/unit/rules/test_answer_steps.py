@@ -24,7 +24,8 @@ from tests.factories import (
 from tests.unit.rules.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending, plain, settled
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import after_attempt, done
+from worker.rules.attempts import after_attempt
+from worker.rules.proofs import done
 from worker.rules.readback import after_poll
 from worker.rules.rechecks import changed_by_provider
 

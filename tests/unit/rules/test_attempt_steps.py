@@ -33,16 +33,9 @@ from worker.errors import IllegalMove
 from worker.model.answers import Outcome, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import (
-    NO_WORD,
-    Rules,
-    after_attempt,
-    after_lapse,
-    not_canceled,
-    refused_unsent,
-    to_review,
-)
+from worker.rules.attempts import Rules, after_attempt, after_lapse, not_canceled, refused_unsent
 from worker.rules.outcomes import fold
+from worker.rules.proofs import NO_WORD, to_review
 
 SEEN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_errors": 0}
 DOUBTED = {

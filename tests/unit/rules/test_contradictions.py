@@ -22,7 +22,6 @@ from tests.unit.rules.stepping import (
 from worker.errors import GuardRefused, InvalidRequest, NotInReview, NotRetriable
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import done
 from worker.rules.contradictions import contradicted, ended, forbid_other_ends
 from worker.rules.decisions import (
     resolve_failed,
@@ -31,6 +30,7 @@ from worker.rules.decisions import (
     retry_failed,
     retry_one,
 )
+from worker.rules.proofs import done
 from worker.rules.readback import after_poll
 from worker.rules.rechecks import changed_by_provider, priors_of
 

@@ -16,8 +16,9 @@ from worker.errors import NotCancelable
 from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Action
-from worker.rules.attempts import done, next_action
+from worker.rules.attempts import next_action
 from worker.rules.decisions import cancel, recovered, resolve_resend, retry_failed
+from worker.rules.proofs import done
 from worker.rules.readback import after_readback
 from worker.rules.rechecks import changed_by_provider
 

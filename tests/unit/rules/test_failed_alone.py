@@ -9,7 +9,7 @@ import pytest
 from tests.factories import HOUR, MINUTE, NOW, a_refund, found
 from tests.unit.rules.stepping import ANEW, DAY, NO_WORD, TOLD, pending, plain
 from worker.model.refund import Baseline, Refund, Retriable, Stage, Status
-from worker.rules.attempts import done_alone
+from worker.rules.proofs import done_alone
 
 LATER = NOW + MINUTE
 BASELINE = Baseline(refunded=0, currency="usd", remaining=1000)

@@ -31,14 +31,7 @@ from worker.errors import IllegalMove, NotCancelable, NotInReview
 from worker.model.answers import Answer, Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Refund, Stage, Status
 from worker.model.steps import Action, Step
-from worker.rules.attempts import (
-    Rules,
-    after_attempt,
-    after_lapse,
-    done,
-    next_action,
-    refused_unsent,
-)
+from worker.rules.attempts import Rules, after_attempt, after_lapse, next_action, refused_unsent
 from worker.rules.decisions import (
     cancel,
     resolve_failed,
@@ -47,6 +40,7 @@ from worker.rules.decisions import (
     retry_failed,
 )
 from worker.rules.outcomes import contradiction, fold
+from worker.rules.proofs import done
 from worker.rules.readback import after_poll, after_readback
 from worker.rules.rechecks import (
     CandidateVerdict,

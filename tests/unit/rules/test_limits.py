@@ -23,7 +23,7 @@ from tests.factories import (
 from tests.unit.rules.stepping import DAY
 from worker.model.refund import Retriable, Stage
 from worker.model.steps import Action
-from worker.rules import attempts, payloads, readback, rechecks
+from worker.rules import attempts, payloads, proofs, readback, rechecks
 from worker.rules.attempts import (
     Rules,
     after_attempt,
@@ -31,8 +31,8 @@ from worker.rules.attempts import (
     may_replay,
     may_try_again,
     next_action,
-    poll_delay,
 )
+from worker.rules.proofs import poll_delay
 from worker.rules.transitions import check_move
 
 # What the design fixes
@@ -50,7 +50,7 @@ def test_limits_are_those_of_the_design() -> None:
         3,
         5,
     )
-    assert (attempts.MAX_PROCESSING, attempts.REVIEW_REMINDER) == (30 * DAY, DAY)
+    assert (attempts.MAX_PROCESSING, proofs.REVIEW_REMINDER) == (30 * DAY, DAY)
     assert (attempts.VERDICT_LIFE, attempts.SPARE, attempts.PARKED, attempts.EARLY_READBACK) == (
         30 * SECOND,
         3 * SECOND,

@@ -25,7 +25,8 @@ from tests.unit.rules.stepping import ANEW, DAY, TOLD, pending, plain, settled
 from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Baseline, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import Rules, done
+from worker.rules.attempts import Rules
+from worker.rules.proofs import done
 from worker.rules.readback import after_readback
 
 

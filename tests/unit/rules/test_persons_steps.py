@@ -28,7 +28,7 @@ from tests.unit.rules.stepping import ANEW, DAY, TOLD, pending, plain
 from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Stage
 from worker.model.steps import Step
-from worker.rules.attempts import done
+from worker.rules.proofs import done
 from worker.rules.readback import after_owned, after_readback
 
 

@@ -26,8 +26,9 @@ from tests.unit.rules.stepping import with_changes
 from worker.model.answers import Answer, NoReply, NotSent
 from worker.model.refund import Refund, Stage, Status
 from worker.rules import preflight
-from worker.rules.attempts import MAX_PROCESSING, PARKED, after_attempt, backoff, poll_delay
+from worker.rules.attempts import MAX_PROCESSING, PARKED, after_attempt, backoff
 from worker.rules.decisions import resolve_resend
+from worker.rules.proofs import poll_delay
 from worker.rules.readback import MISSING_FOR, after_poll, says_gone
 
 law = settings(deadline=None, max_examples=100)

@@ -13,7 +13,7 @@ from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import decisions
-from worker.rules.attempts import settled_drops
+from worker.rules.proofs import settled_drops
 from worker.store import creations, saves
 from worker.store.saves import Saved
 

@@ -24,7 +24,7 @@ from worker.model.answers import PaymentView, ReadbackVerdict
 from worker.model.refund import Baseline, Stage, Status
 from worker.model.request import request_body
 from worker.model.times import to_ms
-from worker.rules import attempts, decisions
+from worker.rules import decisions, proofs
 from worker.rules.evidence import judge_totals
 from worker.store import reads
 
@@ -192,7 +192,7 @@ def test_sibling_that_settled_after_the_total_was_read_is_not_taken_for_our_own_
     world.accept("mine")
     seen = world.store.run(reads.load("mine"))
     sibling = world.get("sibling")
-    world.save(sibling, attempts.done(sibling, found(id="re_s"), "reply", world.now))
+    world.save(sibling, proofs.done(sibling, found(id="re_s"), "reply", world.now))
     world.pass_time(SECOND)
     too_early = Baseline(refunded=0, currency="usd", remaining=1000)
     assert world.claim("mine", seq=seen.seq, baseline=too_early).result == "moved"

@@ -14,7 +14,7 @@ from tests.factories import HOUR, NOW, PAYMENT, REFUSED, done_as, found
 from tests.support.store_world import ID, World, at_stage
 from worker.model.refund import Refund, Stage, Status
 from worker.model.times import to_ms
-from worker.rules import attempts, contradictions, decisions
+from worker.rules import contradictions, decisions, proofs
 from worker.rules.rechecks import changed_by_provider
 from worker.store.records import Moves
 
@@ -23,7 +23,7 @@ FAILED = replace(REFUSED, code="balance_insufficient")
 
 def contradict(world: World, refund: Refund, identity: str = "re_late", **shown: Any) -> Refund:
     """The record once the provider has shown another refund for it."""
-    proof = attempts.done(refund, found(id=identity, **shown), "reply", world.now)
+    proof = proofs.done(refund, found(id=identity, **shown), "reply", world.now)
     assert world.save(refund, proof).result == "contradicts"
     step = contradictions.contradicted(refund, proof, world.now)
     assert step is not None
@@ -84,7 +84,7 @@ def test_proof_that_contradicts_is_owned_unless_another_record_owns_it(world: Wo
     world.accept("third", payment_intent="pi_third")
     world.attempt(FAILED, "third")
     refund = world.get("third")
-    proof = attempts.done(refund, found(id="re_other"), "reply", world.now)
+    proof = proofs.done(refund, found(id="re_other"), "reply", world.now)
     step = contradictions.contradicted(refund, proof, world.now)
     assert step is not None
     assert world.save(refund, step).result == "saved"
@@ -95,7 +95,7 @@ def test_proof_that_contradicts_is_owned_unless_another_record_owns_it(world: Wo
 def test_refund_under_way_is_not_sent_any_more(world: World, stage: Stage) -> None:
     refund = at_stage(world, stage)
     late = replace(refund, generation=refund.generation + 1)
-    proof = attempts.done(late, found(id="re_late"), "reply", world.now)
+    proof = proofs.done(late, found(id="re_late"), "reply", world.now)
     assert world.save(late, proof).result == "contradicts"
     step = contradictions.contradicted(refund, proof, world.now)
     assert step is not None
@@ -117,7 +117,7 @@ def test_end_of_a_contradiction_takes_it_off_the_list(world: World) -> None:
     refund = world.get()
     assert (refund.stage, refund.status) == (Stage.PROCESSING, Status.PENDING)
     assert (
-        world.save(refund, attempts.done(refund, found(id="re_late"), "lookup", world.now)).result
+        world.save(refund, proofs.done(refund, found(id="re_late"), "lookup", world.now)).result
         == "saved"
     )
     world.check()
@@ -130,7 +130,7 @@ def test_list_of_contradictions_does_not_outlive_the_records(world: World) -> No
         world.accept(f"r{number}", payment_intent=f"pi_{number}")
         world.attempt(FAILED, f"r{number}")
         refund = world.get(f"r{number}")
-        proof = attempts.done(refund, found(id=f"re_{number}"), "reply", world.now)
+        proof = proofs.done(refund, found(id=f"re_{number}"), "reply", world.now)
         step = contradictions.contradicted(refund, proof, world.now)
         assert step is not None
         world.save(refund, step)
@@ -152,7 +152,7 @@ def test_attempt_that_ends_after_its_refund_was_contradicted_is_still_recorded(
     assert claim.refund is not None
     late = replace(claim.refund, generation=2)
     step = contradictions.contradicted(
-        claim.refund, attempts.done(late, found(id="re_late"), "reply", NOW), world.now
+        claim.refund, proofs.done(late, found(id="re_late"), "reply", NOW), world.now
     )
     assert step is not None
     world.save(claim.refund, step)

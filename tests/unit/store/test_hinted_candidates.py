@@ -21,7 +21,7 @@ from tests.unit.store.hinting import hint
 from worker.model.hints import Hint
 from worker.model.refund import Stage, Status
 from worker.model.steps import Step
-from worker.rules import attempts
+from worker.rules import proofs
 from worker.rules.attempts import Rules
 from worker.store import rechecks, sweeps
 from worker.store.rechecks import Hinted
@@ -66,7 +66,7 @@ def test_settled_refund_no_longer_tells_which_other_may_be_its_own(world: World)
     doubted = at_stage(world, Stage.IN_DOUBT)
     world.store.run(rechecks.rechecked(ID, answered=True, possible="re_9"))
     assert world.get().possible_refund_id == "re_9"
-    world.save(doubted, attempts.done(doubted, found(), "list", world.now))
+    world.save(doubted, proofs.done(doubted, found(), "list", world.now))
     assert (world.get().status, world.get().possible_refund_id) == (Status.SUCCEEDED, None)
 
 

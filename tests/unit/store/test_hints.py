@@ -25,7 +25,7 @@ from worker.model.hints import Hint
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.model.times import to_ms
-from worker.rules import attempts, decisions
+from worker.rules import attempts, decisions, proofs
 from worker.rules.rechecks import identified
 from worker.store import claims, reads, rechecks
 from worker.store.rechecks import Hinted
@@ -219,7 +219,7 @@ def test_event_that_names_only_the_payment_makes_its_doubts_due(world: World) ->
         world.accept(a_request(refund_id, amount=500 + number))
     world.attempt(done_as("succeeded", id="re_1"), "done")
     world.attempt(MAYBE, "doubt")
-    step = attempts.to_review({}, "no_readback", "so")
+    step = proofs.to_review({}, "no_readback", "so")
     claimless = world.get("review")
     world.save(claimless, step)
     found = hint(world, Hint(provider_refund_id="re_9", payment_intent=PAYMENT))
@@ -274,7 +274,7 @@ def test_event_about_a_refund_that_has_just_settled_is_not_lost_with_the_poll_it
     at = world.get().next_check_at
     shown = done_as("succeeded", id="re_9").found
     assert shown is not None
-    world.save(world.get(), attempts.done(world.get(), shown, "lookup", world.now))
+    world.save(world.get(), proofs.done(world.get(), shown, "lookup", world.now))
     assert (world.get().status, world.keys("rechecks")) == (Status.SUCCEEDED, [])
     world.pass_time(SECOND)
     assert hint(world, replace(NAMED, status="failed")).due == ()

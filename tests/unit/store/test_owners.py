@@ -24,7 +24,7 @@ from tests.support.saving import held, verdict
 from tests.support.store_world import ID, P, World, at_stage
 from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Stage, Status
-from worker.rules import attempts, decisions, readback
+from worker.rules import decisions, proofs, readback
 
 
 def test_provider_refund_that_belongs_to_another_record_is_refused_with_its_owner(
@@ -147,7 +147,7 @@ def test_proof_of_what_is_not_final_contradicts_a_refund_that_was_given_up(world
 def test_owner_may_name_its_own_provider_refund_again(world: World) -> None:
     at_stage(world, Stage.PROCESSING)
     refund = world.get()
-    proof = attempts.done(refund, found(id=f"re_{ID}"), "reply", world.now)
+    proof = proofs.done(refund, found(id=f"re_{ID}"), "reply", world.now)
     assert world.save(refund, proof).result == "saved"
     assert world.get().status is Status.SUCCEEDED
 

@@ -26,7 +26,7 @@ from tests.factories import (
 from tests.support.store_world import LEASE, World, at_stage, only_time_moved
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Stage
-from worker.rules import attempts, decisions, readback
+from worker.rules import attempts, decisions, proofs, readback
 from worker.rules.rechecks import changed_by_provider
 from worker.store import reads
 
@@ -177,7 +177,7 @@ def test_lapsed_claimant_keeps_the_payment_until_the_doubt_is_gone(world: World)
     world.lapse("a")
     assert world.claim("b").result == "locked"
     refund = world.get("a")
-    saved = world.save(refund, attempts.to_review({}, "inconclusive", "so"))
+    saved = world.save(refund, proofs.to_review({}, "inconclusive", "so"))
     assert saved.woken == "b"
     assert world.claim("b").claimed
 
@@ -193,7 +193,7 @@ def test_every_move_that_may_have_changed_a_total_raises_the_payments_counter(wo
     counted.append(counter(world))
     world.end(claim, done_as("pending"))
     counted.append(counter(world))
-    world.save(world.get("a"), attempts.done(world.get("a"), found(), "reply", world.now))
+    world.save(world.get("a"), proofs.done(world.get("a"), found(), "reply", world.now))
     counted.append(counter(world))
     shown = found(refund_id="a", status="failed")
     reversal = changed_by_provider(world.get("a"), shown, "list", NOW)
@@ -231,7 +231,7 @@ def test_refund_that_a_person_has_sent_again_waits_for_the_one_in_flight_on_its_
         world.end(claim, REFUSED)
         assert world.claim("a", "resend", version=believed.version).claimed
     else:
-        world.save(believed, attempts.done(believed, found(), "list", world.now))
+        world.save(believed, proofs.done(believed, found(), "list", world.now))
         assert world.get("b").stage is Stage.SENDING
         assert world.hash(f"payment:{PAYMENT}")["lock"] == "b"
     world.check()
@@ -265,7 +265,7 @@ def test_waiter_is_woken_by_the_last_of_several_doubts_alone(world: World) -> No
     woken = []
     for refund_id in ("a", "b"):
         refund = world.get(refund_id)
-        proof = attempts.done(refund, found(id=f"re_{refund_id}"), "list", world.now)
+        proof = proofs.done(refund, found(id=f"re_{refund_id}"), "list", world.now)
         woken.append(world.save(refund, proof).woken)
         world.check()
     assert woken == [None, "waiter"]
@@ -319,7 +319,7 @@ def test_doubts_beside_the_lock_get_it_one_after_the_other_the_oldest_first(worl
         refund = world.get(refund_id)
         world.save(
             refund,
-            attempts.done(
+            proofs.done(
                 refund, found(id=f"re_{refund_id}", refund_id=refund_id), "list", world.now
             ),
         )
@@ -337,7 +337,7 @@ def test_doubt_beside_the_lock_that_ends_first_leaves_the_lock_where_it_is(world
         refund = world.get(refund_id)
         world.save(refund, decisions.resolve_resend(refund))
     refund = world.get("b")
-    world.save(refund, attempts.done(refund, found(id="re_b", refund_id="b"), "list", world.now))
+    world.save(refund, proofs.done(refund, found(id="re_b", refund_id="b"), "list", world.now))
     assert world.hash(f"payment:{PAYMENT}")["lock"] == "a"
     world.check()
 

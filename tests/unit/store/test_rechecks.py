@@ -19,7 +19,7 @@ from tests.unit.store.hinting import hint
 from worker.errors import NotStorable
 from worker.model.hints import Hint
 from worker.model.refund import Lane, Status
-from worker.rules import attempts, decisions
+from worker.rules import decisions, proofs
 from worker.store import reads, rechecks, sweeps
 from worker.store.rechecks import Rechecked
 
@@ -152,6 +152,6 @@ def test_reads_in_vain_are_not_counted_any_more_once_the_named_refund_is_ours(
     assert world.hash("recheck-tries") == {ID: "1"}
     shown = done_as("succeeded", id="re_9").found
     assert shown is not None
-    world.save(world.get(), attempts.done(world.get(), shown, "list", world.now))
+    world.save(world.get(), proofs.done(world.get(), shown, "list", world.now))
     assert (world.get().status, world.keys("recheck*")) == (Status.SUCCEEDED, [])
     world.check()

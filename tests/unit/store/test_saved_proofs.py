@@ -23,7 +23,7 @@ from tests.support.saving import held, settle_by_totals
 from tests.support.store_world import LEASE, World, at_stage
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Stage, Status
-from worker.rules import attempts, decisions, readback
+from worker.rules import decisions, proofs, readback
 
 MILLISECOND = timedelta(milliseconds=1)
 
@@ -109,14 +109,14 @@ def test_success_that_is_saved_long_after_its_lease_is_kept_and_read_again(
     if stage is not Stage.SENDING:
         world.lapse()
     if stage is Stage.REVIEW:
-        world.save(world.get(), attempts.to_review({}, "inconclusive", "so"))
+        world.save(world.get(), proofs.to_review({}, "inconclusive", "so"))
     world.store.now = NOW + LEASE + 2 * MINUTE + MILLISECOND
     before = world.dump()
     late = world.end(claim, done_as("succeeded"))
     assert (late.result, world.dump()) == ("late", before)
     found = done_as("succeeded").found
     assert found is not None
-    step = attempts.succeeded_long_ago(claim.refund, found, "reply", late.now)
+    step = proofs.succeeded_long_ago(claim.refund, found, "reply", late.now)
     assert world.save(claim.refund, step).result == "saved"
     refund = world.get()
     assert (refund.stage, refund.status) == (Stage.PROCESSING, Status.PENDING)
@@ -153,7 +153,7 @@ def test_proof_is_accepted_in_review(world: World) -> None:
     claim = held(world)
     world.lapse()
     refund = world.get()
-    world.save(refund, attempts.to_review({}, "inconclusive", "so"))
+    world.save(refund, proofs.to_review({}, "inconclusive", "so"))
     assert world.end(claim, done_as("succeeded")).result == "saved"
     assert world.get().status is Status.SUCCEEDED
 
@@ -163,7 +163,7 @@ def test_proof_on_an_unlocked_payment_does_not_free_the_lock_of_another_refund(
 ) -> None:
     claim = held(world)
     world.lapse()
-    world.save(world.get(), attempts.to_review({}, "inconclusive", "so"))
+    world.save(world.get(), proofs.to_review({}, "inconclusive", "so"))
     world.accept("other")
     assert world.claim("other").claimed
     assert world.end(claim, done_as("succeeded")).result == "saved"

@@ -29,7 +29,7 @@ from worker.model.refund import Lane, Retriable, Stage, Status
 from worker.model.request import idempotency_key
 from worker.model.steps import Step
 from worker.model.times import to_ms
-from worker.rules import attempts, decisions, readback, transitions
+from worker.rules import attempts, decisions, proofs, readback, transitions
 from worker.rules.rechecks import changed_by_provider
 
 
@@ -100,7 +100,7 @@ def test_record_holds_what_the_step_said_field_by_field(world: World) -> None:
 def test_field_that_a_step_removes_is_gone_from_the_hash(world: World) -> None:
     at_stage(world, Stage.IN_DOUBT)
     assert "doubt_since" in world.hash(f"refund:{ID}")
-    world.save(world.get(), attempts.done(world.get(), found(), "list", world.now))
+    world.save(world.get(), proofs.done(world.get(), found(), "list", world.now))
     assert not {"doubt_since", "quiet_at", "error_code", "error_message", "retriable"} & set(
         world.hash(f"refund:{ID}")
     )
@@ -182,7 +182,7 @@ def test_send_that_was_decided_before_the_recovery_is_decided_again(
         retry = decisions.retry_failed(world.get())
         assert retry is not None
         world.save(world.get(), retry)
-        world.save(world.get(), attempts.to_review({}, "currency_unconfirmed", "so"))
+        world.save(world.get(), proofs.to_review({}, "currency_unconfirmed", "so"))
     refund = world.get()
     again = (
         decisions.retry_failed(refund)

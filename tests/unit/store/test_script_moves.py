@@ -28,7 +28,7 @@ from tests.support.store_world import ID, World, at_stage
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.model.times import to_ms
-from worker.rules import attempts
+from worker.rules import attempts, proofs
 from worker.rules.decisions import cancel, recovered, retry_failed
 from worker.rules.rechecks import changed_by_provider
 
@@ -176,7 +176,7 @@ def test_proof_of_an_older_attempt_keeps_its_number(world: World) -> None:
     world.pass_time(HOUR)
     assert world.claim(kind="replay").refund is not None
     assert world.get().attempts == 2
-    step = attempts.done(first.refund, found(), "reply", world.now)
+    step = proofs.done(first.refund, found(), "reply", world.now)
     assert world.save(first.refund, step, {"attempt": 1, "seen": "done"}).result == "saved"
     last = world.store.history(ID)[-1]
     assert (last["attempt"], last["seen"], last["from"]) == (1, "done", "sending")

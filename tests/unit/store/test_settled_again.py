@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from tests.factories import done_as, found
 from tests.support.store_world import ID, World
-from worker.rules import attempts, decisions
+from worker.rules import decisions, proofs
 from worker.rules.rechecks import changed_by_provider, identified
 
 DAY = timedelta(days=1)
@@ -68,9 +68,7 @@ def test_retried_refund_still_tells_what_was_asked_if_it_ends_with_another_amoun
     claimed = world.claim(prior_read_at=world.now).refund
     assert claimed is not None
     other = found(id="re_2", generation="2", amount=1)
-    assert (
-        world.save(claimed, attempts.done(claimed, other, "operator", world.now)).result == "saved"
-    )
+    assert world.save(claimed, proofs.done(claimed, other, "operator", world.now)).result == "saved"
     assert (world.get().amount, world.get().fingerprint) == (1, asked)
     assert world.redis.hget(f"refunds:refund:{ID}", "fingerprint") == asked
 
@@ -84,7 +82,7 @@ def test_refund_with_another_amount_still_tells_what_was_asked_after_the_provide
     claimed = world.claim().refund
     assert claimed is not None
     other = found(id="re_1", amount=1)
-    world.save(claimed, attempts.done(claimed, other, "operator", world.now))
+    world.save(claimed, proofs.done(claimed, other, "operator", world.now))
     failed = found(id="re_1", amount=1, status="failed")
     turned = changed_by_provider(world.get(), failed, "lookup", world.now)
     assert turned is not None

@@ -10,7 +10,7 @@ from tests.support.store_world import ID, World
 from tests.unit.store.test_contradicted import FAILED, contradict
 from worker.errors import NotRetriable
 from worker.model.refund import Stage, Status
-from worker.rules import attempts, contradictions, decisions, readback, rechecks
+from worker.rules import contradictions, decisions, proofs, readback, rechecks
 
 
 def settle_with_another_amount(world: World, refund_id: str) -> None:
@@ -71,7 +71,7 @@ def test_late_proof_without_an_amount_is_of_the_amount_that_was_sent(world: Worl
     assert (world.get().stage, world.get().amount) == (Stage.SETTLED, 1)
     refund = contradict(world, world.get(), "re_late")
     world.save(refund, contradictions.ended(refund, "re_late", world.now, "me"))
-    proof = attempts.done(asked, found(id="re_late", amount=None), "reply", world.now)
+    proof = proofs.done(asked, found(id="re_late", amount=None), "reply", world.now)
     assert world.save(asked, proof).result == "saved"
     refund = world.get()
     assert (refund.stage, refund.amount) == (Stage.SETTLED, asked.amount)

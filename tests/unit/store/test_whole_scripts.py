@@ -26,7 +26,7 @@ from worker.model.refund import Lane, Stage, Status
 from worker.model.request import MAX_AMOUNT
 from worker.model.steps import Step
 from worker.model.times import to_ms
-from worker.rules import attempts, decisions
+from worker.rules import attempts, decisions, proofs
 from worker.store import (
     account_facts,
     callbacks,
@@ -142,7 +142,7 @@ def reply_of(refund_id: str, outcome: Any) -> Callable[[World], Command[Any]]:
 def found(world: World) -> Command[Any]:
     refund, shown = world.get("doubtful"), done_as("succeeded", id="re_x").found
     assert shown is not None
-    return saves.save(refund, attempts.done(refund, shown, "list", world.now))
+    return saves.save(refund, proofs.done(refund, shown, "list", world.now))
 
 
 def quiet(world: World) -> Command[Any]:

@@ -22,7 +22,7 @@ from tests.unit.store.provider import FATES, UNDONE, Fate, Flight, Provider, Rea
 from worker.model.answers import NoReply, Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Baseline, Lane, Refund
 from worker.model.steps import Action, Step
-from worker.rules import attempts, contradictions, readback
+from worker.rules import attempts, contradictions, proofs, readback
 from worker.rules.attempts import Rules
 from worker.rules.evidence import judge_list, judge_totals
 from worker.store import reads
@@ -127,7 +127,7 @@ class Workers(RuleBasedStateMachine):
             case Action.LAPSE:
                 self.decide(refund, attempts.after_lapse(refund, self.terms, self.world.now, 0))
             case Action.REVIEW:
-                self.decide(refund, attempts.to_review({}, "no_readback", "x"))
+                self.decide(refund, proofs.to_review({}, "no_readback", "x"))
             case Action.POLL:
                 self.poll(refund, fate.reading)
             case Action.READ_BACK:
@@ -244,7 +244,7 @@ class Workers(RuleBasedStateMachine):
             saved = self.world.save(flight.refund, step)
             if saved.result == "late":
                 assert outcome.found is not None
-                step = attempts.succeeded_long_ago(flight.refund, outcome.found, "reply", saved.now)
+                step = proofs.succeeded_long_ago(flight.refund, outcome.found, "reply", saved.now)
                 saved = self.world.save(flight.refund, step)
             if saved.result == "contradicts":
                 self.contradict(flight.refund.refund_id, step)

@@ -18,7 +18,7 @@ from worker.broker import rejected
 from worker.broker.kept import kept_of
 from worker.errors import NotDurable, SettingsError, TooFewReplicas
 from worker.monitoring.snapshot import snapshot
-from worker.rules import attempts
+from worker.rules import proofs
 from worker.store import claims, flags, saves
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ async def test_no_part_of_a_refund_in_review_is_for_a_shell(reader: PageDoor) ->
     refund = reader.records.sending("order-1")
     reason = "which proves nothing under REFUNDS_TOTALS=hint"
     alarm = f"the decision could not be verified ({reason}): decide again with --unverified if so"
-    step = attempts.to_review({"error_code": "no_reply"}, "inconclusive", alarm)
+    step = proofs.to_review({"error_code": "no_reply"}, "inconclusive", alarm)
     detail = {"look": "inconclusive", "reason": reason, "alarm": alarm}
     assert reader.refunds.store.run(saves.save(refund, step, detail)).result == "saved"
     for view in ("/page/refunds/order-1", "/page/review"):
