@@ -31,6 +31,12 @@ local function save(ARGV)
   for i = 18, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
   local is_late = set.settles_until and NOW > whole('settles_until', set.settles_until)
   set.settles_until = nil
+  if set.prior_refund_ids and r.prior_refund_ids then
+    -- A quiet step adds some without another version, and whoever decided before that did not know of them. Each is read
+    -- before a send, so none is ever removed.
+    local more = without_words(set.prior_refund_ids, r.prior_refund_ids)
+    set.prior_refund_ids = more == '' and r.prior_refund_ids or r.prior_refund_ids .. ' ' .. more
+  end
   check(id, r, to, ARGV[9], set)
   if ARGV[6] ~= '' then
     local resends = whole('the resends', ARGV[6])
