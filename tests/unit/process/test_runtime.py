@@ -21,7 +21,7 @@ from amqp.exceptions import ChannelError, ConnectionForced
 from tests.factories import a_request
 from worker.broker.queues import make_celery
 from worker.engine.records_guard import RecordsGuard
-from worker.errors import NotDurable, SettingsError, StoreUnavailable, TooFewReplicas
+from worker.errors import NotDurable, NotStorable, SettingsError, StoreUnavailable, TooFewReplicas
 from worker.model.refund import Lane
 from worker.process.runtime import Runtime
 from worker.settings import Settings
@@ -71,6 +71,18 @@ def test_refund_that_was_accepted_is_not_rejected_since_its_queue_cannot_be_meas
     monkeypatch.setattr(runtime, "process", lambda ids, _: dict.fromkeys(ids, "succeeded"))
     monkeypatch.setattr(runtime, "_backlog_of", Mock(side_effect=error))
     assert runtime.submit(a_request("order-1"), Lane.SINGLE) == "succeeded"
+
+
+def test_refund_that_was_accepted_is_not_rejected_since_its_handling_failed(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_create", lambda *_: "exists")
+    monkeypatch.setattr(runtime, "run", lambda made: made)
+    monkeypatch.setattr(runtime, "process", Mock(side_effect=NotStorable("a key is damaged")))
+    with structlog.testing.capture_logs() as lines:
+        ending = runtime.submit(a_request("order-1"), Lane.SINGLE)
+    assert str(ending) == "handling failed (NotStorable)"
+    assert [(line["event"], line["alarm"]) for line in lines] == [("refund_handling_failed", True)]
 
 
 def guarded(runtime: Runtime) -> RecordsGuard:
