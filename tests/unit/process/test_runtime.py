@@ -20,6 +20,7 @@ from amqp.exceptions import ChannelError, ConnectionForced
 
 from tests.factories import a_request
 from worker.broker.queues import make_celery
+from worker.engine.endings import PUT_BACK
 from worker.engine.records_guard import RecordsGuard
 from worker.errors import NotDurable, NotStorable, SettingsError, StoreUnavailable, TooFewReplicas
 from worker.model.refund import Lane
@@ -68,9 +69,9 @@ def test_refund_that_was_accepted_is_not_rejected_since_its_queue_cannot_be_meas
 ) -> None:
     monkeypatch.setattr(runtime, "_create", lambda *_: "created")
     monkeypatch.setattr(runtime, "run", lambda made: made)
-    monkeypatch.setattr(runtime, "process", lambda ids, _: dict.fromkeys(ids, "succeeded"))
+    monkeypatch.setattr(runtime, "process", lambda ids, _: dict.fromkeys(ids, PUT_BACK))
     monkeypatch.setattr(runtime, "_backlog_of", Mock(side_effect=error))
-    assert runtime.submit(a_request("order-1"), Lane.SINGLE) == "succeeded"
+    assert runtime.submit(a_request("order-1"), Lane.SINGLE) is PUT_BACK
 
 
 def test_refund_that_was_accepted_is_not_rejected_since_its_handling_failed(
