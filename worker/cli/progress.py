@@ -160,5 +160,10 @@ def detached(batch_id: str) -> Detached:
 
 
 def verdict(batch: Batch) -> int:
-    """Return the exit code of a finished batch."""
-    return DONE if batch.statuses.get("succeeded", 0) == batch.accepted else SOME_FAILED
+    """Return the exit code of a batch without a refund in progress.
+
+    Of a batch whose import stopped part way, more than the accepted refunds were wanted.
+    """
+    is_whole = batch.imported_at is not None
+    all_succeeded = batch.statuses.get("succeeded", 0) == batch.accepted
+    return DONE if is_whole and all_succeeded else SOME_FAILED
