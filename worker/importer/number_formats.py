@@ -26,7 +26,8 @@ _BUILT_IN_ALTERED: Final = frozenset({"9", "10"})
 # Currencies that spreadsheets write in letters which are neither a sign nor a code: Excel states
 # even its own formats so, in many countries.
 _LATIN: Final = (
-    "br bs cfa dh din fcfa fr ft gs km kn kr ksh kč l lei lek lekë q r rm rp rs s sfr tl zł"
+    "br bs cfa dh din dollar dollars euro euros fcfa fr ft gs km kn kr ksh kč l lei lek lekë pounds"
+    " q r rm rmb rp rs rupees s sfr tl yuan zł"
 )
 _OTHER: Final = "грн ден дин км лв р руб рсд сом сум тг 人民币 元 圆 圓"  # noqa: RUF001 - Cyrillic
 _LETTERS: Final = frozenset(f"{_LATIN} {_OTHER}".split())

@@ -64,6 +64,8 @@ def test_a_format_of_many_cells_is_looked_at_once() -> None:
         ('0"元"', True),
         ('#,##0 "TL"', True),
         ('"Rs" #,##0', True),
+        ('"RMB" 0', True),
+        ('#,##0" Euro"', True),
         ('"S/" #,##0', True),
         ('#,##0"грн."', True),
         ('0 "krona-pieces"', False),
