@@ -72,7 +72,7 @@ class ControlRoutes:
         async def has_more() -> bool:
             nonlocal position, gap
             read = await moves.read(store, position, most)
-            gap = gap or (has_position and read.gap)
+            gap = gap or (has_position and (read.gap or read.lost))
             position = read.last
             if not read.moves and await moves.went_back(store, position):
                 # The records were restored: moves that come now would be before the position.
