@@ -230,7 +230,7 @@ class Imports:
         except InvalidRequest as error:
             found = replace(found, error="; ".join(map(importwords.of_field, error.errors)))
         else:
-            report = judged.report | {"hidden_rows": hidden}
+            report = judged.report | {"hidden_rows": hidden, "continues": judged.continues}
             found = replace(found, report=report, reasons=importwords.reasons_of(judged))
         await asyncio.to_thread(self._checks.write, found)
 

@@ -383,6 +383,20 @@ async def test_a_known_file_names_its_batch(page: PageDoor) -> None:
     assert "Nothing is left to import." in report.text
 
 
+async def test_an_import_that_was_cut_off_after_its_last_row_is_ended_by_the_same_file(
+    page: PageDoor,
+) -> None:
+    address, _ = await checked(page, rows(2))
+    begun = (await confirm(page, address, count="2", sum_usd="10.01")).location
+    batch = await imported(page, begun)
+    page.refunds.store.redis.hdel(f"refunds:batch:{batch.batch_id}", "imported_at")
+    again, report = await checked(page, rows(2))
+    assert "Nothing is left to import." not in report.text
+    done = await confirm(page, again, count="2", sum_usd="10.01")
+    assert done.location == begun
+    assert (await imported(page, begun)).accepted == 2
+
+
 async def test_records_that_changed_since_the_check_refuse_the_import(page: PageDoor) -> None:
     address, _ = await checked(page, rows(2))
     page.records.queued("order-1", amount=9, payment_intent="pi_other")
