@@ -11,11 +11,12 @@ import pytest
 
 from tests.factories import HOUR
 from tests.support.api_door import PAYMENT, Door
+from worker.errors import NotDurable
 from worker.http.queries import etag
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
 from worker.model.times import to_ms
-from worker.store import audit, saves, sweeps
+from worker.store import audit, flags, saves, sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -525,6 +526,20 @@ async def test_pause_and_resume_are_by_the_token_and_say_what_changed(api: Door)
     assert again == {**got, "changed": False}
     assert (await api.post("/v1/resume")).json["changed"] is True
     assert (await api.post("/v1/resume")).json["changed"] is False
+
+
+async def test_a_pause_that_could_be_forgotten_is_answered_as_one_that_holds(
+    api: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost() -> None:
+        raise NotDurable("the disk did not confirm it")
+
+    monkeypatch.setattr(api.refunds.store, "confirm", lost)
+    got = await api.post("/v1/pause")
+    assert flags.read(api.refunds.store).paused_by == "shop"
+    assert (got.status, got.code) == (503, "unavailable")
+    assert got.json["detail"].startswith("Everything is paused now")
+    assert next(audit.entries(api.refunds.store)).result.startswith("unknown: everything is")
 
 
 async def test_events_are_read_in_order_with_a_position(api: Door) -> None:
