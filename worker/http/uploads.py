@@ -313,10 +313,13 @@ class Uploads:
                 return True
             except NotStorable as error:
                 return _failed(batch_id, str(error))
-            except NotFound as error:
-                # The record of the batch has expired.
-                log.info("import_ended", batch_id=batch_id, error=str(error))
-                return False
+            except NotFound:
+                # Its record outlives its file. So it was lost, or the file is another server's.
+                return _failed(
+                    batch_id,
+                    "the records do not know the batch of this file, as after a restored snapshot:"
+                    " the file is kept for 7 days, to be imported again",
+                )
             except RefundError as error:
                 return _failed(batch_id, str(error))
             except Exception as error:  # noqa: BLE001 - an outermost loop; its text may repeat rows
@@ -346,7 +349,7 @@ class Uploads:
         file = kept.path.open("rb")
         with Source(name=stored.file, file=file, options=reading_of(stored.options)) as source:
             if source.digest != stored.digest:
-                return False
+                raise NotFound(f"batch {batch_id} is that of another file")
             return self._submit(batch_id, source, validate(source, self.progress))
 
 
