@@ -220,9 +220,9 @@ async def test_the_file_of_an_import_that_the_records_cannot_hold_is_kept(
     assert (await imported(api, "season"))["accepted"] == 3
 
 
-@pytest.mark.parametrize("other", [{}, {"digest": "of-another-file"}])
+@pytest.mark.parametrize("other", [[], ["digest", "of-another-file"]])
 async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept(
-    api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch, other: dict[str, str]
+    api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch, other: list[str]
 ) -> None:
     """It was answered as accepted, and a restored snapshot does not know it."""
     with monkeypatch.context() as patch:
@@ -231,7 +231,7 @@ async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept(
         await until(lambda: not api.part.uploads.active)
     await api.store.redis.delete("refunds:batch:season")
     if other:
-        await api.store.redis.hset("refunds:batch:season", mapping=other)
+        await api.store.redis.hset("refunds:batch:season", items=other)
     with capture_logs() as logs:
         await api.part.uploads.take_up()
         await until(lambda: not api.part.uploads.active)

@@ -202,8 +202,9 @@ async def test_a_record_has_its_version_as_etag_and_is_not_sent_twice(api: Door)
 
 async def test_a_version_that_is_counted_again_after_a_restored_snapshot_is_sent(api: Door) -> None:
     refund = api.records.sending("order-1")
-    later = {"updated_at": to_ms(refund.updated_at) + 1, "stage": "waiting"}
-    await api.store.redis.hset("refunds:refund:order-1", mapping=later)
+    moment = str(to_ms(refund.updated_at) + 1)
+    later = ["updated_at", moment, "stage", "waiting"]
+    await api.store.redis.hset("refunds:refund:order-1", items=later)
     now = await api.get("/v1/refunds/order-1", If_None_Match=etag(refund))
     assert now.status == 200
     assert (now.json["version"], now.json["stage"]) == (refund.version, "waiting")
