@@ -199,10 +199,7 @@ class Service:
         ended: list[Ending] = []
         for refund_id, result in zip(refund_ids, results, strict=True):
             if isinstance(result, BaseException):
-                log.error(
-                    "refund_handling_failed", refund_id=refund_id, alarm=True, exc_info=result
-                )
-                ended.append(endings.broken(result))
+                ended.append(_broken(refund_id, result))
             else:
                 ended.append(result)
         left = [
@@ -300,10 +297,19 @@ class Service:
         task.add_done_callback(self._extra.discard)
 
     async def _woken(self, refund_id: str, lane: Lane) -> None:
-        await self.handle(refund_id, lane)
+        try:
+            await self.handle(refund_id, lane)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it, and a sweep finds the refund
+            _broken(refund_id, error)
 
     async def drain(self) -> None:
         """Wait for the refunds that are handled in the background."""
         self.breaker.stop()
         while self._extra:
             await asyncio.wait(self._extra)
+
+
+def _broken(refund_id: str, error: BaseException) -> Ending:
+    """Report an unforeseen error in a refund's handling; return the ending."""
+    log.error("refund_handling_failed", refund_id=refund_id, alarm=True, exc_info=error)
+    return endings.broken(error)

@@ -76,6 +76,18 @@ async def test_one_refunds_unforeseen_trouble_is_its_own(
     assert (line["refund_id"], line["alarm"]) == ("r0", True)
 
 
+async def test_unforeseen_trouble_of_a_refund_woken_in_the_background_is_an_alarm_with_its_id(
+    async_redis: redis.asyncio.Redis, log: list[Any]
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, lambda _: LookupError("unforeseen"))
+        shop.service._handle_again(ID, Lane.SINGLE, timedelta(0))
+        await shop.service.drain()
+    (line,) = [line for line in log if line["event"] == "refund_handling_failed"]
+    assert (line["refund_id"], line["alarm"]) == (ID, True)
+
+
 async def test_refund_that_redis_could_not_be_asked_about_is_left_to_a_sweep(
     async_redis: redis.asyncio.Redis, log: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
