@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from typing import Final
 
 import structlog
 
@@ -25,8 +24,6 @@ from worker.rules.rechecks import Candidate, CandidateVerdict, RecheckResult
 from worker.store.saves import Saved
 
 log = structlog.get_logger(__name__)
-
-_CONFLICT: Final = "conflict"
 
 
 class Rechecker:
@@ -214,7 +211,7 @@ class Rechecker:
     ) -> Ending | None:
         """Send an unsettled refund to review; a settled one keeps its status, with an alarm."""
         self._on_recheck("contradicts")
-        if refund.stage is Stage.REVIEW and refund.error_code == _CONFLICT:
+        if rechecks.is_told(refund, candidate):
             return None
         step = rechecks.in_conflict(refund, candidate, read_at)
         if step is None:

@@ -178,16 +178,18 @@ def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | N
     """Return the step to review for a provider's refund that names ours and contradicts it.
 
     A settled refund keeps its status. The provider's refund is read before a retry of it is sent,
-    like that of an earlier generation. None if there is nothing to change.
+    like that of an earlier generation. None if there is nothing to change. A further one is added
+    to what the review says, so that whoever decides knows of each.
     """
     if refund.stage is Stage.SETTLED:
         return _read_before_retry(refund, candidate)
-    if refund.stage is Stage.SENDING:
+    if refund.stage is Stage.SENDING or is_told(refund, candidate):
         return None
-    reason = f"the provider's refund {candidate.id} was read: {candidate.reason}"
+    reason = f"the provider's refund {_said(candidate)}"
+    known = refund.error_message if _waits_in_conflict(refund) else None
     changes: dict[str, Any] = {
         "error_code": "conflict",
-        "error_message": reason,
+        "error_message": reason if known is None else f"{known}; {reason}",
         # A refund with our id exists, so it may have happened.
         "doubt_since": refund.doubt_since or now,
         **NO_WORD,
@@ -196,6 +198,19 @@ def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | N
         # A person named an id, and the provider did not confirm it.
         changes |= {"provider_refund_id": None, "processing_since": None, "missing_since": None}
     return replace(to_review(changes, "conflict", reason), source="lookup")
+
+
+def is_told(refund: Refund, candidate: Candidate) -> bool:
+    """Return whether a refund in review says already what was read about a candidate."""
+    return _waits_in_conflict(refund) and f" {_said(candidate)}" in f" {refund.error_message}"
+
+
+def _waits_in_conflict(refund: Refund) -> bool:
+    return refund.stage is Stage.REVIEW and refund.error_code == "conflict"
+
+
+def _said(candidate: Candidate) -> str:
+    return f"{candidate.id} was read: {candidate.reason}"
 
 
 def _read_before_retry(refund: Refund, candidate: Candidate) -> Step | None:
@@ -395,8 +410,7 @@ def as_readback(candidates: Sequence[Candidate]) -> Readback | None:
     ours = [one for one in candidates if one.verdict is CandidateVerdict.OURS]
     for one in candidates:
         if one.verdict is CandidateVerdict.CONTRADICTS:
-            reason = f"{one.id} was read: {one.reason}"
-            return Readback(verdict=ReadbackVerdict.CONFLICT, reason=reason, source="lookup")
+            return Readback(verdict=ReadbackVerdict.CONFLICT, reason=_said(one), source="lookup")
     generations = {CandidateVerdict.EARLIER, CandidateVerdict.LATER}
     others = [one for one in candidates if one.verdict in generations]
     if others or len(ours) > 1:

@@ -23,6 +23,7 @@ from tests.unit.engine.shop import (
     POST,
     Shop,
     error,
+    in_doubt,
     listing,
     opened,
     says,
@@ -617,6 +618,23 @@ async def test_refund_of_which_an_odd_one_is_shown_is_neither_sent_nor_failed_at
         refund = await shop.stored()
         assert (refund.stage, posts(shop)) == (Stage.REVIEW, 0)
         assert has_no_decision(refund)
+
+
+async def test_whoever_decides_about_a_doubt_knows_of_each_odd_one_that_was_named(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_doubt(shop)
+        for name in ("re_9", "re_8"):
+            await hint(shop, name)
+            shop.provider.will(f"GET /v1/refunds/{name}", says(200, refund_payload(id=name, **ODD)))
+        shop.wake_nobody()
+        shop.pass_time(VERIFY.settle)
+        assert await shop.handle() == "in review (conflict)"
+        assert await shop.handle() == "in review (conflict)"
+        message = (await shop.stored()).error_message or ""
+        assert [message.count(name) for name in ("re_9", "re_8")] == [1, 1]
+        assert posts(shop) == 1
 
 
 # A person names another refund than the provider's own

@@ -72,8 +72,8 @@ async def scheduled(rereads: Rereads) -> int:
 # A named refund that contradicts ours
 
 
-async def test_unsettled_refund_goes_to_review_once_for_all_that_contradicts_it(
-    rereads: Rereads,
+async def test_unsettled_refund_goes_to_review_once_for_each_that_contradicts_it(
+    rereads: Rereads, log: list[Any]
 ) -> None:
     await rereads.shop.accept()
     await rereads.named(says(200, CONTRADICTORY))
@@ -83,10 +83,22 @@ async def test_unsettled_refund_goes_to_review_once_for_all_that_contradicts_it(
     last = (await rereads.shop.history())[-1]
     assert (last["label"], last["source"], last["seen"]) == ("conflict", "lookup", "webhook")
     assert rereads.counts == ["contradicts"]
+    seen, told = await rereads.shop.stored(), len(events(log, alarm=True))
     await rereads.named(says(200, CONTRADICTORY | {"id": "re_8"}), "re_8")
     assert str(await rereads.run()) == "in review (conflict)"
     assert rereads.counts == ["contradicts"]
-    assert await labels(rereads) == ["accepted", "conflict"]
+    assert await labels(rereads) == ["accepted", "conflict", "conflict"]
+    refund = await rereads.shop.stored()
+    assert [name in (refund.error_message or "") for name in ("re_9", "re_8")] == [True, True]
+    assert len(events(log, alarm=True)) == told + 1
+    # A decision of a person who did not know of the second is refused.
+    step = decisions.resolve_resend(seen, by="ann", unverified=True)
+    assert (await rereads.shop.store.run(saves.save(seen, step))).result == "stale"
+    # The same one tells nothing new.
+    await rereads.shop.set(hinted="re_8")
+    assert str(await rereads.run()) == "in review (conflict)"
+    assert await labels(rereads) == ["accepted", "conflict", "conflict"]
+    assert len(events(log, alarm=True)) == told + 1
     assert posts(rereads.shop) == 0
 
 
