@@ -14,6 +14,7 @@ from worker.rules.rechecks import (
     as_readback,
     is_insisted,
     judge_candidate,
+    may_succeed_yet,
 )
 from worker.store import rechecks
 from worker.store.async_store import AsyncStore
@@ -77,6 +78,7 @@ class CandidateReader:
                 recheck=recheck,
                 read=read,
                 possible=unnamed[0] if unnamed else None,
+                again=[one.id for one in candidates if may_succeed_yet(refund, one)],
             )
         )
         insists = is_insisted(refund)

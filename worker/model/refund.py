@@ -176,7 +176,10 @@ class Refund:
     Each is read before anything is sent, and removed once it is read.
     """
     hints_used: str | None = None
-    """All ids that webhooks named in this generation, between spaces; few count."""
+    """All ids that webhooks named in this generation, between spaces; few count.
+
+    A `?` follows one that had moved nothing when it was read: it may be read again.
+    """
     possible_refund_id: str | None = None
     """A provider refund that may be this one: it agrees, and carries no id of ours."""
     prior_refund_ids: str | None = None

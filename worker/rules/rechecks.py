@@ -102,7 +102,7 @@ def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict
         return CandidateVerdict.CONTRADICTS, "its metadata carry an unreadable generation"
     if int(generation) > refund.generation:
         return CandidateVerdict.LATER, ""
-    moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
+    moved_nothing = _moved_nothing(found)
     if int(generation) < refund.generation:
         if moved_nothing:
             return CandidateVerdict.OTHER, ""
@@ -114,10 +114,27 @@ def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict
         return CandidateVerdict.OTHER, ""
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:
-        return CandidateVerdict.CONTRADICTS, f"it has our id but another {wrong or 'status'}"
+        so_far = f", and moved nothing so far ({found.status})" if moved_nothing else ""
+        reason = f"it has our id but another {wrong or 'status'}{so_far}"
+        return CandidateVerdict.CONTRADICTS, reason
     if found.status not in STATUSES:
         return CandidateVerdict.CONTRADICTS, odd_status(found)
     return CandidateVerdict.OURS, ""
+
+
+def _moved_nothing(found: ProviderRefund) -> bool:
+    return FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
+
+
+def may_succeed_yet(refund: Refund, candidate: Candidate) -> bool:
+    """Return whether a candidate is an unknown refund of ours that moved nothing so far."""
+    found = candidate.found
+    return (
+        found is not None
+        and found.refund_id == refund.refund_id
+        and found.id not in refund.prior_ids
+        and _moved_nothing(found)
+    )
 
 
 def shown_refund(answer: Answer) -> ProviderRefund | None:
@@ -202,7 +219,7 @@ def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | N
 
 def is_told(refund: Refund, candidate: Candidate) -> bool:
     """Return whether a refund in review says already what was read about a candidate."""
-    return _waits_in_conflict(refund) and f" {_said(candidate)}" in f" {refund.error_message}"
+    return _waits_in_conflict(refund) and f" {_said(candidate)};" in f" {refund.error_message};"
 
 
 def _waits_in_conflict(refund: Refund) -> bool:
@@ -305,7 +322,7 @@ def after_prior_recheck(
     found = shown_refund(answer)
     if found is None or found.id != provider_refund_id:
         return RecheckResult.AGAIN, None
-    if FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}:
+    if _moved_nothing(found):
         return RecheckResult.CONFIRMED, found
     if found.status not in STATUSES or contradiction(replace(found, generation=None), refund):
         return RecheckResult.CONTRADICTS, found

@@ -92,11 +92,13 @@ def rechecked(
     recheck: str = "",
     read: Iterable[str] = (),
     possible: str | None = None,
+    again: Iterable[str] = (),
 ) -> Command[Rechecked]:
     """End a recheck, or schedule the next one if it was not `answered`.
 
     `recheck` is as loaded. The candidates in `read` are not read again. `possible` is one of them
-    that agrees with the refund and carries no id of ours.
+    that agrees with the refund and carries no id of ours. Those in `again` moved nothing so far:
+    they are read again if an event says otherwise.
     """
     arguments: list[Argument] = [
         refund_id,
@@ -104,6 +106,7 @@ def rechecked(
         recheck,
         " ".join(read),
         possible or "",
+        " ".join(again),
         *(wait // _ms for wait in WAITS),
     ]
     # If a crash undoes it, the refund is read once more.

@@ -240,6 +240,62 @@ async def test_odd_one_that_moved_nothing_does_not_hold_a_retry_back(rereads: Re
     assert (await rereads.shop.stored()).prior_refund_ids is None
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [CONTRADICTORY, refund_payload(id="re_9"), of_generation(1, amount=499), of_generation(1)],
+)
+@pytest.mark.parametrize("generation", [1, 2])
+async def test_one_that_had_moved_nothing_and_succeeds_later_is_read_again_before_a_retry(
+    rereads: Rereads, log: list[Any], shown: dict[str, Any], generation: int
+) -> None:
+    shop = rereads.shop
+    if generation == 1:
+        await settle(shop, "failed")
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+    else:
+        await retried_and_refused(rereads.shop)
+        await shop.set(retriable="yes")
+    await rereads.named(says(200, shown | {"status": "failed"}))
+    await rereads.run()
+    await hint(shop, status="failed")
+    assert (await shop.stored()).candidates == ()
+    before = len(events(log, alarm=True))
+    await hint(shop, status="succeeded")
+    shop.provider.will(NAMED, says(200, shown))
+    await rereads.run()
+    assert len(events(log, alarm=True)) > before
+    refund = await shop.stored()
+    shop.provider.will(PAID, totals(0))
+    if decisions.retry_failed(refund) is not None:
+        await retry(shop)
+        assert await shop.handle() == "in review (prior_contradicts)"
+    assert posts(shop) == 0
+
+
+@pytest.mark.parametrize("decided_before", [False, True])
+async def test_review_tells_that_an_odd_one_which_had_moved_nothing_succeeded_later(
+    rereads: Rereads, *, decided_before: bool
+) -> None:
+    await review(rereads)
+    await rereads.named(says(200, CONTRADICTORY | {"status": "failed"}))
+    await rereads.run()
+    seen = await rereads.shop.stored()
+    assert "moved nothing so far (failed)" in (seen.error_message or "")
+    step = decisions.resolve_resend(seen, by="ann", unverified=True)
+    if decided_before:
+        assert (await rereads.shop.store.run(saves.save(seen, step))).result == "saved"
+    await hint(rereads.shop, status="succeeded")
+    rereads.shop.provider.will(NAMED, says(200, CONTRADICTORY))
+    rereads.shop.wake_nobody()
+    for _ in range(2):
+        assert await rereads.shop.handle() == "in review (conflict)"
+    refund = await rereads.shop.stored()
+    assert "re_9 was read: it has our id but another amount" in (refund.error_message or "")
+    assert (refund.error_message or "").count("re_9") == (1 if decided_before else 2)
+    assert (await rereads.shop.store.run(saves.save(seen, step))).result == "stale"
+    assert posts(rereads.shop) == 0
+
+
 async def test_id_that_a_person_only_named_is_not_taken_for_ours_after_a_conflict(
     rereads: Rereads,
 ) -> None:

@@ -2,7 +2,7 @@
 -- named refund is read before anything is sent or changed. ARGV[4] the provider's refund id or ''; [5] our refund id from
 -- its metadata or ''; [6] its payment or ''; [7] the most candidates of a generation; [8] ms between two reads of one
 -- refund because of webhooks; [9] the most refunds of a payment that are considered; [10] its status or ''. The status is
--- used for one thing: a record that agrees with it need not be read.
+-- used for one thing: what agrees with it need not be read.
 -- Returns {result, now, ids of refunds for which the named one is not read since too many were named before, id, lane,
 -- stage, id, lane, stage, …}, at last the refunds that are due now. `result` is `hinted` if the refund is known, `payment`
 -- if only its payment is, else `unknown`.
@@ -21,10 +21,11 @@ local function count_words(words)
 end
 local function joined(words, word) return words and words .. ' ' .. word or word end
 
--- Return whether the event is news of the provider's refund of an earlier generation. That had moved nothing.
+-- Return whether the event is news of a refund of the provider that had moved nothing.
+local function is_news() return ARGV[10] ~= 'failed' and ARGV[10] ~= 'canceled' end
+-- Return whether it is that of an earlier generation.
 local function is_news_of_a_prior(r)
-  return candidate ~= '' and candidate ~= r.provider_refund_id and has_word(r.prior_refund_ids, candidate)
-    and ARGV[10] ~= 'failed' and ARGV[10] ~= 'canceled'
+  return candidate ~= '' and candidate ~= r.provider_refund_id and has_word(r.prior_refund_ids, candidate) and is_news()
 end
 
 -- One change at the provider is several events, so this is reported once while its time is kept. No id has a space.
@@ -42,6 +43,15 @@ local function note(id, r)
   if has_word(r.hints_used, candidate) then
     if r.stage ~= 'review' or not is_news_of_a_prior(r) then return false end
     redis.call('HSET', P .. 'refund:' .. id, 'hinted', joined(r.hinted, candidate))
+    return true
+  end
+  -- So may one of ours with a mark, which had moved nothing. rechecked.lua makes the mark, and not while the refund may be
+  -- sent, so that no event holds it back for ever.
+  local marked = candidate .. '?'
+  if has_word(r.hints_used, marked) then
+    if not is_news() then return false end
+    local used = joined(without_words(r.hints_used, marked), candidate)
+    redis.call('HSET', P .. 'refund:' .. id, 'hinted', joined(r.hinted, candidate), 'hints_used', used)
     return true
   end
   if count_words(r.hints_used) >= most_candidates then

@@ -1,15 +1,16 @@
 -- End a recheck. ARGV[4] id; [5] `done`, or `again` if it was not answered; [6] when it was due, as load.lua returned it,
 -- or ''; [7] candidates that were read, between spaces; [8] a candidate that may be this refund and names none, or '';
--- then the ms to wait after the first, second, … recheck in a row that was not answered.
+-- [9] those of [7] that an event may name again, since they moved nothing so far; then the ms to wait after the first,
+-- second, … recheck in a row that was not answered.
 -- Returns {result, ms}: `done`; `again`, and how long it waits; or `given_up`: no further one follows.
-takes(8)
+takes(9)
 at_any_memory()
 local id, result, due, read, possible = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 must_be_one_of(' again done ', result)
 must_be_sorted(P .. 'rechecks')
 must_be_sorted(P .. 'due')
-local waits = {}
-for i = 9, #ARGV do waits[#waits + 1] = whole('the wait', ARGV[i]) end
+local again, waits = ARGV[9], {}
+for i = 10, #ARGV do waits[#waits + 1] = whole('the wait', ARGV[i]) end
 local r = load(id)
 if r then check(id, r, r.stage, r.status, {}) end
 local function forget()
@@ -25,6 +26,12 @@ local key = P .. 'refund:' .. id
 if r.hinted and read ~= '' then
   local left = without_words(r.hinted, read)
   if left == '' then redis.call('HDEL', key, 'hinted') else redis.call('HSET', key, 'hinted', left) end
+end
+-- The mark on one that moved nothing so far: see `note` in hint.lua.
+if r.hints_used and again ~= '' and (r.stage == 'settled' or r.stage == 'review' or r.stage == 'processing') then
+  redis.call('HSET', key, 'hints_used', (string.gsub(r.hints_used, '%S+', function(word)
+    return has_word(again, word) and word .. '?' or word
+  end)))
 end
 if possible ~= '' then redis.call('HSET', key, 'possible_refund_id', possible) end
 if result == 'done' then
