@@ -286,7 +286,10 @@ class Actions:
         ):
             return held
         is_over = is_resent or step.label == "operator_says_failed"
-        prior_read_at = self._records_time(now, began) if is_over and refund.prior_ids else None
+        # The record's own refund becomes an earlier one if it could not be read just now, and a
+        # person insists.
+        has_prior = refund.prior_ids or "prior_refund_ids" in step.changes
+        prior_read_at = self._records_time(now, began) if is_over and has_prior else None
         if prior_read_at is not None:
             # If only a person says that the retry did not happen, it may have been sent too.
             held_back = await self._checker.read_prior(

@@ -20,6 +20,7 @@ from worker.model.answers import (
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
+from worker.rules import contradictions
 from worker.rules.attempts import MAX_PROCESSING, MAX_RESENDS, VERDICT_LIFE, Rules, backoff
 from worker.rules.outcomes import classify, contradiction, is_later
 from worker.rules.payloads import STATUSES
@@ -336,8 +337,11 @@ def _absence_proven(refund: Refund, label: str, source: str, now: datetime) -> S
         # What a webhook named could not be read, and a person insists all the same.
         changes["hints_dropped"] = refund.hinted
     if refund.provider_refund_id is not None:
-        # That id led nowhere, and the next send gets a new one.
+        # That id led nowhere, and the next send gets a new one. One that only could not be read may
+        # move money yet.
         changes |= {"provider_refund_id": None, "provider_status": None, "processing_since": None}
+        if source == "operator":
+            changes |= contradictions.own_kept(refund)
     return Step(
         to=Stage.IN_DOUBT,
         status=Status.PENDING,

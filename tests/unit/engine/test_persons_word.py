@@ -175,6 +175,23 @@ async def test_an_id_that_the_provider_does_not_know_any_more_is_no_reason_not_t
         )
 
 
+@pytest.mark.parametrize("status", ["pending", "succeeded"])
+async def test_an_id_that_could_not_be_read_before_a_send_on_a_word_is_read_before_the_next_one(
+    async_redis: redis.asyncio.Redis, status: str
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await bring_to_review(shop)
+        await shop.set(provider_refund_id="re_1", provider_status="pending")
+        await decided(shop, decisions.resolve_resend(await shop.stored(), unverified=True))
+        shop.provider.will(BY_ID, error(500))
+        shop.provider.will(POST, error(429), says(200, refund_payload(id="re_2")))
+        refund = await look(shop, 3)
+        assert (refund.stage, posts(shop)) == (Stage.WAITING, 2)
+        shop.provider.will(BY_ID, says(200, refund_payload(status=status)))
+        refund = await look(shop)
+        assert (refund.stage, refund.error_code, posts(shop)) == (Stage.REVIEW, "conflict", 2)
+
+
 async def gone(shop: Shop) -> Refund:
     """A refund that was never in doubt, pending at the provider and then not known there any
     more.
