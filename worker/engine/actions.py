@@ -286,8 +286,7 @@ class Actions:
         ):
             return held
         is_over = is_resent or step.label == "operator_says_failed"
-        # The record's own refund becomes an earlier one if it could not be read just now, and a
-        # person insists.
+        # What could not be read just now becomes an earlier one if a person insists.
         has_prior = refund.prior_ids or "prior_refund_ids" in step.changes
         prior_read_at = self._records_time(now, began) if is_over and has_prior else None
         if prior_read_at is not None:

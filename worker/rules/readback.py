@@ -209,9 +209,14 @@ def _take_word(refund: Refund, label: str, reason: str, now: datetime) -> Step:
         return _refused_word(to_review({}, label, alarm))
     if refund.operator_says == "absent":
         step = _absence_proven(refund, "operator_says_absent", "operator", now)
-        if label == "unreadable" and refund.baseline is not None:
-            # Somebody else may have raised the total since, so it says nothing of the next send.
-            step = replace(step, changes={**step.changes, "baseline": None})
+        if label == "unreadable":
+            # What a webhook named and could not be read may be ours.
+            unread = contradictions.own_kept(refund, *refund.candidates)
+            if refund.baseline is not None:
+                # Somebody else may have raised the total since, so it says nothing of the next
+                # send.
+                unread["baseline"] = None
+            step = replace(step, changes={**step.changes, **unread})
         return step
     return given_up(refund, "operator", f"settled by a person, not verified: {reason}")
 

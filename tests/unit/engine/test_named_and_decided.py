@@ -229,6 +229,28 @@ async def test_doubted_refund_is_sent_after_the_third_read_in_vain_of_what_a_web
         assert refund.hinted is None
 
 
+async def test_name_that_was_read_in_vain_before_a_send_on_a_word_is_read_before_the_next_one(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        sent = posts(shop)
+        await hint(shop)
+        await shop.set(stage="review")
+        await insisted(shop)
+        shop.provider.will(NAMED, error(500))
+        shop.provider.will(POST, error(429), says())
+        for _ in range(3):
+            await shop.handle()
+            await due_again(shop)
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.WAITING, sent + 1)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        assert await shop.handle() == "in review (conflict)"
+        assert posts(shop) == sent + 1
+
+
 async def test_refund_that_a_webhook_names_after_the_decision_is_not_sent_unread(
     async_redis: redis.asyncio.Redis,
 ) -> None:
