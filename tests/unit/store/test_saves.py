@@ -30,7 +30,12 @@ from worker.model.request import idempotency_key
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions, proofs, readback, transitions
-from worker.rules.rechecks import changed_by_provider
+from worker.rules.rechecks import (
+    Candidate,
+    CandidateVerdict,
+    changed_by_provider,
+    in_conflict,
+)
 
 
 def test_save_moves_the_record_and_writes_it_into_history_and_events(world: World) -> None:
@@ -349,6 +354,27 @@ def test_retry_asked_twice_makes_one_new_generation(world: World) -> None:
     assert step is not None
     assert [world.save(refund, step).result for _ in range(2)] == ["saved", "stale"]
     assert world.get().generation == 2
+
+
+def test_retry_keeps_a_refund_of_the_provider_that_was_noted_since_it_was_decided(
+    world: World,
+) -> None:
+    world.accept()
+    world.attempt(done_as("failed"))
+    refund = world.get()
+    step = decisions.retry_failed(refund)
+    assert step is not None
+    odd = Candidate(
+        id="re_9",
+        verdict=CandidateVerdict.CONTRADICTS,
+        outcome=MAYBE,
+        found=found(id="re_9", amount=7),
+    )
+    noted = in_conflict(refund, odd, world.now)
+    assert noted is not None
+    assert world.save(refund, noted).result == "saved"
+    assert world.save(refund, step).result == "saved"
+    assert set(world.get().prior_ids) == {"re_1", "re_9"}
 
 
 def test_reversal_moves_a_settled_refund_from_one_final_index_to_the_other(world: World) -> None:

@@ -70,6 +70,9 @@ local function save(ARGV)
     if owner and owner ~= id then return {'owned', int(NOW), owner} end
   end
   if is_late then return {'late', int(NOW), ''} end
+  -- What is read before a send is only added. A quiet step may have added one since this was decided.
+  local noted = without_words(r.prior_refund_ids, set.prior_refund_ids)
+  if set.prior_refund_ids and noted ~= '' then set.prior_refund_ids = noted .. ' ' .. set.prior_refund_ids end
   -- It was decided by a worker that had read it before the recovery, or after a person's word. No retry is accepted.
   if to == 'settled' and r.retry_may_be_lost and (set.retriable or '') ~= '' then set.retriable = 'no' end
   if ARGV[11] == '1' then
