@@ -17,7 +17,7 @@ from worker.model.answers import (
     ReadbackVerdict,
 )
 from worker.model.refund import Baseline, Refund, Stage, Status
-from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_later, odd_status
+from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_later, odd_status, says_nothing
 from worker.rules.payloads import STATUSES
 
 
@@ -35,7 +35,7 @@ def judge_list(
     `siblings` are our other refunds on the payment, None if they are too many to be read.
     """
     ours = [
-        entry for entry in entries if _is_this(entry, refund) and not _is_known_over(entry, refund)
+        entry for entry in entries if _is_this(entry, refund) and not says_nothing(entry, refund)
     ]
     if ours:
         return _look_at_ours(refund, ours, entries)
@@ -127,11 +127,6 @@ def _is_over(entry: ProviderRefund) -> bool:
     return FINAL_STATUSES.get(entry.status or "") in {Status.FAILED, Status.CANCELED}
 
 
-def _is_known_over(entry: ProviderRefund, refund: Refund) -> bool:
-    """Return whether an entry moved nothing and is known: another send is what is looked for."""
-    return _is_over(entry) and entry.id in refund.prior_ids
-
-
 def _known_ids(siblings: Sequence[Refund]) -> set[str]:
     return {
         sibling.provider_refund_id for sibling in siblings if sibling.provider_refund_id is not None
@@ -147,7 +142,7 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
         is_earlier = generation.isdigit() and int(generation) < refund.generation
         if is_earlier:
             return not _is_over(entry) and entry.id not in refund.prior_ids
-        return not _is_known_over(entry, refund)
+        return not says_nothing(entry, refund)
     # An id that a person has only named, and that was not read yet, may be ours as well as the
     # sibling's.
     if entry.id in _known_ids([sibling for sibling in siblings if sibling.operator_says is None]):

@@ -10,6 +10,7 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, VERIFY, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, posts, sources
+from tests.unit.engine.rereads import NAMED, hint
 from tests.unit.engine.shop import (
     BY_ID,
     LIST,
@@ -190,6 +191,28 @@ async def test_an_id_that_could_not_be_read_before_a_send_on_a_word_is_read_befo
         shop.provider.will(BY_ID, says(200, refund_payload(status=status)))
         refund = await look(shop)
         assert (refund.stage, refund.error_code, posts(shop)) == (Stage.REVIEW, "conflict", 2)
+
+
+@pytest.mark.parametrize("word", ["failed", "absent"])
+async def test_another_refund_that_failed_says_nothing_of_one_that_a_person_decided_about(
+    async_redis: redis.asyncio.Redis, word: str
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await bring_to_review(shop)
+        await shop.set(provider_refund_id="re_1", provider_status="pending")
+        refund = await shop.stored()
+        step = (
+            decisions.resolve_failed(refund, "gone")
+            if word == "failed"
+            else decisions.resolve_resend(refund)
+        )
+        await decided(shop, step)
+        await hint(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", status="failed")))
+        shop.provider.will(BY_ID, says(200, refund_payload(status="pending")))
+        refund = await look(shop)
+        assert (refund.stage, refund.provider_refund_id) == (Stage.PROCESSING, "re_1")
+        assert (refund.hinted, posts(shop)) == (None, 1)
 
 
 async def gone(shop: Shop) -> Refund:
