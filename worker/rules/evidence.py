@@ -67,13 +67,16 @@ def judge_list(
     return Readback(verdict=ReadbackVerdict.ABSENT, reason="not in the payment's list")
 
 
-def judge_absence(entries: Sequence[ProviderRefund], view: PaymentView) -> str | None:
+def judge_absence(
+    refund: Refund, entries: Sequence[ProviderRefund], view: PaymentView, *, totals_proof: bool
+) -> str | None:
     """Return why a list without our refund proves no absence, judged by the payment's total.
 
     None if it may.
 
     A list that lags, ends too early or leaves refunds out does not sum to the payment's total. The
-    total may count pending refunds or not, so two sums agree with it.
+    total may count pending refunds or not, so two sums agree with it. `totals_proof` says that it
+    is known to count them.
     """
     if view.refunded is None:
         # Totals that contradict themselves or cannot be read are not the same as none.
@@ -87,6 +90,13 @@ def judge_absence(entries: Sequence[ProviderRefund], view: PaymentView) -> str |
         return (
             f"the payment's refunded total is {view.refunded}, and the listed refunds sum to"
             f" {every}"
+        )
+    hidden = view.refunded - succeeded
+    if hidden and not totals_proof and hidden >= (refund.asked_amount or 0):
+        # The list may leave ours out, and the total the pending ones.
+        return (
+            f"the payment's refunded total holds {hidden} more than the listed refunds that"
+            " succeeded, and it is not known whether it counts the pending ones"
         )
     return None
 
