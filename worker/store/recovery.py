@@ -55,6 +55,7 @@ def recover(
             mapping={
                 "paused": str(to_ms(now)),
                 "paused_by": f"{by} (recover)",
+                "recovered_at": str(to_ms(now)),
                 "suspect_since": str(to_ms(since)),
                 "suspect_until": str(to_ms(until)),
             },

@@ -36,6 +36,7 @@ from worker.rules.rechecks import (
     changed_by_provider,
     in_conflict,
 )
+from worker.store.recovery import recover
 
 
 def test_save_moves_the_record_and_writes_it_into_history_and_events(world: World) -> None:
@@ -386,6 +387,16 @@ def test_reversal_moves_a_settled_refund_from_one_final_index_to_the_other(world
     assert (world.get().stage, world.get().status) == (Stage.SETTLED, Status.FAILED)
     assert world.indexes_of(ID) == ["index:failed"]
     world.check()
+
+
+def test_reversal_of_what_had_succeeded_before_a_recovery_allows_no_retry(world: World) -> None:
+    refund = at_stage(world, Stage.SETTLED)
+    recover(world.store, NOW, resubmitted_for=timedelta(0))
+    step = changed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list", NOW)
+    assert step is not None
+    assert world.save(refund, step).result == "saved"
+    assert (world.get().status, world.get().retriable) == (Status.FAILED, Retriable.NO)
+    assert decisions.retry_failed(world.get()) is None
 
 
 def test_lease_that_lapses_is_saved_once(world: World) -> None:

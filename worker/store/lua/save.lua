@@ -73,6 +73,12 @@ local function save(ARGV)
   -- What is read before a send is only added. A quiet step may have added one since this was decided.
   local noted = without_words(r.prior_refund_ids, set.prior_refund_ids)
   if set.prior_refund_ids and noted ~= '' then set.prior_refund_ids = noted .. ' ' .. set.prior_refund_ids end
+  -- The provider has reversed what had succeeded before a recovery. The restored server may have lost that it was reversed
+  -- and retried before.
+  if to == 'settled' and ARGV[9] == 'failed' and r.stage == 'settled' and r.status == 'succeeded'
+    and number(r.created_at) <= number(redis.call('HGET', P .. 'meta', 'recovered_at')) then
+    r.retry_may_be_lost, set.retry_may_be_lost = '1', '1'
+  end
   -- It was decided by a worker that had read it before the recovery, or after a person's word. No retry is accepted.
   if to == 'settled' and r.retry_may_be_lost and (set.retriable or '') ~= '' then set.retriable = 'no' end
   if ARGV[11] == '1' then
