@@ -177,6 +177,9 @@ class Actions:
                 return view
             if self._rules.wants_baseline:
                 baseline = view.baseline
+                if baseline is None and refund.baseline is not None and refund.resends:
+                    # It stays as a sign that a total may have proven an absence.
+                    baseline = refund.baseline.outdated
             seq, shown = snapshot.seq, view.shown
         prior_read_at = self._records_time(snapshot.now, began)
         # If only a person says that an earlier attempt did not happen, it may have been sent.

@@ -229,6 +229,8 @@ def _compared(
     baseline = refund.baseline
     if baseline is None:
         return "no totals were read before the first attempt"
+    if baseline.is_outdated:
+        return "no totals were read before the latest attempt"
     if view.refunded is None:
         return view.problem or NO_TOTAL
     if view.currency != baseline.currency:
