@@ -193,6 +193,23 @@ async def test_an_id_that_could_not_be_read_before_a_send_on_a_word_is_read_befo
         assert (refund.stage, refund.error_code, posts(shop)) == (Stage.REVIEW, "conflict", 2)
 
 
+@pytest.mark.parametrize(("status", "stage"), [(500, Stage.REVIEW), (401, Stage.WAITING)])
+async def test_an_id_that_cannot_be_read_within_the_allowed_age_comes_back_to_the_person(
+    async_redis: redis.asyncio.Redis, status: int, stage: Stage
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await bring_to_review(shop)
+        await shop.set(provider_refund_id="re_1", provider_status="pending")
+        await decided(shop, decisions.resolve_resend(await shop.stored(), unverified=True))
+        shop.provider.will(BY_ID, error(500))
+        shop.provider.will(POST, error(429))
+        assert (await look(shop, 4)).stage is Stage.WAITING
+        shop.provider.will(BY_ID, error(status))
+        shop.pass_time(BLIND.max_age)
+        assert (await look(shop)).stage is stage
+        assert posts(shop) == 2
+
+
 @pytest.mark.parametrize("word", ["failed", "absent"])
 async def test_another_refund_that_failed_says_nothing_of_one_that_a_person_decided_about(
     async_redis: redis.asyncio.Redis, word: str
