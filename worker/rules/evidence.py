@@ -92,8 +92,10 @@ def judge_absence(
             f" {every}"
         )
     hidden = view.refunded - succeeded
-    if hidden and not totals_proof and hidden >= (refund.asked_amount or 0):
-        # The list may leave ours out, and the total the pending ones.
+    could_be_ours = refund.stage is Stage.IN_DOUBT and hidden >= (refund.asked_amount or 0)
+    if hidden and could_be_ours and not totals_proof:
+        # The list may leave ours out, and the total the pending ones. Before a first send ours
+        # would be old, and listed.
         return (
             f"the payment's refunded total holds {hidden} more than the listed refunds that"
             " succeeded, and it is not known whether it counts the pending ones"

@@ -222,15 +222,22 @@ def test_absence_by_a_list_is_checked_against_the_payments_total(
 
 
 @pytest.mark.parametrize(
-    ("amount", "totals_proof", "proves"),
-    [(500, False, False), (500, True, True), (501, False, True), (None, False, False)],
+    ("fields", "totals_proof", "proves"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"amount": 501}, False, True),
+        ({"amount": None, "all_remaining": True}, False, False),
+        ({"stage": Stage.QUEUED}, False, True),
+    ],
+    ids=["as large", "counted", "smaller", "all that is left", "before a first send"],
 )
 def test_pending_refund_that_is_as_large_proves_no_absence_unless_the_total_is_known_to_count_it(
-    amount: int | None,
+    fields: dict[str, Any],
     totals_proof: bool,  # noqa: FBT001 - both cases
     proves: bool,  # noqa: FBT001 - both cases
 ) -> None:
-    refund = replace(IN_DOUBT, amount=amount, all_remaining=amount is None)
+    refund = replace(IN_DOUBT, **fields)
     pending, view = found(id="re_2", amount=500, status="pending"), PaymentView(refunded=500)
     problem = judge_absence(refund, [pending], view, totals_proof=totals_proof)
     assert (problem is None) == proves
