@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -397,7 +397,7 @@ class Refunds:
             decide: Callable[..., Step] = partial(
                 decisions.resolve_succeeded,
                 provider_refund_id=provider_id,
-                now=datetime.now(UTC),
+                now=self.store.time(),
             )
         elif decision == "failed":
             decide = partial(decisions.resolve_failed, code=statements.checked_code(code))

@@ -251,6 +251,28 @@ def test_every_setting_that_a_service_is_given_exists() -> None:
     assert ours <= Settings.model_fields.keys()
 
 
+ELSEWHERE = {
+    "api_key": "a secret file",
+    "redis_url": "a secret file for each service",
+    "webhook_secrets": "a secret file",
+    "callbacks_file": "ops/docker/callbacks.yml",
+    "broker_url": "the compose file has no RabbitMQ",
+    "prefix": "the users of Redis are for the keys `refunds`",
+    "http_auth": "without it the API is served on a loopback address only",
+    "actor": "of whoever types a command",
+}
+
+
+def test_every_other_setting_can_be_made_in_the_shell_and_reaches_its_services() -> None:
+    shared = {name for service in OURS[:-1] for name in SERVICES[service]["environment"]}
+    settings = {f"REFUNDS_{name.upper()}" for name in Settings.model_fields.keys() - ELSEWHERE}
+    assert shared >= settings
+    unset = [name for name, value in SERVICES["worker"]["environment"].items() if value is None]
+    assert "REFUNDS_SETTLE_SECONDS" in unset
+    for service in OURS[:-1]:
+        assert set(unset) <= SERVICES[service]["environment"].keys(), service
+
+
 def test_the_demo_never_reaches_a_real_provider() -> None:
     services = composed(variables_of(ROOT / "ops" / "docker" / "demo.env"))["services"]
     assert services["worker"]["environment"]["REFUNDS_API_URL"] == "http://sandbox:4010"

@@ -159,6 +159,7 @@ class OurWorker:
             slots=Slots(plan.slots, 0.7),
             gate=RateGate(store, rate=plan.rate, bulk_share=0.7, clock=machine.clock),
             clock=machine.clock,
+            lease_clock=machine.clock,
             wall=lambda: machine.wall,
             jitter=dice.random,
             on_attempt=tally.attempt,

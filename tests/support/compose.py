@@ -236,7 +236,8 @@ class Stack:
     def environment(self, name: str) -> dict[str, str]:
         """Return the service's variables: the file's, and none of the caller's own settings."""
         given = self.services[name].get("environment", {})
-        there = {key: self.here(str(value)) for key, value in given.items()}
+        # One without a value is the caller's, of whom nothing is taken.
+        there = {key: self.here(str(value)) for key, value in given.items() if value is not None}
         if "REDIS_DATA" in there:
             there["REDIS_DATA"] = self.data_of(name)
             there["REDIS_SECRETS"] = str(self.secrets_of(name))

@@ -107,7 +107,7 @@ def cancel_batch(
     so that its failed refunds can still be retried. Raises `NotFound`.
     """
     before = read_batch(store, batch_id)
-    if before.state != "canceled" and before.finished:
+    if before.state != "canceled" and before.is_over:
         store.confirm()
         return Canceled(canceled=0, batch=before, changed=False)
     changed = set_state(store, batch_id, "canceled", sources=("running", "paused"), by=by)

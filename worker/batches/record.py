@@ -92,6 +92,14 @@ class Batch:
         is_whole = self.imported_at is not None or self.state == "canceled"
         return is_whole and self.moving == 0
 
+    @property
+    def is_over(self) -> bool:
+        """Return whether nothing is left to stop: it is finished, and no refund is in review.
+
+        A person may still decide to send a refund in review.
+        """
+        return self.finished and not self.stages.get("review")
+
     def as_dict(self) -> dict[str, Any]:
         """Return the batch for JSON: times as RFC 3339 UTC, absent values as None."""
         return {
@@ -298,11 +306,10 @@ def state_of_batch(store: Store, batch_id: str) -> str | None:
 def pause_batch(store: Store, batch_id: str, by: str = "") -> bool:
     """Stop a batch's claims; return whether that changed anything.
 
-    A finished batch has none, unless a person may still send a refund in review. Raises `NotFound`,
-    `GuardRefused`.
+    A batch that is over has none. Raises `NotFound`, `GuardRefused`.
     """
     before = read_batch(store, batch_id)
-    if before.state == "running" and before.finished and not before.stages.get("review"):
+    if before.state == "running" and before.is_over:
         store.confirm()
         return False
     return set_state(store, batch_id, "paused", sources=("running",), by=by)

@@ -40,8 +40,10 @@ class BacklogWatch:
         self._due[lane] = now + PAUSE_SECONDS
         try:
             queued = depth()
-        except StoreUnavailable as error:
-            log.info("backlog_unknown", extra={"lane": lane.value, "error": str(error)})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the refund is accepted
+            known = isinstance(error, StoreUnavailable)
+            reason = str(error) if known else type(error).__name__
+            log.info("backlog_unknown", extra={"lane": lane.value, "error": reason})
             return
         if queued > self._warning:
             log.warning("backlog_deep", extra={"lane": lane.value, "queued": queued})

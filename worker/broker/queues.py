@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import redis.exceptions
+from amqp.exceptions import AMQPError
 from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import KombuError
@@ -33,7 +34,7 @@ VISIBILITY_SECONDS: Final = 300
 
 It exceeds a task's lifetime; a redelivery is harmless.
 """
-PUBLISH_ERRORS: Final = (KombuError, redis.exceptions.RedisError, OSError)
+PUBLISH_ERRORS: Final = (KombuError, redis.exceptions.RedisError, AMQPError, OSError)
 """The errors of a broker that is unavailable."""
 _IDS_SHOWN: Final = 5
 _NO_QUEUE: Final = "refunds.no-queue"

@@ -86,8 +86,8 @@ def list_all(*, limit: int = 20, as_json: bool = False) -> int:
 @batch.command(
     short_help="Show a batch and its progress.",
     epilog="""\b
-Exit code with --wait: 0 all succeeded; 4 some failed, were canceled or need
-review, or the batch has paused itself.""",
+Exit code with --wait: 0 all succeeded; 4 some failed, were canceled, need review
+or were never imported, or the batch has paused itself.""",
 )
 @_batch_argument
 @click.option(
@@ -112,6 +112,8 @@ def show(*, batch_id: str, wait: bool, as_json: bool) -> int:
         render.as_json(seen.as_dict())
     else:
         batch_tables.put(seen)
+    if wait and seen.batch.imported_at is None:
+        note(f"not every row was imported so far: see 'refunds batch show {batch_id}'")
     return verdict(seen.batch) if wait else DONE
 
 

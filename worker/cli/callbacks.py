@@ -16,7 +16,7 @@ from worker.cli.exits import DONE, NOTHING_TO_DO, SOME_FAILED
 from worker.cli.session import act, note, opened, operator
 from worker.cli.values import checked_moment
 from worker.client import Refunds
-from worker.errors import FieldError, InputError, InvalidRequest, NotFound
+from worker.errors import FieldError, GuardRefused, InputError, InvalidRequest, NotFound
 from worker.model.request import scrubbed, shown
 from worker.model.times import rfc3339
 from worker.settings import Settings
@@ -59,6 +59,22 @@ def _endpoint(settings: Settings, name: str) -> Endpoint:
     names = ", ".join(each.name for each in known) or "none"
     rule = f"must be an endpoint of REFUNDS_CALLBACKS_FILE, which has: {names}"
     raise InvalidRequest([FieldError(field="name", code="endpoint", value=shown(name), rule=rule)])
+
+
+def _is_set(refunds: Refunds, name: str) -> bool:
+    """Return whether the endpoint is in the file, or only in the records.
+
+    Raises `InvalidRequest` if it is in neither.
+    """
+    known = {each.name for each in endpoints.load(refunds.settings)}
+    if name not in known and not _in_records(refunds, name):
+        _endpoint(refunds.settings, name)
+    return name in known
+
+
+def _in_records(refunds: Refunds, name: str) -> EndpointState | None:
+    found = callback_state.read_callbacks(refunds.store).endpoints
+    return next((each for each in found if each.name == name), None)
 
 
 @callbacks.command(
@@ -254,14 +270,19 @@ Exit code: 9 if there are none.""",
 def dead(*, name: str, as_json: bool) -> int:
     """List the dead letters of an endpoint: what was tried for three days in vain, and why."""
     with opened() as refunds:
-        _endpoint(refunds.settings, name)
+        is_set = _is_set(refunds, name)
         found = callback_state.dead_letters(refunds.store, name)
     if as_json:
         for each in found:
             render.as_json(_dead_as_dict(each))
     elif found:
         render.put(_dead_table(found))
-        note(f"send them again with 'refunds callbacks replay {name} --dead'")
+        note(
+            f"send them again with 'refunds callbacks replay {name} --dead'"
+            if is_set
+            else f"{name} is not in REFUNDS_CALLBACKS_FILE: if it was removed for good, run"
+            f" 'refunds callbacks forget {name}'"
+        )
     if not found:
         note(f"{name} has no dead letters")
     return DONE if found else NOTHING_TO_DO
@@ -295,6 +316,43 @@ def _dead_table(found: Sequence[DeadLetter]) -> Table:
             *map(values.plain, cells),
         )
     return table
+
+
+@callbacks.command(
+    short_help="Delete what the records hold about a removed endpoint.",
+    epilog="""\b
+Example:
+  refunds callbacks forget old-shop
+
+\b
+Exit code: 6 if it is still in the file, or was served in the last hour; 9 if
+nothing is known about it.""",
+)
+@_name
+def forget(*, name: str) -> int:
+    """Delete what waits for an endpoint that was removed, its dead letters and its log.
+
+    First remove it from the file of every worker, and restart them. The refunds
+    themselves are not concerned.
+    """
+    with opened() as refunds:
+        if any(each.name == name for each in endpoints.load(refunds.settings)):
+            raise GuardRefused(
+                f"{name} is in REFUNDS_CALLBACKS_FILE: remove it from the file of every worker and"
+                " restart them first; nothing was changed"
+            )
+        found = _in_records(refunds, name)
+        served = None if found is None else found.served_at
+        if served is not None and refunds.store.time() - served < callback_state.UNSERVED:
+            raise GuardRefused(
+                f"a worker served {name} at {values.moment(served)}: remove it from the file of"
+                " every worker, restart them, and run this again an hour later; nothing was changed"
+            )
+        changed = act(
+            refunds, "callbacks forget", name, lambda: callback_state.forget(refunds.store, name)
+        )
+    note(f"{name} is forgotten" if changed else f"nothing is known about {shown(name)}")
+    return DONE if changed else NOTHING_TO_DO
 
 
 @callbacks.command(

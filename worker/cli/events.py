@@ -97,6 +97,9 @@ async def _print(start: str, *, follow: bool, as_json: bool) -> int:
         after = await moves.latest(store) if start == NOW else start
         while True:
             page = await moves.read(store, after)
+            # A person may state a position that no move has.
+            if page.lost and after != start:
+                raise _restored()
             if page.gap and await _is_missing(store, after):
                 _print_gap(after, page, as_json=as_json)
             for move in page.moves:
@@ -110,10 +113,14 @@ async def _print(start: str, *, follow: bool, as_json: bool) -> int:
             if not await moves.follow(store, after, BLOCK_MS) and await moves.went_back(
                 store, after
             ):
-                raise StoreUnavailable(
-                    "the records hold older moves than before, as after a restored snapshot: run"
-                    " the command again"
-                )
+                raise _restored()
+
+
+def _restored() -> StoreUnavailable:
+    return StoreUnavailable(
+        "the records hold older moves than before, as after a restored snapshot: run the command"
+        " again"
+    )
 
 
 def _interrupted() -> asyncio.Event:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from worker import batches
 from worker.batches import Comparison
@@ -30,7 +30,7 @@ from worker.cli.outputs import RESULT_ROWS, Write
 from worker.cli.progress import counts_of, detached, progress, verdict, watch_batch
 from worker.cli.session import act, note, opened
 from worker.client import Refunds
-from worker.errors import GuardRefused, InputError, StoreUnavailable
+from worker.errors import GuardRefused, InputError, NotDurable, SettingsError, StoreUnavailable
 from worker.file_import import (
     ImportSettings,
     Refusal,
@@ -80,7 +80,9 @@ def process(
     write_refused: Write,
 ) -> int:
     """Take a file with checked rows: refuse it, or compare it with the records and import it."""
-    refusals = _check_file(source, validation, options, write_all, write_refused)
+    refusals = _check_file(source, validation, options, write_refused)
+    if refusals and refusals[0].reason == "invalid_rows":
+        _write_known(settings, source, validation, write_all)
     if refusals and not options.dry_run:
         if options.as_json:
             render.as_json(facts_of(source, validation.summary) | broken_limits(refusals))
@@ -109,7 +111,6 @@ def _check_file(
     source: Source,
     validation: Validation,
     options: ImportCommand,
-    write_all: Write,
     write_refused: Write,
 ) -> list[Refusal]:
     """Return why the file alone must not be imported.
@@ -123,16 +124,30 @@ def _check_file(
     if summary.refused:
         write_refused(lambda out: write_failed_rows(source, validation, out), "with errors")
         if not options.skips(summary):
-            write_all(
-                lambda out: write_result(source, validation, lambda ids: [None] * len(ids), out),
-                RESULT_ROWS,
-            )
             say_errors(source, summary, _too_many(summary, options))
             return refusals
         say_errors(source, summary, "they are skipped", "warning")
     for refusal in refusals:
         note(f"error: {refusal.limit}: {NOTHING}")
     return refusals
+
+
+def _write_known(
+    settings: Settings, source: Source, validation: Validation, write_all: Write
+) -> None:
+    """Write the results of a file that is refused: some rows may have been accepted before.
+
+    Without their refunds they would seem never to have been imported, so then nothing is written.
+    """
+
+    def fill(out: IO[str]) -> int:
+        with opened(settings) as refunds:
+            return write_result(source, validation, refunds.get_many, out)
+
+    try:
+        write_all(fill, RESULT_ROWS)
+    except (StoreUnavailable, NotDurable, SettingsError) as error:
+        note(f"error: no results were written, because the records cannot be read: {error}")
 
 
 def _too_many(summary: Summary, options: ImportCommand) -> str:

@@ -113,7 +113,8 @@ def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
     """Show a batch's progress until no refund is in progress or it paused itself; return the batch.
 
     After it has paused itself, the refunds in flight are waited for, unless none of them changes
-    for a while. Ctrl-C raises `KeyboardInterrupt`, for which callers raise `detached`.
+    for a while. So are the rows that its import has not accepted yet. Ctrl-C raises
+    `KeyboardInterrupt`, for which callers raise `detached`.
     """
     batch = read_batch(refunds.store, batch_id)
     moved, said = time.monotonic(), False
@@ -127,7 +128,7 @@ def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
             show(batch.accepted - batch.moving, beside, is_held=is_paused)
             is_still = time.monotonic() - moved > STILL_SECONDS
             is_over = held.pauses_itself(batch) and (is_still or not batch.stages.get("sending"))
-            if is_over or not batch.moving:
+            if is_over or batch.finished or (is_still and not batch.moving):
                 refunds.store.confirm()
                 return batch
             if is_still and not said:
@@ -160,5 +161,10 @@ def detached(batch_id: str) -> Detached:
 
 
 def verdict(batch: Batch) -> int:
-    """Return the exit code of a finished batch."""
-    return DONE if batch.statuses.get("succeeded", 0) == batch.accepted else SOME_FAILED
+    """Return the exit code of a batch without a refund in progress.
+
+    Of a batch whose import stopped part way, more than the accepted refunds were wanted.
+    """
+    is_whole = batch.imported_at is not None
+    all_succeeded = batch.statuses.get("succeeded", 0) == batch.accepted
+    return DONE if is_whole and all_succeeded else SOME_FAILED

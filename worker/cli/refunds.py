@@ -95,7 +95,7 @@ Examples:
   refunds status order-1001-1
   refunds status order-1001-1 --history
   refunds status order-1001-1 order-1002-1 --json | jq -r .status
-  refunds status order-1001-1 --wait 60 && echo money is back
+  refunds status order-1001-1 --wait 60 --json | jq -r .status
 
 \b
 Exit code: 3 if an id is unknown, or its message was rejected; with --wait 4 if

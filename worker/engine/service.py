@@ -38,6 +38,7 @@ from worker.errors import StoreUnavailable
 from worker.model.answers import Outcome
 from worker.model.refund import Lane
 from worker.provider.gateway import Gateway
+from worker.provider.lease_clock import since_boot
 from worker.rules.attempts import Rules
 from worker.store import sweeps
 from worker.store.async_store import AsyncStore
@@ -60,6 +61,7 @@ class Service:
         slots: Slots,
         gate: RateGate,
         clock: Callable[[], float] = time.monotonic,
+        lease_clock: Callable[[], float] = since_boot,
         wall: Callable[[], datetime],
         jitter: Callable[[], float] = random.random,
         token: Callable[[], str] = lambda: secrets.token_hex(8),
@@ -71,6 +73,7 @@ class Service:
         self.gate = gate
         self.stopping = False
         self._clock = clock
+        self._lease_clock = lease_clock
         self.trouble = ProviderTrouble(store, gateway, gate, jitter=jitter)
         self.breaker = self.trouble.breaker
         self.account = Account(store, gateway, refuse_credentials=self.trouble.refuse_credentials)
@@ -117,7 +120,7 @@ class Service:
                 rules=rules,
                 positions=self.positions,
                 gate=self.gate,
-                clock=self._clock,
+                clock=self._lease_clock,
                 jitter=jitter,
                 token=token,
                 handle_again=self._handle_again,
@@ -129,7 +132,7 @@ class Service:
                 rules=rules,
                 account=self.account,
                 gate=self.gate,
-                clock=self._clock,
+                clock=self._lease_clock,
                 wall=wall,
                 jitter=jitter,
                 note_trouble=self.trouble.note,

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
+import structlog
 from aiohttp import web
 
+from worker.errors import RefundError, StoreUnavailable
+from worker.http import problems
 from worker.http.context import Context, everyones
 from worker.http.deeds import deed_of
+from worker.http.problems import Problem
 from worker.http.queries import Query, has_gone
 from worker.model.callers import Caller, Scope
 from worker.model.times import rfc3339
 from worker.store import audit, flags, moves
+from worker.store.audit import Deed
+from worker.store.flags import Switches
+from worker.store.store import Store
+
+log = structlog.get_logger(__name__)
 
 NOW: Final = "now"
+_NOT_KEPT: Final = (
+    "Everything is paused now, but the pause may not be on disk yet, and a crash of the records'"
+    " server would undo it: pause again."
+)
 
 
 class ControlRoutes:
@@ -34,9 +49,7 @@ class ControlRoutes:
         await self._nothing_in(request, caller)
         store = self._context.refunds.store
         deed = deed_of(request, caller, "pause")
-        changed, state = await self._context.threads.run(
-            lambda: audit.carry_out(store, deed, lambda: flags.pause(store, caller.name))
-        )
+        changed, state = await self._context.threads.run(lambda: pause_all(store, deed))
         since = None if state.paused_at is None else rfc3339(state.paused_at)
         return web.json_response(
             {"changed": changed, "paused_at": since, "paused_by": state.paused_by}
@@ -72,7 +85,7 @@ class ControlRoutes:
         async def has_more() -> bool:
             nonlocal position, gap
             read = await moves.read(store, position, most)
-            gap = gap or (has_position and read.gap)
+            gap = gap or (has_position and (read.gap or read.lost))
             position = read.last
             if not read.moves and await moves.went_back(store, position):
                 # The records were restored: moves that come now would be before the position.
@@ -87,3 +100,19 @@ class ControlRoutes:
     async def _nothing_in(self, request: web.Request, caller: Caller) -> None:
         everyones(caller)
         await self._context.json(request, ())
+
+
+def pause_all(store: Store, deed: Deed) -> tuple[bool, Switches]:
+    """Pause everything; return whether that changed anything, and the flags.
+
+    Raises `Problem` if the pause holds and may be lost, and what `flags.pause` raises.
+    """
+    try:
+        return audit.carry_out(store, deed, lambda: flags.pause(store, deed.by))
+    except StoreUnavailable as error:
+        with suppress(RefundError):
+            if flags.read(store).paused_at is not None:
+                log.warning("pause_not_kept", error=str(error))
+                kind = replace(problems.UNAVAILABLE, title="The pause may be forgotten.")
+                raise Problem(kind, _NOT_KEPT) from error
+        raise

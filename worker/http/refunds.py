@@ -106,10 +106,8 @@ class RefundRoutes:
             refund = await self._in_thread(refund_id, lambda client: client.get(refund_id))
         loaded = await self._awaited(request, refund, loaded.now, seconds)
         refund = loaded.refund or refund
-        if has(request, refund.version):
-            return web.Response(
-                status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag(refund.version)}
-            )
+        if has(request, refund):
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag(refund)})
         return _answer(refund, loaded.now)
 
     async def history(self, request: web.Request, caller: Caller) -> web.Response:
@@ -323,7 +321,7 @@ def _answer(
     more: Mapping[str, str] | None = None,
 ) -> web.Response:
     """Return a record; a pending one with the time after which to ask again."""
-    headers = {"ETag": etag(refund.version), **(more or {})}
+    headers = {"ETag": etag(refund), **(more or {})}
     if not refund.settled:
         headers["Retry-After"] = str(_retry_seconds(refund, now))
     return web.Response(

@@ -65,7 +65,9 @@ class Kept:
     def remove(self) -> None:
         """Delete and close the file."""
         self.path.unlink(missing_ok=True)
-        self.file.close()
+        # On a full disk the rest of the buffer cannot be written. It is not needed.
+        with suppress(OSError):
+            self.file.close()
 
 
 class Spool:

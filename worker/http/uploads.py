@@ -94,7 +94,8 @@ class Opening:
 class Judged:
     """What a file and the records say. `begun` is its batch if its rows are to be submitted.
 
-    `no_batch` is why no batch can be opened, if only that was asked.
+    `no_batch` is why no batch can be opened, if only that was asked, and `continues` whether an
+    import would end an unfinished batch.
     """
 
     report: dict[str, Any]
@@ -102,6 +103,7 @@ class Judged:
     begun: str | None = None
     validation: Validation | None = None
     no_batch: str = ""
+    continues: bool = False
 
 
 class Uploads:
@@ -185,9 +187,11 @@ class Uploads:
         if opening is None:
             compared = compare()
             refusals, no_batch = refusals + of_rows(source, summary, compared, options), ""
+            continues = False
             try:
                 drafted = draft(source, summary, options)
-                batches.foresee_batch(store, options.batch, source.digest, drafted)
+                foreseen = batches.foresee_batch(store, options.batch, source.digest, drafted)
+                continues = not foreseen.fresh
             except GuardRefused as error:
                 refusals.append(Refusal("batch"))
                 no_batch = str(error)
@@ -195,7 +199,7 @@ class Uploads:
             if earlier is not None and caller.sees(earlier.batch_id):
                 report["earlier_batch"] = earlier.batch_id
             judged = _judged(report | records_of(compared) | _lines(compared), refusals)
-            return replace(judged, no_batch=no_batch)
+            return replace(judged, no_batch=no_batch, continues=continues)
         prepared = prepare(store, source, summary, options, compare)
         compared = prepared.compared
         report |= records_of(compared) | _lines(compared)
@@ -309,10 +313,13 @@ class Uploads:
                 return True
             except NotStorable as error:
                 return _failed(batch_id, str(error))
-            except NotFound as error:
-                # The record of the batch has expired.
-                log.info("import_ended", batch_id=batch_id, error=str(error))
-                return False
+            except NotFound:
+                # Its record outlives its file. So it was lost, or the file is another server's.
+                return _failed(
+                    batch_id,
+                    "the records do not know the batch of this file, as after a restored snapshot:"
+                    " the file is kept for 7 days, to be imported again",
+                )
             except RefundError as error:
                 return _failed(batch_id, str(error))
             except Exception as error:  # noqa: BLE001 - an outermost loop; its text may repeat rows
@@ -342,7 +349,7 @@ class Uploads:
         file = kept.path.open("rb")
         with Source(name=stored.file, file=file, options=reading_of(stored.options)) as source:
             if source.digest != stored.digest:
-                return False
+                raise NotFound(f"batch {batch_id} is that of another file")
             return self._submit(batch_id, source, validate(source, self.progress))
 
 

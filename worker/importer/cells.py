@@ -125,8 +125,8 @@ def amount_problem(
         return (
             "amount_shown",
             (
-                "is shown as another number in the workbook: format the column as numbers without"
-                " percent, thousands or added characters, and check each amount"
+                "is shown as another number, or not at all, in the workbook: format the column as"
+                " numbers without percent, thousands or added characters, and check each amount"
             ),
         )
     if not (is_minor and is_unclear(value, currency)):

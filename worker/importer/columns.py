@@ -295,9 +295,16 @@ def _fields_in(names: tuple[str, ...], options: ImportOptions) -> tuple[str | No
     if not is_of_errors(names):
         return tuple(fields_of(names, options))
     leading = len(FAILED_COLUMNS)
-    # The input's own column `line` is not the file's line number, and an id may be made from it.
-    own = (name.strip().removesuffix(OWN_COLUMN) for name in names[leading:])
-    return (*[None] * leading, *fields_of(own, options))
+    return (*[None] * leading, *fields_of(map(_own, names[leading:]), options))
+
+
+def _own(name: str) -> str:
+    """Return the name that the input's own column had before rows with errors were written.
+
+    An id may be made from its column `line`, which is not the file's line number.
+    """
+    before = name.strip().removesuffix(OWN_COLUMN)
+    return before if field_of(before) in FAILED_COLUMNS else name
 
 
 IGNORE_HINT: Final = (

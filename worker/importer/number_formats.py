@@ -25,19 +25,25 @@ _BUILT_IN: Final = frozenset(map(str, (2, 4, 5, 6, 7, 8, 11, 39, 40, 42, 43, 44,
 _BUILT_IN_ALTERED: Final = frozenset({"9", "10"})
 # Currencies that spreadsheets write in letters which are neither a sign nor a code: Excel states
 # even its own formats so, in many countries.
-_LETTERS: Final = frozenset(
-    {"din", "ft", "kr", "kč", "lei", "r", "rm", "rp", "zł", "ден", "дин", "лв", "р", "руб"}  # noqa: RUF001 - Cyrillic
+_LATIN: Final = (
+    "br bs cfa dh din dollar dollars euro euros fcfa fr ft gs km kn kr ksh kč l lei lek lekë pounds"
+    " q r rm rmb rp rs rupees s sfr tl yuan zł"
 )
-# A quoted text, an escaped character, a space as wide as one, a currency, a colour or condition,
-# and any other character.
+_OTHER: Final = "грн ден дин км лв р руб рсд сом сум тг 人民币 元 圆 圓"  # noqa: RUF001 - Cyrillic
+_LETTERS: Final = frozenset(f"{_LATIN} {_OTHER}".split())
+# A quoted text, an escaped character, a space as wide as one, an exponent, a currency, a colour or
+# condition, and any other character.
 _PART: Final = re.compile(
-    r'"([^"]*)"|\\(.)|[_*].|\[\$([^]-]*)[^]]*\]|\[[^]]*\]|(.)',
+    r'"([^"]*)"|\\(.)|[_*].|[eE][+-]|\[\$([^]-]*)[^]]*\]|\[[^]]*\]|(.)',
     re.DOTALL,
 )
+_CONDITION: Final = re.compile(r"\[[<>=]")
 _DECIMALS: Final = re.compile(r"\.[0#?]")
 _WORD: Final = re.compile(r"[^\W\d_]+")
 # Within a number, these only part its thousands.
 _PARTING: Final = frozenset("'\u2019")
+_THOUSANDS: Final = 3
+"""Digits between two marks that part thousands."""
 
 
 class Styles(NamedTuple):
@@ -107,12 +113,21 @@ def shows_money(code: str) -> bool:
 
 
 def shows_another_number(code: str) -> bool:
-    """Return whether a format shows another number than the cell holds.
+    """Return whether a format shows another number than the cell holds, or none.
 
     It shows it in thousands or percent, or draws a decimal mark or digits that are only text.
     """
     outline = "".join(_outline(*part) for part in _PART.findall(code)).lower()
-    return any(map(_alters, outline.replace("general", "0").split(";")))
+    outline = outline.replace("general", "0")
+    # If sections have conditions, the first may be that of no amount.
+    is_hidden = _CONDITION.search(code) is None and _hides(outline)
+    return is_hidden or any(map(_alters, outline.split(";")))
+
+
+def _hides(outline: str) -> bool:
+    """Return whether a format shows only its own text, or nothing, for a positive number."""
+    first = outline.partition(";")[0]
+    return outline != "" and not any(each in "0@" or each.isalpha() for each in first)
 
 
 def _outline(quoted: str, escaped: str, currency: str, plain: str) -> str:
@@ -120,15 +135,13 @@ def _outline(quoted: str, escaped: str, currency: str, plain: str) -> str:
 
     `0` is a place for a digit, `1` a digit that is only text, and `!` another text.
     """
-    if plain:
-        if plain in "0#?":
-            return "0"
-        if unicodedata.category(plain) == "Sc":
-            return "!"
-        return plain if plain in ",.%;" or plain.isalpha() else " "
+    if plain in {"0", "#", "?"}:
+        return "0"
+    if plain and (plain in ",.%;/@" or plain.isalnum()):
+        return plain if not plain.isdigit() else " "
     return "".join(
         "1" if each.isdigit() else " " if each.isspace() or each in _PARTING else "!"
-        for each in quoted + escaped + currency
+        for each in quoted + escaped + currency + plain
     )
 
 
@@ -137,6 +150,10 @@ def _alters(section: str) -> bool:
     if first < 0:
         return False
     if "%" in section or "1" in section or "!" in section[first:last]:
+        return True
+    # Spaces that do not part thousands draw a decimal mark, but those of a fraction do not.
+    whole = section[first : last + 1].partition(".")[0].replace(",", "")
+    if "/" not in section and any(len(part) != _THOUSANDS for part in whole.split(" ")[1:]):
         return True
     # A comma behind the last place for a digit divides by a thousand; others part thousands.
     return any("," in part[part.rfind("0") + 1 :] for part in section[first:].split("."))

@@ -13,7 +13,15 @@ import json
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
-from worker.importer.cells import Altered, Rounded, decimal_text, guarded, is_unclear, text_of
+from worker.importer.cells import (
+    Altered,
+    Rounded,
+    cell_problem,
+    decimal_text,
+    guarded,
+    is_unclear,
+    text_of,
+)
 from worker.importer.columns import (
     FAILED_COLUMNS,
     OWN_COLUMN,
@@ -196,6 +204,7 @@ class _Layout:
         self.before = rest if leading else ()
         self.after = () if leading else rest
         taken = {*self.before, *self.after}
+        self.refund_id = fields.index("refund_id") if "refund_id" in fields else None
         self._is_minor = options.amount_unit == "minor"
         self._amount = fields.index("amount") if "amount" in fields else None
         self._currency = fields.index("currency") if "currency" in fields else None
@@ -261,6 +270,10 @@ class _CsvTable:
                 guarded(name) for name in (*layout.before, *layout.headers, *layout.after)
             )
         cells = [layout.value(index, values, facts) for index in range(len(values))]
+        at = layout.refund_id
+        if at is not None and cell_problem(cells[at]) is not None:
+            # As text it would be an id that nobody has written.
+            cells[at] = f"{self._text(cells[at])} #NOT TEXT"
         row = (*map(facts.get, layout.before), *cells, *map(facts.get, layout.after))
         self._write_cells(guarded(self._text(cell)) for cell in row)
 

@@ -177,7 +177,10 @@ class Refund:
     absent_by_word: bool = False
     """It was sent again, and only a person says that what was sent before did not happen."""
     retry_may_be_lost: bool = False
-    """It was not settled in a snapshot that was restored, so a later retry of it may be lost."""
+    """A server was restored from a snapshot, and a later retry of it may be lost.
+
+    It was not settled in the snapshot, or was, and turned out to have failed after the recovery.
+    """
     hinted: str | None = None
     """Ids of provider refunds, between spaces, that webhooks named for this refund.
 

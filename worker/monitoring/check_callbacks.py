@@ -34,8 +34,10 @@ def callbacks(settings: Settings, store: Store) -> Iterator[Check]:
     state = callback_state.read_callbacks(store, (each.name for each in known))
     now = store.time()
     yield _switch(known, state, now)
+    names = {each.name for each in known}
     for each in state.endpoints:
-        yield from _endpoint(each, now)
+        is_left = each.name not in names and not _is_served(each, now, callback_state.UNSERVED)
+        yield from _left(each) if is_left else _endpoint(each, now)
 
 
 def _switch(known: Sequence[Endpoint], state: CallbackState, now: datetime) -> Check:
@@ -52,8 +54,18 @@ def _switch(known: Sequence[Endpoint], state: CallbackState, now: datetime) -> C
     return ok(NAME, f"on, for {names}")
 
 
-def _is_served(each: EndpointState, now: datetime) -> bool:
-    return each.served_at is not None and now - each.served_at < SERVED
+def _is_served(each: EndpointState, now: datetime, since: timedelta = SERVED) -> bool:
+    return each.served_at is not None and now - each.served_at < since
+
+
+def _left(each: EndpointState) -> Iterator[Check]:
+    """Yield what a removed endpoint has left behind."""
+    if each.waiting or each.dead:
+        text = (
+            "not in REFUNDS_CALLBACKS_FILE, and no worker has served it for an hour:"
+            f" {each.waiting} wait, {each.dead} are not sent any more"
+        )
+        yield warn(f"callbacks {each.name}", text, f"refunds callbacks forget {each.name}")
 
 
 def _endpoint(each: EndpointState, now: datetime) -> Iterator[Check]:

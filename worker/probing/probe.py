@@ -7,7 +7,7 @@ is bounded, and each is counted before it is sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -17,6 +17,7 @@ import httpx
 
 from worker.errors import GuardRefused
 from worker.model.answers import (
+    Answer,
     NoReply,
     NotSent,
     Outcome,
@@ -299,9 +300,7 @@ class Probe:
         for look in range(LOOKS):
             if look:
                 await self._sleep(PAUSE_SECONDS)
-            shown = await self._steady(
-                lambda: self._gateway.list_refunds(self.order.payment_intent, about=None)
-            )
+            shown = await self._list()
             if isinstance(shown, (Reply, NoReply, NotSent)):
                 return judging.no_list(shown)
             entries, complete = shown
@@ -316,16 +315,29 @@ class Probe:
                 return finding
         return Finding(verdict=Verdict.NO, evidence=f"it does not show {found.id}")
 
-    async def _listed_under(self, refund_id: str) -> int | None:
-        """Return how many refunds the list shows under our id; None if the list cannot be used."""
+    async def _listed_under(self, refund_id: str, *, looks: int) -> int | None:
+        """Return how many refunds the list shows under our id; None if the list cannot be used.
+
+        It is read until it shows several, at most `looks` times.
+        """
         if self._findings[Question.LIST].verdict is not Verdict.YES:
             return None
-        shown = await self._steady(
+        count: int | None = None
+        for look in range(looks):
+            if look:
+                await self._sleep(PAUSE_SECONDS)
+            shown = await self._list()
+            if isinstance(shown, (Reply, NoReply, NotSent)):
+                return None
+            count = sum(entry.refund_id == refund_id for entry in shown[0])
+            if count > 1:
+                break
+        return count
+
+    async def _list(self) -> tuple[Sequence[ProviderRefund], bool] | Answer:
+        return await self._steady(
             lambda: self._gateway.list_refunds(self.order.payment_intent, about=None)
         )
-        if isinstance(shown, (Reply, NoReply, NotSent)):
-            return None
-        return sum(entry.refund_id == refund_id for entry in shown[0])
 
     async def _judge_key(
         self,
@@ -347,10 +359,11 @@ class Probe:
         if judging.is_no_answer(other):
             return judging.problem(other)
         await self._sleep(PAUSE_SECONDS)
-        read = await self._total()
-        last = read if isinstance(read, PaymentView) else None
         moves = self._findings[Question.TOTALS].verdict is Verdict.YES
-        count = await self._listed_under(self.order.request(number).refund_id)
+        # A second effect may show as late as the first did.
+        last = await self._look_for_rise(after or before, looks=LOOKS if moves else 1)
+        refund_id = self.order.request(number).refund_id
+        count = await self._listed_under(refund_id, looks=1 if moves else LOOKS)
         finding = judging.key(
             again, other, found, rose=judging.rise(after, last) if moves else None, count=count
         )

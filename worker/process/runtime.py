@@ -368,7 +368,12 @@ class Runtime:
         created = self.run(self._create(request, lane))
         if created == "conflict":
             return endings.CONFLICT
-        ending = self.process([request.refund_id], lane)[request.refund_id]
+        try:
+            ending = self.process([request.refund_id], lane)[request.refund_id]
+        except Exception as error:
+            # It is accepted, so its message must not be rejected. A sweep finds it.
+            log.exception("refund_handling_failed", refund_id=request.refund_id, alarm=True)
+            ending = endings.broken(error)
         if created == "created":
             # After the handling, so that the refund is not delayed by the check.
             self._backlog.look(lane, lambda: self._backlog_of(lane))

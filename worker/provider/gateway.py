@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -32,6 +31,7 @@ from worker.model.answers import (
 )
 from worker.model.refund import Refund
 from worker.model.request import is_provider_id
+from worker.provider.lease_clock import since_boot
 from worker.provider.transport import exchange
 from worker.rules.attempts import SPARE, Rules, backoff, may_try_again
 from worker.rules.outcomes import classify, fold, key_accepted, key_refused
@@ -98,7 +98,7 @@ class Gateway:
         client: httpx.AsyncClient,
         rules: Rules,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = since_boot,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
         observer: Observer | None = None,

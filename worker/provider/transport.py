@@ -17,7 +17,6 @@ import re
 import socket
 import ssl
 import struct
-import time
 import urllib.request
 import zlib
 from collections.abc import Collection, Mapping
@@ -36,6 +35,7 @@ from worker.errors import SettingsError
 from worker.model.answers import Answer, NoReply, NotSent, Reply
 from worker.model.redaction import holds_key, remember_address
 from worker.provider.connections import Connections
+from worker.provider.lease_clock import since_boot
 from worker.rules import payloads
 from worker.settings import Settings, is_loopback
 
@@ -135,7 +135,7 @@ async def exchange(
     so that nothing more can be sent.
     """
     request.extensions["timeout"] = _connection_limits(limit)
-    _write_until.set(time.monotonic() + limit)
+    _write_until.set(since_boot() + limit)
     try:
         async with asyncio.timeout(limit):
             response = await hand_on(client, request)
@@ -329,14 +329,15 @@ class _Connector(aiohttp.TCPConnector):
 class _DeadlineRequest(aiohttp.ClientRequest):
     """A request that is not written after its call's time limit.
 
-    A process that was frozen between the decision to send and the first byte may resume with the
-    write before the time limit's own callback. By then another worker may hold the refund.
+    A process that was frozen, or a machine that was suspended, between the decision to send and the
+    first byte may resume with the write before the time limit's own callback. By then another
+    worker may hold the refund.
     """
 
     async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:
         """Write the request, head and body together, or abort the connection."""
         until = _write_until.get()
-        if until is not None and time.monotonic() >= until:
+        if until is not None and since_boot() >= until:
             _cut(conn.transport)
             return
         await super().write_bytes(writer, conn, content_length)

@@ -100,6 +100,10 @@ def read(path: Path) -> ExportMapping:
         raise _wrong(path, f"cannot be read ({error.strerror}): name another file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _wrong(path, f"is not valid TOML: {error}") from None
+    except (ValueError, RecursionError):
+        # Python's limits, which are not errors of TOML.
+        rule = "is not valid TOML: it has a number of too many digits, or is nested too deeply"
+        raise _wrong(path, rule) from None
     for name in tables:
         if name not in {"columns", "status", "file"}:
             raise _wrong(path, f"{name!r} is not one of its tables columns, status and file")

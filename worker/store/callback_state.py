@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from worker.model.times import from_ms, to_ms
@@ -15,6 +15,8 @@ from worker.store import callbacks, meta
 from worker.store.connection import redis_errors
 from worker.store.store import SETTLED, Store
 
+UNSERVED: Final = timedelta(hours=1)
+"""How long no worker must have served an endpoint before it may be forgotten."""
 _FLAG: Final = "callbacks"
 _LOG_PAGE: Final = 1000
 
@@ -208,6 +210,21 @@ def resume(store: Store, name: str) -> bool:
         changed, _ = pipeline.execute()
     store.confirm()
     return bool(changed)
+
+
+def forget(store: Store, name: str) -> bool:
+    """Delete all that the records hold about an endpoint; return whether that changed anything.
+
+    One that a worker serves begins anew. Raises `NotDurable`, `StoreUnavailable`.
+    """
+    kinds = ("callbacks", *(f"callback-{each}" for each in ("since", "tries", "dead", "log")))
+    keys = [store.key(f"{kind}:{name}") for kind in (*kinds, "callback-endpoint")]
+    with redis_errors(store.address), store.redis.pipeline(transaction=True) as pipeline:
+        pipeline.delete(*keys)
+        pipeline.zrem(store.key("callback-endpoints"), name)
+        deleted, removed = pipeline.execute()
+    store.confirm()
+    return bool(deleted or removed)
 
 
 def dead_letters(store: Store, name: str) -> list[DeadLetter]:

@@ -378,7 +378,7 @@ def unavailable(error: BaseException, address: str) -> StoreUnavailable:
         return StoreFull(
             f"Redis at {address} uses {said(error).split()[-1]} % of its maxmemory, and from 90 %"
             " on no new refund is accepted, so that those already accepted can finish: raise"
-            " maxmemory or shorten REFUNDS_RETENTION_DAYS, then run this again"
+            " maxmemory, then run this again"
         )
     if is_forbidden(error):
         reason = said(error).removeprefix("ACL failure in script: ").split(" script: ")[0]

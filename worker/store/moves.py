@@ -49,12 +49,14 @@ class Move:
 class Moves(NamedTuple):
     """Moves after a position; `last` is the position of the next read.
 
-    `gap`: moves between the position and the first one here are not kept any more.
+    `gap`: moves between the position and the first one here are not kept any more. `lost`: the move
+    at the position is not kept, although older ones are, as after a restored snapshot.
     """
 
     moves: list[Move]
     last: str
     gap: bool
+    lost: bool
 
 
 def is_move_id(text: str) -> bool:
@@ -87,7 +89,9 @@ async def read(store: AsyncStore, after: str, most: int = MOST) -> Moves:
             pipeline.xrange(key, min=f"({after}", count=most)
             pipeline.xrange(key, count=1)
             pipeline.xlen(key)
-            entries, first, length = await pipeline.execute()
+            pipeline.xrange(key, min=after, max=after)
+            entries, first, length, own = await pipeline.execute()
+    oldest = first[0][0] if first else None
     moves = [_move(move_id, fields) for move_id, fields in entries]
     settled = [int(fields["at"]) for _, fields in entries if fields["to"] == Stage.SETTLED.value]
     if settled:
@@ -95,7 +99,8 @@ async def read(store: AsyncStore, after: str, most: int = MOST) -> Moves:
     return Moves(
         moves,
         moves[-1].move_id if moves else after,
-        _has_gap(after, first[0][0] if first else None, length),
+        _has_gap(after, oldest, length),
+        not own and oldest is not None and _parts(oldest) <= _parts(after),
     )
 
 

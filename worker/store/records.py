@@ -81,9 +81,9 @@ All keys have the prefix (`refunds:`). Only the scripts in `lua/` write refund r
                                    suspect_since and suspect_until (a recovery), probe_at,
                                    probe_host, probe_results, callbacks and callbacks_by (whether
                                    endpoints learn of refunds), confirmed (written so that a wait
-                                   for the disk has a write to wait for), run and position (how
-                                   many claims were made since the first one or the latest
-                                   recovery), and behind_since (the server has forgotten claims)
+                                   for the disk has a write to wait for), run and position (how many
+                                   claims were made since the first one or the latest recovery), and
+                                   behind_since (the server has forgotten claims)
     positions              hash    the counter and the mark of the latest 8,192 claims, by counter
                                    modulo 8,192: see lua/_position.lua
     workers                zset    worker names by their last heartbeat

@@ -13,7 +13,15 @@ import pytest
 import redis
 
 from tests.support.cli_runner import Records
-from worker.batches import cancel_batch, look_at_batch, moves, open_batch, read_batch, retry_batch
+from worker.batches import (
+    cancel_batch,
+    close_batch,
+    look_at_batch,
+    moves,
+    open_batch,
+    read_batch,
+    retry_batch,
+)
 from worker.errors import GuardRefused, NotFound
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import idempotency_key
@@ -100,6 +108,16 @@ def test_a_canceled_batch_has_nothing_left_to_cancel_and_lets_nothing_be_claimed
     with pytest.raises(AssertionError, match="canceled"):
         batch.sending("late", payment_intent="pi_late", batch_id="b-1")
     assert batch.get("late").status == "canceled"
+
+
+def test_cancel_stops_the_resend_of_a_refund_in_review_although_nothing_else_moves(
+    records: Records,
+) -> None:
+    open_batch(records.store, "b-1", file="season.csv", digest="d1", rows=1)
+    records.in_review("row-0", payment_intent="pi_0", batch_id="b-1")
+    close_batch(records.store, "b-1", handed_in=1, conflicting=0)
+    assert cancel_batch(records.store, "b-1", "kim").changed
+    assert read_batch(records.store, "b-1").state == "canceled"
 
 
 class Dying(Store):

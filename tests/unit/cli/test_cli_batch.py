@@ -138,6 +138,29 @@ def test_show_can_wait_for_the_end(cli: Cli, records: Records, batch: str) -> No
     assert (ran.code, ran.object["finished"], ran.object["eta"]) == (4, True, None)
 
 
+def test_waiting_for_a_batch_ends_with_4_if_some_of_its_rows_were_never_imported(
+    cli: Cli, records: Records, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        settled(records, f"row-{number}")
+    assert cli("batch", "show", batch, "--wait").code == 0
+    key = "refunds:batch:b-1"
+    imported_at = records.store.redis.hget(key, "imported_at")
+    records.store.redis.hdel(key, "imported_at")
+
+    def imported(_: float) -> None:
+        records.store.redis.hset(key, "imported_at", str(imported_at))
+
+    with monkeypatch.context() as during:
+        during.setattr("worker.cli.progress.time.sleep", imported)
+        assert cli("batch", "show", batch, "--wait").code == 0
+    records.store.redis.hdel(key, "imported_at")
+    monkeypatch.setattr(progress, "STILL_SECONDS", 0)
+    ran = cli("batch", "show", batch, "--wait", "--json")
+    assert (ran.code, ran.object["finished"]) == (4, False)
+    assert "not every row was imported" in ran.err
+
+
 @pytest.mark.parametrize(
     ("code", "again"),
     [

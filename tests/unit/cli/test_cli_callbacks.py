@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from tests.support.cli_runner import Cli, Records
-from worker.store import audit, callbacks
+from worker.store import audit, callback_state, callbacks
 from worker.store.callbacks import Wanted
 
 SHOP = Wanted(name="shop", ids="", most=100)
@@ -77,6 +77,33 @@ def kill(records: Records, member: str) -> None:
         )
     )
     assert ended == "dead"
+
+
+def test_only_a_removed_endpoint_that_nobody_serves_is_forgotten_with_all_it_left(
+    with_file: Cli, records: Records
+) -> None:
+    with_file("callbacks", "on")
+    records.succeeded("order-1", "re_1", payment_intent="pi_1")
+    kill(records, "order-1")
+    no_file = {"REFUNDS_CALLBACKS_FILE": ""}
+    shown = with_file("callbacks", "dead", "shop", **no_file)
+    assert "'refunds callbacks forget shop'" in " ".join(shown.err.split())
+    kept = with_file("callbacks", "forget", "shop")
+    served = with_file("callbacks", "forget", "shop", **no_file)
+    assert (kept.code, served.code) == (6, 6)
+    assert "remove it from the file of every worker" in kept.err
+    assert "a worker served shop at" in served.err
+    store = records.store
+    assert callback_state.read_callbacks(store).endpoints[0].dead == 1
+    an_hour_ago = int(store.time().timestamp() * 1000) - 3_600_000
+    store.redis.zadd(store.key("callback-endpoints"), {"shop": an_hour_ago})
+    codes = [with_file("callbacks", "forget", "shop", **no_file).code for _ in range(2)]
+    assert codes == [0, 9]
+    assert callback_state.read_callbacks(store).endpoints == ()
+    assert list(store.redis.scan_iter(store.key("callback*:shop"))) == []
+    assert with_file("callbacks", "dead", "shop", **no_file).code == 3
+    forgotten = [each.result for each in audit.entries(store) if "forget" in each.deed.action]
+    assert forgotten == ["unchanged", "done"]
 
 
 def test_switch_is_on_once_and_off_once(with_file: Cli) -> None:

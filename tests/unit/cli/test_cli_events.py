@@ -7,9 +7,12 @@ import signal
 import subprocess
 import sys
 
+import pytest
 import redis
 
 from tests.support.cli_runner import Cli, Records
+from worker.cli import events
+from worker.store import moves
 
 
 def test_all_moves_are_printed_oldest_first(cli: Cli, records: Records) -> None:
@@ -53,6 +56,25 @@ def test_moves_that_are_not_kept_any_more_are_a_gap(
     found = cli("events", "--since", first["id"], "--json").objects
     assert found == [{"gap": {"from": first["id"], "to": third["id"]}}, third]
     assert "not kept any more" in cli("events", "--since", first["id"]).err
+
+
+def test_moves_after_a_restored_snapshot_are_not_printed_as_if_nothing_were_lost(
+    cli: Cli, records: Records, sync_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2):
+        records.queued(f"order-{number}", payment_intent=f"pi_{number}")
+    printed = events._print_move
+
+    def restore(move: moves.Move, *, as_json: bool) -> None:
+        printed(move, as_json=as_json)
+        if move.refund_id == "order-1":
+            sync_redis.xdel("refunds:events", move.move_id)
+            records.queued("order-2", payment_intent="pi_2")
+
+    monkeypatch.setattr(events, "_print_move", restore)
+    ran = cli("events", "--json")
+    assert (ran.code, [each["refund_id"] for each in ran.objects]) == (5, ["order-0", "order-1"])
+    assert "restored snapshot" in ran.err
 
 
 def test_redis_that_is_away_is_exit_5(away: Cli) -> None:

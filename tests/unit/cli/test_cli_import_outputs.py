@@ -149,6 +149,24 @@ def test_an_open_file_is_not_replaced_by_its_number(cli: Cli, tmp_path: Path, op
     assert ran.err == f"error: {name} leads to a plain file here: name that file itself\n"
 
 
+@pytest.mark.parametrize("options", [(), ("--dry-run",)])
+def test_a_result_of_a_refused_file_has_the_refunds_of_rows_that_were_accepted_before(
+    cli: Cli, away: Cli, records: Records, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    records.succeeded("row-1", "re_1", payment_intent="pi_1", amount=500)
+    result = tmp_path / "result.csv"
+    command = ("import", a_file(tmp_path, f"{GOOD}row-2,pi_2,0\n"), "--result", str(result))
+    assert cli(*command, *options).code == 3
+    written = result.read_text()
+    assert [line.split(",")[:5] for line in written.splitlines()[1:]] == [
+        ["row-1", "pi_1", "500", "succeeded", "settled"],
+        ["row-2", "pi_2", "0", "invalid", ""],
+    ]
+    ran = away(*command, *options)
+    assert (ran.code, result.read_text()) == (3, written)
+    assert "no results were written" in ran.err
+
+
 def test_errors_of_json_lines_of_an_earlier_run_are_gone_too(cli: Cli, tmp_path: Path) -> None:
     errors = tmp_path / "bad.jsonl"
     row = {"refund_id": "row-1", "payment_intent": "pi_1", "amount": 0}

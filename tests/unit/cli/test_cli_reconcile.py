@@ -533,6 +533,8 @@ def test_wrong_usage_exits_2(
         ("[file]\nsign = 'minus'", "[file] sign: 'minus' is not one of positive, negative"),
         ("[files]\n", "'files' is not one of its tables"),
         ("[columns", "is not valid TOML"),
+        (f"columns = {'9' * 5000}", "is not valid TOML"),
+        (f"columns = {'[' * 5000}", "is not valid TOML"),
     ],
 )
 def test_wrong_mapping_exits_3_and_names_what_is_wrong(

@@ -261,6 +261,7 @@ READING: Final = {
     "callbacks pause": "waits as callbacks on does, see tests/unit/store/test_callback_state.py",
     "callbacks resume": "likewise",
     "callbacks replay": "its writes are durable",
+    "callbacks forget": "waits as callbacks off does",
     "audit": "a deed on disk has its beginning there; an end that is lost reads as unknown",
     "events": "waits for the disk in `moves.read`, see tests/unit/http",
     "reconcile": "confirms what it has read, see tests/unit/reconcile",

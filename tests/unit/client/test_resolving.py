@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
 from tests.support.cli_runner import Records
+from worker import client
 from worker.client import Refunds
 from worker.errors import Changed, InvalidRequest, NotInReview
 from worker.settings import Settings
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def refunds(redis_url: str) -> Iterator[Refunds]:
-    with Refunds(settings=Settings.load(redis_url=redis_url)) as client:
-        yield client
+    with Refunds(settings=Settings.load(redis_url=redis_url)) as door:
+        yield door
 
 
 @pytest.fixture
@@ -49,6 +51,21 @@ def test_a_decision_moves_the_refund_and_names_its_author(
     assert (last["by"], last["note"]) == ("ann", "seen there")
     with pytest.raises(NotInReview):
         refunds.resolve("order-1", decision, note="seen there", **stated)
+
+
+def test_the_time_of_a_decision_is_that_of_the_records_whatever_the_clock_here_shows(
+    refunds: Refunds, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Late(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) - timedelta(days=40)
+
+    monkeypatch.setattr(client, "datetime", Late, raising=False)
+    records.in_review("order-1")
+    after = refunds.resolve("order-1", "succeeded", note="seen", provider_refund_id="re_9")
+    assert after.processing_since is not None
+    assert after.updated_at - after.processing_since < timedelta(minutes=1)
 
 
 def test_another_version_is_not_resolved(refunds: Refunds, records: Records) -> None:

@@ -166,6 +166,8 @@ class Shop:
         self.rules = rules
         self.provider = Provider()
         self.seconds = 1000.0
+        self.suspended = 0.0
+        """Seconds for which the worker's machine was suspended: most clocks stood still then."""
         self.skew = timedelta(0)
         """How far the worker's wall clock is ahead of the server's."""
         self.store = NotedStore(client)
@@ -174,7 +176,7 @@ class Shop:
         self.tokens = 0
         self._http = httpx.AsyncClient(base_url="https://provider.test", transport=self.provider)
         self.gateway = Gateway(
-            self._http, rules, clock=self.clock, sleep=self.sleep, jitter=lambda: 0.5
+            self._http, rules, clock=self.lease_clock, sleep=self.sleep, jitter=lambda: 0.5
         )
         self.gate = Turnstile(self.store, rate=rate, bulk_share=0.7, clock=self.clock)
         self.slots = Slots(slots, 0.7)
@@ -185,6 +187,7 @@ class Shop:
             slots=self.slots,
             gate=self.gate,
             clock=self.clock,
+            lease_clock=self.lease_clock,
             wall=lambda: self.now + self.skew,
             jitter=lambda: 0.5,
             token=self.token,
@@ -199,6 +202,9 @@ class Shop:
     def clock(self) -> float:
         return self.seconds
 
+    def lease_clock(self) -> float:
+        return self.seconds + self.suspended
+
     async def sleep(self, seconds: float) -> None:
         self.pass_time(timedelta(seconds=seconds))
 
@@ -209,6 +215,11 @@ class Shop:
     def pass_time(self, span: timedelta) -> None:
         """Let time pass on both clocks."""
         self.seconds += span.total_seconds()
+        self.store.now = self.now + span
+
+    def suspend(self, span: timedelta) -> None:
+        """Let time pass for everybody but the worker's machine, which only some clocks show."""
+        self.suspended += span.total_seconds()
         self.store.now = self.now + span
 
     def later(self, span: timedelta, answer: Given) -> Answer:

@@ -204,6 +204,22 @@ async def test_retry_of_a_reversed_refund_is_not_sent_beside_an_odd_one_that_was
     assert posts(rereads.shop) == 0
 
 
+async def test_retry_that_was_decided_before_an_odd_one_was_read_is_not_sent_beside_it(
+    rereads: Rereads,
+) -> None:
+    await settle(rereads.shop, "failed")
+    rereads.shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+    refund = await rereads.shop.stored()
+    step = decisions.retry_failed(refund)
+    assert step is not None
+    await rereads.named(says(200, CONTRADICTORY))
+    await rereads.run()
+    assert (await rereads.shop.store.run(saves.save(refund, step))).result == "saved"
+    assert (await rereads.shop.stored()).prior_ids == ("re_9", "re_1")
+    assert await rereads.shop.handle() == "in review (prior_contradicts)"
+    assert posts(rereads.shop) == 0
+
+
 async def test_odd_one_that_moved_nothing_does_not_hold_a_retry_back(rereads: Rereads) -> None:
     await settle(rereads.shop, "failed")
     rereads.shop.provider.will(OWN, says(200, refund_payload(status="failed")))

@@ -10,7 +10,7 @@ import redis.asyncio
 
 from tests.factories import HOUR, TRUST, VERIFY, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look
-from tests.unit.engine.rereads import OWN, hint, settle
+from tests.unit.engine.rereads import OWN, hint
 from tests.unit.engine.shop import (
     GONE,
     ID,
@@ -137,25 +137,6 @@ async def test_refund_that_is_reversed_after_a_recovery_is_not_retried(
         await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
         refund = await look(shop)
         assert (refund.status, refund.retriable) == (Status.FAILED, Retriable.NO)
-
-
-@pytest.mark.parametrize(("after", "retriable"), [(True, Retriable.UNKNOWN), (False, Retriable.NO)])
-async def test_refund_that_had_succeeded_before_a_recovery_and_is_reversed_is_not_retried(
-    async_redis: redis.asyncio.Redis,
-    after: bool,  # noqa: FBT001 - both cases
-    retriable: Retriable,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        recovered_at = shop.now - HOUR if after else shop.now + HOUR
-        await async_redis.hset("refunds:meta", "recovered_at", str(to_ms(recovered_at)))
-        await settle(shop)
-        shop.provider.will(OWN, says(200, FAILED), says(), says(200, FAILED))
-        for status in (Status.FAILED, Status.SUCCEEDED, Status.FAILED):
-            await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
-            refund = await look(shop)
-            assert refund.status is status
-        # The reversal and a retry may have been lost, and the key of the retry with them.
-        assert refund.retriable is retriable
 
 
 async def test_total_of_before_the_snapshot_says_nothing_of_a_refund_that_waits_for_a_person(

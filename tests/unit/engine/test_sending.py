@@ -34,6 +34,7 @@ from worker.engine.service import Service
 from worker.model.answers import TryVerdict
 from worker.model.refund import Baseline, Lane, Stage, Status
 from worker.model.request import idempotency_key
+from worker.provider.lease_clock import since_boot
 from worker.store import claims
 
 
@@ -123,6 +124,25 @@ async def test_success_of_a_prompt_replay_settles_the_refund(
         await shop.handle()
         shop.pass_time(90 * SECOND)
         assert await shop.handle() == "succeeded"
+
+
+async def test_claim_is_not_sent_by_a_machine_that_was_suspended_with_it(
+    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        run = shop.store.run
+
+        async def suspended(call: Any) -> Any:
+            reply = await run(call)
+            if call.script.name == "claim":
+                shop.suspend(HOUR)
+            return reply
+
+        monkeypatch.setattr(shop.store, "run", suspended)
+        await shop.handle()
+        assert shop.provider.asked == []
+        assert (await shop.stored()).stage is Stage.WAITING
 
 
 async def test_late_success_is_polled_at_once(async_redis: redis.asyncio.Redis) -> None:
@@ -504,6 +524,8 @@ async def test_service_goes_by_the_clock_of_its_process_and_draws_what_nobody_ca
             wall=lambda: NOW,
         )
         assert service._clock is time.monotonic
+        # The others stand still while the machine is suspended, and the lease of a claim does not.
+        assert service._lease_clock is since_boot
         actions = service._actions
         assert actions._jitter is random.random
         tokens = {actions._claimer._token() for _ in range(100)}

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tracemalloc
+from io import BufferedRandom, FileIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.api_door import Door
 from worker.http import spool
+from worker.http.spool import Kept
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 from tests.unit.http.file_api import CSV, PATH, imported, names, rows, send, until
 
@@ -52,6 +54,18 @@ async def test_a_file_that_is_too_large_or_has_no_room_leaves_nothing(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
     assert (await send(api, rows(1))).code == "no_space"
     assert names(folder) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
+async def test_a_disk_that_is_full_before_its_free_space_says_so_is_named(
+    api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As with a quota. What is in the buffer cannot be written as the file is closed, either.
+    full = Kept(path=folder / "upload-full", file=BufferedRandom(FileIO("/dev/full", "r+")))
+    monkeypatch.setattr(api.part.uploads.spool, "_new", lambda: full)
+    got = await send(api, rows(1))
+    assert (got.status, got.code) == (503, "no_space")
+    assert full.file.closed
 
 
 def head(api: Door, *lines: str) -> bytes:

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.support.api_door import Door, a_door
 from worker.batches import cancel_batch, open_batch
@@ -217,6 +218,27 @@ async def test_the_file_of_an_import_that_the_records_cannot_hold_is_kept(
     assert names(folder) == ["batch-season"]
     await api.part.uploads.take_up()
     assert (await imported(api, "season"))["accepted"] == 3
+
+
+@pytest.mark.parametrize("other", [[], ["digest", "of-another-file"]])
+async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept(
+    api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch, other: list[str]
+) -> None:
+    """It was answered as accepted, and a restored snapshot does not know it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Uploads, "submitted", killed)
+        assert (await send(api, rows(1200), "name=season")).status == 202
+        await until(lambda: not api.part.uploads.active)
+    await api.store.redis.delete("refunds:batch:season")
+    if other:
+        await api.store.redis.hset("refunds:batch:season", items=other)
+    with capture_logs() as logs:
+        await api.part.uploads.take_up()
+        await until(lambda: not api.part.uploads.active)
+    assert names(folder) == ["batch-season"]
+    assert [(each["event"], each["batch_id"], each["alarm"]) for each in logs] == [
+        ("import_failed", "season", True)
+    ]
 
 
 async def test_a_batch_that_was_canceled_meanwhile_is_not_taken_up(

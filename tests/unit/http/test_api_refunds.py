@@ -11,9 +11,12 @@ import pytest
 
 from tests.factories import HOUR
 from tests.support.api_door import PAYMENT, Door
+from worker.errors import NotDurable
+from worker.http.queries import etag
 from worker.model.refund import Lane, Stage, Status
 from worker.model.steps import Step
-from worker.store import audit, saves, sweeps
+from worker.model.times import to_ms
+from worker.store import audit, flags, saves, sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +31,8 @@ def moves_of(api: Door, refund_id: str) -> list[str]:
 async def test_a_refund_is_accepted_once_and_its_repeat_changes_nothing(api: Door) -> None:
     first = await api.create("order-1", metadata={"order": "1001"}, reason="duplicate")
     assert (first.status, first.headers["Location"]) == (202, "/v1/refunds/order-1")
-    assert (first.headers["ETag"], first.headers["Retry-After"]) == ('"1"', "1")
+    assert first.headers["ETag"] == etag(api.refunds.get("order-1"))
+    assert first.headers["Retry-After"] == "1"
     assert api.nudged == ["order-1"]
     again = await api.create("order-1", metadata={"order": "1001"}, reason="duplicate")
     assert (again.status, again.json) == (202, first.json)
@@ -184,15 +188,26 @@ async def test_a_body_is_read_up_to_64_kib(api: Door) -> None:
 
 
 async def test_a_record_has_its_version_as_etag_and_is_not_sent_twice(api: Door) -> None:
-    api.records.queued("order-1")
+    queued = etag(api.records.queued("order-1"))
+    assert queued.startswith('"1-')
     first = await api.get("/v1/refunds/order-1")
-    assert (first.status, first.json["stage"]) == (200, "queued")
-    for held in ('"1"', 'W/"1"', '"7", "1"'):
+    assert (first.status, first.headers["ETag"], first.json["stage"]) == (200, queued, "queued")
+    for held in (queued, f"W/{queued}", f'"7", {queued}'):
         same = await api.get("/v1/refunds/order-1", If_None_Match=held)
-        assert (same.status, same.headers["ETag"], same.body) == (304, '"1"', b"")
-    api.records.claimed("order-1")
-    now = await api.get("/v1/refunds/order-1", If_None_Match='"1"')
-    assert (now.status, now.headers["ETag"], now.json["stage"]) == (200, '"2"', "sending")
+        assert (same.status, same.headers["ETag"], same.body) == (304, queued, b"")
+    sending = etag(api.records.claimed("order-1"))
+    now = await api.get("/v1/refunds/order-1", If_None_Match=queued)
+    assert (now.status, now.headers["ETag"], now.json["stage"]) == (200, sending, "sending")
+
+
+async def test_a_version_that_is_counted_again_after_a_restored_snapshot_is_sent(api: Door) -> None:
+    refund = api.records.sending("order-1")
+    moment = str(to_ms(refund.updated_at) + 1)
+    later = ["updated_at", moment, "stage", "waiting"]
+    await api.store.redis.hset("refunds:refund:order-1", items=later)
+    now = await api.get("/v1/refunds/order-1", If_None_Match=etag(refund))
+    assert now.status == 200
+    assert (now.json["version"], now.json["stage"]) == (refund.version, "waiting")
 
 
 @pytest.mark.parametrize("name", ["absent", "a%2Fb", "a b", "x" * 201, "%00", "é"])
@@ -514,6 +529,20 @@ async def test_pause_and_resume_are_by_the_token_and_say_what_changed(api: Door)
     assert (await api.post("/v1/resume")).json["changed"] is False
 
 
+async def test_a_pause_that_could_be_forgotten_is_answered_as_one_that_holds(
+    api: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost() -> None:
+        raise NotDurable("the disk did not confirm it")
+
+    monkeypatch.setattr(api.refunds.store, "confirm", lost)
+    got = await api.post("/v1/pause")
+    assert flags.read(api.refunds.store).paused_by == "shop"
+    assert (got.status, got.code) == (503, "unavailable")
+    assert got.json["detail"].startswith("Everything is paused now")
+    assert next(audit.entries(api.refunds.store)).result.startswith("unknown: everything is")
+
+
 async def test_events_are_read_in_order_with_a_position(api: Door) -> None:
     assert (await api.get("/v1/events?after=now")).json == {
         "data": [],
@@ -550,6 +579,21 @@ async def test_events_after_a_restored_snapshot_say_that_moves_are_missing(api: 
     later = f"{int(last.partition('-')[0]) + 1}-0"
     got = (await api.get(f"/v1/events?after={later}&wait=20")).json
     assert got == {"data": [], "next": last, "gap": True}
+
+
+async def test_events_after_a_restored_snapshot_and_new_moves_say_that_moves_are_missing(
+    api: Door,
+) -> None:
+    for number in range(2):
+        await api.create(f"order-{number}")
+    last = (await api.get("/v1/events")).json["next"]
+    # A snapshot from before the last move; what it holds is moved on before anybody asks.
+    await api.store.redis.xdel("refunds:events", last)
+    await api.create("order-2")
+    got = (await api.get(f"/v1/events?after={last}")).json
+    assert [event["refund_id"] for event in got["data"]] == ["order-2"]
+    assert got["gap"] is True
+    assert (await api.get(f"/v1/events?after={got['next']}")).json["gap"] is False
 
 
 async def test_every_request_is_counted_by_its_operation_and_status(api: Door) -> None:

@@ -213,6 +213,8 @@ def test_a_files_own_status_is_kept_and_its_result_is_valid_input(name: str, fil
         assert "Status (file)" in written
         assert written.count("Paid") == written.count("succeeded") == 1
         assert files.take(written, name).requests == files.take(text, name).requests
+    broken = files.failed_rows(result.replace("500", "1.5", 1), name)
+    assert files.take(broken.replace("1.5", "500"), name).ids == ["a"]
     assert again == result
 
 

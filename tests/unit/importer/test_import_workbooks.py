@@ -9,6 +9,7 @@ import io
 import time
 import zipfile
 from contextlib import suppress
+from datetime import date
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
@@ -17,7 +18,6 @@ import pytest
 from tests.support.files import Files, workbook
 from worker.errors import InputError
 from worker.importer import ImportOptions, open_source, validate
-from worker.importer.number_formats import Styles, shows_another_number, shows_money, styles_of
 
 HEADER: list[object] = ["id", "pi", "amount", "currency", "note"]
 ROWS: list[list[object]] = [HEADER, ["a", "pi_1", 500, "usd", "x"], ["b", "pi_2", 700, "usd", "y"]]
@@ -310,6 +310,19 @@ def test_an_amount_shown_as_money_is_refused_in_a_file_of_errors_or_results_too(
     assert (major.requests[0].amount, major.errors) == (50000, [])
 
 
+@pytest.mark.parametrize("named", [{}, {"columns": (("refund_id", "order"),)}])
+@pytest.mark.parametrize("written", ["failed_rows", "result"])
+@pytest.mark.parametrize("held", [1234567890123456, 1.1, date(2026, 5, 1)])
+def test_an_id_that_is_not_text_in_a_workbook_is_refused_in_a_file_of_errors_or_results_too(
+    files: Files, held: object, written: str, named: dict[str, Any]
+) -> None:
+    book = workbook([["order" if named else "id", "pi", "amount"], [held, "pi_1", 500]])
+    assert files.take(book, "refunds.xlsx", **named).ids == []
+    again = getattr(files, written)(book, name="refunds.xlsx", **named)
+    taken = files.take(again, "again.csv", **named)
+    assert (taken.ids, taken.codes) == ([], ["refund_id"])
+
+
 @pytest.mark.parametrize("options", [{}, {"default_currency": "JPY"}])
 def test_an_amount_shown_as_money_is_clear_in_a_currency_without_decimals(
     files: Files, options: dict[str, Any]
@@ -340,118 +353,12 @@ def test_a_cell_that_names_no_style_has_the_first(files: Files) -> None:
     assert [error.code for error in taken.errors] == ["amount_shown"] * 2
 
 
-def test_the_format_of_a_condition_is_not_that_of_a_cell() -> None:
-    own = '<numFmts><numFmt numFmtId="164" formatCode="%s"/></numFmts>'
-    cells = '<cellXfs><xf numFmtId="164"/></cellXfs>'
-    condition = '<dxfs><dxf><numFmt numFmtId="164" formatCode="%s"/></dxf></dxfs>'
-    styles = f"<styleSheet>{own}{cells}{condition}</styleSheet>"
-    assert styles_of((styles % ("0", "0.00")).encode()) == Styles()
-    assert styles_of((styles % ("0.00", "0")).encode()).money == {b"0"}
-    assert styles_of((styles % ("[>100]0.00;0", "0")).encode()).money == {b"0"}
-
-
-def test_a_format_with_a_number_that_no_format_has_shows_no_money() -> None:
-    cells = f'<xf numFmtId="{"9" * 5000}"/><xf numFmtId="2"/><xf numFmtId=""/>'
-    assert styles_of(f"<x><cellXfs>{cells}</cellXfs></x>".encode()).money == {b"1"}
-
-
-def test_a_format_of_many_cells_is_looked_at_once() -> None:
-    code = "#" * 50_000
-    own = f'<numFmts><numFmt numFmtId="164" formatCode="{code}"/></numFmts>'
-    cells = '<xf numFmtId="164"/>' * 5_000
-    began = time.process_time()
-    styles = f"<styleSheet>{own}<cellXfs>{cells}</cellXfs></styleSheet>"
-    assert styles_of(styles.encode()) == Styles()
-    assert time.process_time() - began < 5
-
-
 def test_a_number_shown_as_money_may_be_in_any_other_column(files: Files) -> None:
     rows: list[list[object]] = [["id", "pi", "amount"], [7, "pi_1", 500], ["b", "pi_2", "700"]]
     book = changed(workbook(rows), cell("A2", 7), b'<c r="A2" s="1"><v>7</v></c>')
     book = changed(book, b'<c r="C3" t="inlineStr">', b'<c r="C3" t="inlineStr" s="1">')
     taken = files.take(styled("", "2", books=book), "refunds.xlsx")
     assert (taken.ids, taken.errors) == (["7", "b"], [])
-
-
-@pytest.mark.parametrize(
-    ("code", "money"),
-    [
-        ("General", False),
-        ("0", False),
-        ("#,##0", False),
-        ("@", False),
-        ('0" pieces"', False),
-        (r"#,##0\.", False),
-        ("_-* #,##0_-;[Red]-* #,##0_-", False),
-        ("[$-409]#,##0", False),
-        ("0.00", True),
-        ("#,##0.##", True),
-        ('"$"#,##0', True),
-        (r"\$#,##0", True),
-        ("$0", True),
-        ("[$€-407] #,##0", True),
-        ("[$kr-41D] 0", True),
-        ('0 "EUR"', True),
-        (r'_-* #,##0.00\ "zł"_-', True),
-        (r'#,##0\ "kr";[Red]\-#,##0\ "kr"', True),
-        (r'_-* #,##0\ "Kč"_-;\-* #,##0\ "Kč"_-;_-* "-"\ "Kč"_-;_-@_-', True),
-        (r"#,##0\ \z\ł", True),
-        ('"Rp"#,##0', True),
-        (r'#,##0\ "лв."', True),
-        ('0 "HUF"', True),
-        ('0 "krona-pieces"', False),
-    ],
-)
-def test_a_number_format_shows_money_by_its_decimals_or_currency(code: str, *, money: bool) -> None:
-    assert (shows_money(code), shows_another_number(code)) == (money, False)
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "#,##0,",
-        "#,##0,,",
-        "0.0,",
-        "#,##0,.00",
-        '#,##0.0," k"',
-        '0" k",',
-        "0;-0,",
-        "0%",
-        "0.00%",
-        "General%",
-        r"0\.00",
-        '0"."00',
-        r"#,##0\,00",
-        "0[$€]00",
-        "0€00",
-        '0"$"00',
-        '0".00"',
-        '0"00"',
-        r"\10",
-    ],
-)
-def test_a_number_format_shows_another_number(code: str) -> None:
-    assert shows_another_number(code)
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        r"#\ ##0",
-        r"#\'##0",
-        "#\u2019##0",
-        '_(* #,##0_);_(* (#,##0);_(* "-"??_);_(@_)',
-        '#,##0;-#,##0;"0.00"',
-        '"1,2"',
-        "# ?/16",
-        "0.00E+00",
-        '[<100]0" (low), "',
-        '"a, b "0',
-        "[$-409]#,##0.00",
-    ],
-)
-def test_a_number_format_shows_the_number_itself(code: str) -> None:
-    assert not shows_another_number(code)
 
 
 @pytest.mark.parametrize("options", [{}, {"default_currency": "JPY"}])

@@ -118,3 +118,19 @@ def test_doctor_warns_of_an_endpoint_in_trouble(
     words |= {"late": "has been waiting for 1 h", "dead": "not sent any more"}
     said = examined(with_file).of("callbacks shop")
     assert (said[0], words[trouble] in said[1]) == ("warn", True)
+
+
+def test_doctor_names_the_way_to_forget_an_endpoint_that_was_removed(
+    with_file: Cli, doctor: Cli, records: Records, sync_redis: redis.Redis
+) -> None:
+    callback_state.turn_on(records.store, "ann")
+    records.succeeded("order-1", "re_1", payment_intent="pi_1")
+    serve(records)
+    end(records, "failed")
+    assert examined(doctor).of("callbacks shop")[2] == "refunds callbacks dead shop"
+    past = int(time.time() * 1000) - HOUR_MS
+    sync_redis.zadd("refunds:callback-endpoints", {"shop": past})
+    said = examined(doctor).of("callbacks shop")
+    assert (said[0], said[2]) == ("warn", "refunds callbacks forget shop")
+    assert "no worker has served it for an hour: 0 wait, 1 are not sent any more" in said[1]
+    assert examined(with_file).of("callbacks shop")[2] == "refunds callbacks dead shop"

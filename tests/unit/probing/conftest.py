@@ -9,6 +9,7 @@ import pytest
 from tests.support.cli_runner import Cli
 from tests.unit.probing.asking import KEY, provider
 from worker.cli import group
+from worker.probing import probe
 from worker.sandbox.running import Sandbox
 
 
@@ -16,6 +17,12 @@ from worker.sandbox.running import Sandbox
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command under its name, whether or not the group lists it."""
     monkeypatch.setitem(group.COMMANDS, "probe", group.Entry("worker.cli.probe", "probe", ""))
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe looks several times for what a provider may show late."""
+    monkeypatch.setattr(probe, "PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture

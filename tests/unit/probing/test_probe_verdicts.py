@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.unit.probing.asking import advised, answers, moved, posts, probed, provider
-from worker.probing.questions import MAX_POSTS, Question
+from tests.unit.probing.asking import settings as settings_of
+from worker.model.answers import Outcome, PaymentView
+from worker.probing.probe import Probe
+from worker.probing.questions import MAX_POSTS, Order, Problem, Question
 from worker.probing.report import Report
 from worker.sandbox.running import Sandbox
 
@@ -108,6 +112,50 @@ async def test_each_kind_of_provider_is_told_by_what_it_does(
         assert advised(report).items() >= settings.items()
         assert (report.spent, report.uncertain, moved(sandbox)) == (money, 0, money)
         spent_as_told(report, sandbox)
+
+
+class Doubling(Probe):
+    """A probe of a provider that answers a repeat with the first refund, and pays it once more.
+
+    Its totals and its list show each refund three pauses after it was made.
+    """
+
+    made_at: tuple[int, ...] = ()
+    pauses = 0
+    is_counted = True
+
+    @property
+    def shown(self) -> int:
+        return sum(self.pauses >= at + 3 for at in self.made_at)
+
+    async def _post(self, number: int, *, key_of: int | None = None) -> Outcome:
+        if key_of is None:
+            self.made_at += (self.pauses,)
+        return await super()._post(number, key_of=key_of)
+
+    async def _total(self) -> PaymentView | Problem:
+        view = await super()._total()
+        assert isinstance(view, PaymentView)
+        return replace(view, refunded=self.shown if self.is_counted else view.refunded)
+
+    async def _list(self) -> Any:
+        shown = await super()._list()
+        return ([*shown[0]] * self.shown, shown[1]) if isinstance(shown, tuple) else shown
+
+
+@pytest.mark.parametrize("modes", [{"list_refunds": False}, {"pending_in_totals": False}])
+async def test_a_second_effect_is_waited_for_as_long_as_the_first(modes: dict[str, Any]) -> None:
+    with provider(**modes) as sandbox:
+
+        async def pause(_: float) -> None:
+            probe.pauses += 1
+
+        payment = "pi_1" if "list_refunds" in modes else "pi_pending_1"
+        probe = Doubling(settings_of(sandbox.url), Order.new(payment, 1), sleep=pause)
+        probe.is_counted = payment == "pi_1"
+        report = await probe.run()
+        assert answers(report)[Q.KEY] == "no"
+        assert advised(report)["IDEMPOTENCY"] == "verify"
 
 
 async def test_what_no_total_and_no_list_can_count_is_not_trusted() -> None:

@@ -12,15 +12,17 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import AsyncMock, MagicMock, Mock
 
 import pytest
 import structlog
+from amqp.exceptions import ChannelError, ConnectionForced
 
 from tests.factories import a_request
 from worker.broker.queues import make_celery
+from worker.engine.endings import PUT_BACK
 from worker.engine.records_guard import RecordsGuard
-from worker.errors import NotDurable, SettingsError, StoreUnavailable, TooFewReplicas
+from worker.errors import NotDurable, NotStorable, SettingsError, StoreUnavailable, TooFewReplicas
 from worker.model.refund import Lane
 from worker.process.runtime import Runtime
 from worker.settings import Settings
@@ -46,6 +48,42 @@ def test_a_queue_that_cannot_be_measured_or_nudged_names_the_broker_and_no_secre
         ) as caught:
             ask()
         assert "hunter2" not in str(caught.value)
+
+
+def test_a_rabbit_that_closes_the_connection_while_a_queue_is_measured_is_a_broker_that_is_away(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = MagicMock()
+    connection.__enter__.return_value = connection
+    channel = connection.default_channel
+    channel.queue_declare.side_effect = ConnectionForced("broker forced connection closure")
+    channel.connection.client.channel_errors = (ChannelError,)
+    monkeypatch.setattr(runtime.celery, "connection_for_read", lambda: connection)
+    with pytest.raises(StoreUnavailable, match=r"cannot be reached \(ConnectionForced\)"):
+        runtime._depth(Lane.SINGLE)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), RuntimeError("whatever it is")])
+def test_refund_that_was_accepted_is_not_rejected_since_its_queue_cannot_be_measured(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(runtime, "_create", lambda *_: "created")
+    monkeypatch.setattr(runtime, "run", lambda made: made)
+    monkeypatch.setattr(runtime, "process", lambda ids, _: dict.fromkeys(ids, PUT_BACK))
+    monkeypatch.setattr(runtime, "_backlog_of", Mock(side_effect=error))
+    assert runtime.submit(a_request("order-1"), Lane.SINGLE) is PUT_BACK
+
+
+def test_refund_that_was_accepted_is_not_rejected_since_its_handling_failed(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_create", lambda *_: "exists")
+    monkeypatch.setattr(runtime, "run", lambda made: made)
+    monkeypatch.setattr(runtime, "process", Mock(side_effect=NotStorable("a key is damaged")))
+    with structlog.testing.capture_logs() as lines:
+        ending = runtime.submit(a_request("order-1"), Lane.SINGLE)
+    assert str(ending) == "handling failed (NotStorable)"
+    assert [(line["event"], line["alarm"]) for line in lines] == [("refund_handling_failed", True)]
 
 
 def guarded(runtime: Runtime) -> RecordsGuard:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import time
+from typing import Any
 
 import pytest
 
@@ -273,6 +275,25 @@ async def test_a_second_reply_to_the_last_request_is_not_taken_for_the_next_ones
             TryVerdict.MAYBE,
             "no_reply",
         )
+
+
+async def test_a_machine_that_was_suspended_while_it_connected_sends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connect: Any = transport._Connector._create_connection
+    clock, suspended = time.clock_gettime, 0.0
+
+    async def connected(*arguments: Any) -> Any:
+        nonlocal suspended
+        made = await connect(*arguments)
+        suspended = 3600.0
+        return made
+
+    monkeypatch.setattr(transport._Connector, "_create_connection", connected)
+    monkeypatch.setattr(time, "clock_gettime", lambda which: clock(which) + suspended)
+    async with byte_provider(answering(DONE)) as provider, gateway_to(provider.url) as gateway:
+        outcome = await gateway.send(a_refund(), BODY, lease_left=LEASE)
+        assert (outcome.verdict, provider.posts) == (TryVerdict.MAYBE, 0)
 
 
 async def test_a_connection_idle_for_four_seconds_is_not_used_again(

@@ -42,7 +42,7 @@ async def test_moves_are_read_after_a_position(
 ) -> None:
     store = AsyncStore(async_redis, durable=False)
     assert await moves.latest(store) == moves.BEGINNING
-    assert await moves.read(store, moves.BEGINNING) == ([], moves.BEGINNING, False)
+    assert await moves.read(store, moves.BEGINNING) == ([], moves.BEGINNING, False, False)
     Records(store=Store(sync_redis)).succeeded("order-1")
     every = await moves.read(store, moves.BEGINNING)
     assert [(move.version, move.source, move.to) for move in every.moves] == [

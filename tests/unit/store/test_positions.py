@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.factories import HOUR, NOT_DONE, NOW, done_as
+from tests.factories import HOUR, NOT_DONE, NOW, SECOND, done_as, found
 from tests.support.store_world import World
 from worker.errors import NotStorable
-from worker.model.refund import Refund, Stage
+from worker.model.refund import Refund, Retriable, Stage
+from worker.rules.rechecks import changed_by_provider
 from worker.store import claims, flags, sweeps
 from worker.store.claims import Claim
 from worker.store.recovery import recover
@@ -228,6 +229,32 @@ def test_recovery_notes_that_a_pending_refund_may_have_failed_and_been_retried(
     world.pass_time(timedelta(seconds=1))
     assert recover(world.store, NOW, resubmitted_for=timedelta(0)).doubted == 0
     assert (world.get().stage, world.get().retry_may_be_lost) == (Stage.PROCESSING, True)
+
+
+@pytest.mark.parametrize("succeeded_before", [True, False])
+def test_success_of_before_a_recovery_may_have_been_reversed_and_retried_since_the_snapshot(
+    world: World, monkeypatch: pytest.MonkeyPatch, *, succeeded_before: bool
+) -> None:
+    monkeypatch.setattr(flags, "now", lambda _: world.now)
+
+    def recovered() -> None:
+        recover(world.store, NOW, resubmitted_for=timedelta(0))
+        world.redis.hdel("refunds:meta", "paused")
+
+    if not succeeded_before:
+        recovered()
+        world.pass_time(SECOND)
+    world.accept()
+    world.attempt(done_as())
+    if succeeded_before:
+        recovered()
+    for status in ("failed", "succeeded", "failed"):
+        world.pass_time(SECOND)
+        step = changed_by_provider(world.get(), found(status=status), "lookup", world.now)
+        assert step is not None
+        assert world.save(world.get(), step).result == "saved"
+    retriable = Retriable.NO if succeeded_before else Retriable.UNKNOWN
+    assert (world.get().retriable, world.get().retry_may_be_lost) == (retriable, succeeded_before)
 
 
 @pytest.mark.parametrize(

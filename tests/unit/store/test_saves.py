@@ -30,13 +30,7 @@ from worker.model.request import idempotency_key
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions, proofs, readback, transitions
-from worker.rules.rechecks import (
-    Candidate,
-    CandidateVerdict,
-    changed_by_provider,
-    in_conflict,
-)
-from worker.store.recovery import recover
+from worker.rules.rechecks import changed_by_provider
 
 
 def test_save_moves_the_record_and_writes_it_into_history_and_events(world: World) -> None:
@@ -357,27 +351,6 @@ def test_retry_asked_twice_makes_one_new_generation(world: World) -> None:
     assert world.get().generation == 2
 
 
-def test_retry_keeps_a_refund_of_the_provider_that_was_noted_since_it_was_decided(
-    world: World,
-) -> None:
-    world.accept()
-    world.attempt(done_as("failed"))
-    refund = world.get()
-    step = decisions.retry_failed(refund)
-    assert step is not None
-    odd = Candidate(
-        id="re_9",
-        verdict=CandidateVerdict.CONTRADICTS,
-        outcome=MAYBE,
-        found=found(id="re_9", amount=7),
-    )
-    noted = in_conflict(refund, odd, world.now)
-    assert noted is not None
-    assert world.save(refund, noted).result == "saved"
-    assert world.save(refund, step).result == "saved"
-    assert set(world.get().prior_ids) == {"re_1", "re_9"}
-
-
 def test_reversal_moves_a_settled_refund_from_one_final_index_to_the_other(world: World) -> None:
     refund = at_stage(world, Stage.SETTLED)
     world.pass_time(HOUR)
@@ -387,16 +360,6 @@ def test_reversal_moves_a_settled_refund_from_one_final_index_to_the_other(world
     assert (world.get().stage, world.get().status) == (Stage.SETTLED, Status.FAILED)
     assert world.indexes_of(ID) == ["index:failed"]
     world.check()
-
-
-def test_reversal_of_what_had_succeeded_before_a_recovery_allows_no_retry(world: World) -> None:
-    refund = at_stage(world, Stage.SETTLED)
-    recover(world.store, NOW, resubmitted_for=timedelta(0))
-    step = changed_by_provider(refund, found(id=f"re_{ID}", status="failed"), "list", NOW)
-    assert step is not None
-    assert world.save(refund, step).result == "saved"
-    assert (world.get().status, world.get().retriable) == (Status.FAILED, Retriable.NO)
-    assert decisions.retry_failed(world.get()) is None
 
 
 def test_lease_that_lapses_is_saved_once(world: World) -> None:

@@ -17,6 +17,7 @@ from worker import batches
 from worker.client import Refunds
 from worker.http import problems
 from worker.http.context import Threads
+from worker.http.control import pause_all
 from worker.http.deeds import deed_of
 from worker.http.nudges import from_thread
 from worker.http.page.refusals import is_version
@@ -64,8 +65,8 @@ class Actions:
 
     async def pause(self, request: web.Request, session: Session, _form: Form) -> str:
         """Stop sending; refunds in flight finish, and new ones are still accepted."""
-        deed = _deed(request, session, "pause")
-        await self._do(deed, lambda client: flags.pause(client.store, session.caller.name))
+        deed, store = _deed(request, session, "pause"), self._refunds.store
+        await self._threads.run(lambda: pause_all(store, deed))
         return PATH
 
     async def resume(self, request: web.Request, session: Session, _form: Form) -> str:

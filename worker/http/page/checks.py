@@ -45,8 +45,11 @@ class Check:
 
     @property
     def is_importable(self) -> bool:
-        """Return whether the file may be imported, and has something new."""
-        return self.report is not None and not self.reasons and self.report["new"] > 0
+        """Return whether the file may be imported, and has something new or ends its batch."""
+        if self.report is None or self.reasons:
+            return False
+        # A version before this one did not keep the latter.
+        return self.report["new"] > 0 or bool(self.report.get("continues"))
 
     def options(self) -> MultiDict[str]:
         """Return the options as the API takes them: without blank ones, a column an entry.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -230,9 +230,12 @@ class Imports:
         except InvalidRequest as error:
             found = replace(found, error="; ".join(map(importwords.of_field, error.errors)))
         else:
-            report = judged.report | {"hidden_rows": hidden}
+            report = judged.report | {"hidden_rows": hidden, "continues": judged.continues}
             found = replace(found, report=report, reasons=importwords.reasons_of(judged))
-        await asyncio.to_thread(self._checks.write, found)
+        try:
+            await asyncio.to_thread(self._checks.write, found)
+        except OSError:
+            raise Problem(problems.NO_SPACE) from None
 
     async def _judged(self, check: Check, kept: Kept, session: Session) -> tuple[Judged, int]:
         """Check a file, and return what is found, and how many of its rows are hidden."""
@@ -269,9 +272,10 @@ class Imports:
             self._uploads.follow(judged.begun, kept, source, judged.validation)
             is_followed = True
             await asyncio.to_thread(self._uploads.spool.sync)
-            return await asyncio.to_thread(
-                self._checks.write, replace(check, batch_id=judged.begun)
-            )
+            done = replace(check, batch_id=judged.begun)
+            # It only leads from the report to the batch, and the import has begun.
+            with suppress(OSError):
+                await asyncio.to_thread(self._checks.write, done)
         except (InputError, GuardRefused) as error:
             problem = problems.of_error(error)
             problem.detail = importwords.in_labels(problem.detail)
@@ -281,6 +285,7 @@ class Imports:
                 kept.file.close()
                 if source is not None:
                     source.close()
+        return done
 
 
 def _fields_of(check: Check) -> Mapping[str, str]:

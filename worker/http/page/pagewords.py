@@ -36,6 +36,7 @@ _IN_WORDS: Final = tuple(
         (r"see it with 'refunds batch show [^']+'", "look at it under Batches"),
         (r"see 'refunds batch (?:list|show [^']+)'", "look under Batches"),
         (r",? or see 'refunds status [^']+'", ""),
+        (r"; see the other with 'refunds status [^']+'", ""),
         (r", or see the message with 'refunds rejected show [^']+'", ""),
         (r"(?:follow|see) it with 'refunds status [^']+'", "follow it here"),
         (r", which 'refunds status[^']*' shows", ", which its page shows"),

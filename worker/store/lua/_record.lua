@@ -450,6 +450,16 @@ local function own(payment_intent, provider_refund_id, id, expires)
   payment_of(payment_intent).written['owner:' .. provider_refund_id] = id
 end
 
+-- Once a record has expired, no person can resolve its contradiction, and it would be counted for ever. A later move keeps
+-- a record for longer. An error, as of a key of another type, has no entries.
+local function forget_contradictions()
+  local open = P .. 'contradicted'
+  local old = redis.pcall('ZRANGEBYSCORE', open, '-inf', int(NOW - number(RETENTION)), 'LIMIT', 0, 100)
+  for _, id in ipairs(old) do
+    if redis.call('EXISTS', P .. 'refund:' .. id) == 0 then redis.call('ZREM', open, id) end
+  end
+end
+
 -- Record that a refund of the provider contradicts a record, or with '' that a person has resolved that. The record
 -- also owns the provider's refund then, so that no other record takes it.
 local function contradict(id, payment_intent, provider_refund_id)
@@ -458,7 +468,7 @@ local function contradict(id, payment_intent, provider_refund_id)
     redis.call('ZREM', open, id)
     return
   end
-  redis.call('ZREMRANGEBYSCORE', open, '-inf', int(NOW - number(RETENTION)))
+  forget_contradictions()
   redis.call('ZADD', open, int(NOW), id)
   count('contradicted', 1)
   if not owner_of(provider_refund_id) then own(payment_intent, provider_refund_id, id) end

@@ -11,6 +11,13 @@
 -- late (a proof that the record does not allow: nothing is changed, and the caller stores it by another step).
 at_any_memory()
 
+-- Return whether a restored server may have lost a retry of a refund: it was not settled in the snapshot, or has not moved
+-- since, and may have been reversed in between. Safe whatever the key holds.
+local function retry_may_be_lost(r)
+  local recovered_at = redis.pcall('HGET', P .. 'meta', 'recovered_at')
+  return r.retry_may_be_lost or type(recovered_at) == 'string' and number(r.updated_at) <= number(recovered_at)
+end
+
 local record, written = {}, {}
 local function save(ARGV)
   takes(17, ARGV)
@@ -24,6 +31,12 @@ local function save(ARGV)
   for i = 18, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
   local is_late = set.settles_until and NOW > whole('settles_until', set.settles_until)
   set.settles_until = nil
+  if set.prior_refund_ids and r.prior_refund_ids then
+    -- A quiet step adds some without another version, and whoever decided before that did not know of them. Each is read
+    -- before a send, so none is ever removed.
+    local more = without_words(set.prior_refund_ids, r.prior_refund_ids)
+    set.prior_refund_ids = more == '' and r.prior_refund_ids or r.prior_refund_ids .. ' ' .. more
+  end
   check(id, r, to, ARGV[9], set)
   if ARGV[6] ~= '' then
     local resends = whole('the resends', ARGV[6])
@@ -70,17 +83,10 @@ local function save(ARGV)
     if owner and owner ~= id then return {'owned', int(NOW), owner} end
   end
   if is_late then return {'late', int(NOW), ''} end
-  -- What is read before a send is only added. A quiet step may have added one since this was decided.
-  local noted = without_words(r.prior_refund_ids, set.prior_refund_ids)
-  if set.prior_refund_ids and noted ~= '' then set.prior_refund_ids = noted .. ' ' .. set.prior_refund_ids end
-  -- The provider has reversed what had succeeded before a recovery. The restored server may have lost that it was reversed
-  -- and retried before.
-  if to == 'settled' and ARGV[9] == 'failed' and r.stage == 'settled' and r.status == 'succeeded'
-    and number(r.created_at) <= number(redis.call('HGET', P .. 'meta', 'recovered_at')) then
-    r.retry_may_be_lost, set.retry_may_be_lost = '1', '1'
-  end
   -- It was decided by a worker that had read it before the recovery, or after a person's word. No retry is accepted.
-  if to == 'settled' and r.retry_may_be_lost and (set.retriable or '') ~= '' then set.retriable = 'no' end
+  if to == 'settled' and (set.retriable or '') ~= '' and retry_may_be_lost(r) then
+    set.retriable, set.retry_may_be_lost = 'no', '1'
+  end
   if ARGV[11] == '1' then
     if r.stage ~= to then return {'illegal', int(NOW), r.stage} end
     keep_doubt(set)

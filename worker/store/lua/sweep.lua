@@ -85,10 +85,5 @@ if most > 0 then
     take_recheck(id)
   end
 end
--- Once a record has expired, no person can resolve its contradiction, and it would be counted for ever.
--- An error, as of a key of another type, has no entries.
-local old = redis.pcall('ZRANGEBYSCORE', P .. 'contradicted', '-inf', int(NOW - number(RETENTION)), 'LIMIT', 0, 100)
-for _, id in ipairs(old) do
-  if redis.call('EXISTS', P .. 'refund:' .. id) == 0 then redis.call('ZREM', P .. 'contradicted', id) end
-end
+forget_contradictions()
 return out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from worker.errors import NotDurable
 from worker.model.refund import Stage, Status
 from worker.store import audit, flags, tokens
 
@@ -234,6 +235,21 @@ async def test_everything_is_paused_and_resumed(actor: PageDoor) -> None:
     assert flags.read(actor.refunds.store).paused_by == "ann"
     assert (await send(actor, "/page", "/page/resume")).status == 303
     assert flags.read(actor.refunds.store).paused_at is None
+
+
+async def test_the_stop_button_says_that_it_holds_on_a_server_that_could_forget(
+    actor: PageDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = (await actor.get("/page")).form_tokens["/page/pause"]
+
+    def lost() -> None:
+        raise NotDurable("the disk did not confirm it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(actor.refunds.store, "confirm", lost)
+        shown = await actor.post("/page/pause", {"form_token": form})
+    assert flags.read(actor.refunds.store).paused_by == "ann"
+    assert (shown.status, "Everything is paused now" in shown.text) == (503, True)
 
 
 async def test_a_batch_is_paused_resumed_and_canceled_by_typing_its_id(

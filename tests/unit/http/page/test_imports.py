@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import csv
+import errno
 import gzip
 import io
 import json
@@ -381,6 +382,38 @@ async def test_a_known_file_names_its_batch(page: PageDoor) -> None:
     assert "'refunds " not in report.text
     _, report = await checked(page, rows(2), again="true")
     assert "Nothing is left to import." in report.text
+
+
+async def test_an_import_that_was_cut_off_after_its_last_row_is_ended_by_the_same_file(
+    page: PageDoor,
+) -> None:
+    address, _ = await checked(page, rows(2))
+    begun = (await confirm(page, address, count="2", sum_usd="10.01")).location
+    batch = await imported(page, begun)
+    page.refunds.store.redis.hdel(f"refunds:batch:{batch.batch_id}", "imported_at")
+    again, report = await checked(page, rows(2))
+    assert "Nothing is left to import." not in report.text
+    done = await confirm(page, again, count="2", sum_usd="10.01")
+    assert done.location == begun
+    assert (await imported(page, begun)).accepted == 2
+
+
+async def test_a_disk_that_is_full_is_named_and_does_not_hide_an_import_that_has_begun(
+    page: PageDoor, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, _ = await checked(page, rows(2))
+
+    def full(_checks: Checks, _check: Check) -> Check:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checks, "write", full)
+        refused = await send(page, rows(3))
+        assert (refused.status, "too little room" in refused.text) == (503, True)
+        done = await confirm(page, address, count="2", sum_usd="10.01")
+    assert done.location.startswith("/page/batches/b-")
+    assert (await imported(page, done.location)).accepted == 2
+    assert [name for name in names(folder) if not name.endswith(".json")] == []
 
 
 async def test_records_that_changed_since_the_check_refuse_the_import(page: PageDoor) -> None:

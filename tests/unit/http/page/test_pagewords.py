@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WORKER = Path(__file__).parents[4] / "worker"
 FOR_A_SHELL = re.compile(r"--[a-z]|'refunds |REFUNDS_")
 SAID = {
+    "client.py": on_page,
     "rules/contradictions.py": on_page,
     "rules/decisions.py": on_page,
     "rules/evidence.py": on_page,
