@@ -49,8 +49,8 @@ RULES = (
     {"outcomes"},
     {"evidence", "proofs"},
     {"attempts"},
-    {"rechecks"},
-    {"contradictions", "preflight", "readback"},
+    {"contradictions", "rechecks"},
+    {"preflight", "readback"},
     {"decisions"},
 )
 

@@ -177,6 +177,9 @@ class Actions:
                 return view
             if self._rules.wants_baseline:
                 baseline = view.baseline
+                if baseline is None and refund.baseline is not None and refund.resends:
+                    # It stays as a sign that a total may have proven an absence.
+                    baseline = refund.baseline.outdated
             seq, shown = snapshot.seq, view.shown
         prior_read_at = self._records_time(snapshot.now, began)
         # If only a person says that an earlier attempt did not happen, it may have been sent.
@@ -286,7 +289,9 @@ class Actions:
         ):
             return held
         is_over = is_resent or step.label == "operator_says_failed"
-        prior_read_at = self._records_time(now, began) if is_over and refund.prior_ids else None
+        # What could not be read just now becomes an earlier one if a person insists.
+        has_prior = refund.prior_ids or "prior_refund_ids" in step.changes
+        prior_read_at = self._records_time(now, began) if is_over and has_prior else None
         if prior_read_at is not None:
             # If only a person says that the retry did not happen, it may have been sent too.
             held_back = await self._checker.read_prior(

@@ -106,7 +106,9 @@ class Checker:
                 await self._note_trouble(outcome)
                 code = outcome.code
                 if not rechecks.is_gone(outcome):
-                    step = preflight.prior_unreadable(refund, outcome, self._jitter())
+                    step = preflight.prior_unreadable(
+                        refund, outcome, self._rules, now, self._jitter()
+                    )
                 elif await self._account.is_lost(refund.payment_intent, permit):
                     step = preflight.account_lost(refund)
                 else:

@@ -178,7 +178,7 @@ class ReadbackRunner:
         view = await self._gateway.totals_of(answer.payload, permit, about=refund)
         if not isinstance(view, PaymentView):
             return await self._unread(view, refund)
-        problem = judge_absence(entries, view)
+        problem = judge_absence(refund, entries, view, totals_proof=self._rules.totals_proof)
         return (
             read_back
             if problem is None

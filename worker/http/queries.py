@@ -13,9 +13,7 @@ from worker.errors import FieldError, InvalidRequest
 from worker.http import problems
 from worker.http.bodies import named
 from worker.http.problems import Problem
-from worker.model.refund import Refund
 from worker.model.request import is_refund_id, shown
-from worker.model.times import to_ms
 
 MAX_WAIT: Final = 60.0
 """The longest that a request may wait for a result, in seconds."""
@@ -135,17 +133,16 @@ def _unquoted(text: str) -> str:
     return found[1] if found else text.strip()
 
 
-def etag(refund: Refund) -> str:
-    """Return the `ETag` of a record as it is now."""
-    # A restored server counts the versions after its snapshot once more. Its time goes on.
-    return f'"{refund.version}-{to_ms(refund.updated_at)}"'
+def etag(version: int) -> str:
+    """Return the `ETag` of a version of a record."""
+    return f'"{version}"'
 
 
-def has(request: web.Request, refund: Refund) -> bool:
-    """Return whether the client holds the record as it is now, by `If-None-Match`."""
+def has(request: web.Request, version: int) -> bool:
+    """Return whether the client holds this version already, by `If-None-Match`."""
     values = ",".join(request.headers.getall("If-None-Match", []))
     known = {value.strip().removeprefix("W/") for value in values.split(",")}
-    return etag(refund) in known
+    return etag(version) in known
 
 
 def has_gone(request: web.Request) -> bool:

@@ -31,6 +31,7 @@ from worker.model.callers import Caller, Scope
 from worker.model.hints import Hint
 from worker.model.refund import Lane, Refund, Stage, Status
 from worker.model.request import RefundRequest, is_provider_id, is_refund_id, shown
+from worker.model.times import to_ms
 from worker.store import rechecks
 from worker.store.audit import Deed, carry_out, carry_out_async
 from worker.store.reads import Loaded
@@ -106,9 +107,19 @@ class RefundRoutes:
             refund = await self._in_thread(refund_id, lambda client: client.get(refund_id))
         loaded = await self._awaited(request, refund, loaded.now, seconds)
         refund = loaded.refund or refund
-        if has(request, refund):
-            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag(refund)})
+        if has(request, refund.version) and not await self._may_be_counted_again(refund):
+            return web.Response(
+                status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag(refund.version)}
+            )
         return _answer(refund, loaded.now)
+
+    async def _may_be_counted_again(self, refund: Refund) -> bool:
+        """Return whether a lost record may have had the same version with other contents.
+
+        A restored server counts what has moved since its snapshot once more.
+        """
+        (since,) = await self._context.store.meta("suspect_since")
+        return since is not None and int(since) <= to_ms(refund.updated_at)
 
     async def history(self, request: web.Request, caller: Caller) -> web.Response:
         """Return a refund's moves, oldest first."""
@@ -321,7 +332,7 @@ def _answer(
     more: Mapping[str, str] | None = None,
 ) -> web.Response:
     """Return a record; a pending one with the time after which to ask again."""
-    headers = {"ETag": etag(refund), **(more or {})}
+    headers = {"ETag": etag(refund.version), **(more or {})}
     if not refund.settled:
         headers["Retry-After"] = str(_retry_seconds(refund, now))
     return web.Response(

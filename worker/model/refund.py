@@ -7,7 +7,7 @@ UTC datetimes inside and epoch milliseconds in Redis.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -58,13 +58,24 @@ class Baseline:
 
     The amount refunded and the amount left, in minor units.
 
-    `shown_by` is the id of the charge or payment that showed them, None if it is not known.
+    `shown_by` is the id of the charge or payment that showed them, None if it is not known, '' if
+    they could not be read again before the latest POST: then nothing is compared with them.
     """
 
     refunded: int
     currency: str | None
     remaining: int | None
     shown_by: str | None = None
+
+    @property
+    def outdated(self) -> Baseline:
+        """Return the same totals as of before an earlier POST only."""
+        return replace(self, shown_by="")
+
+    @property
+    def is_outdated(self) -> bool:
+        """Return whether the totals are only known as of before an earlier POST."""
+        return self.shown_by == ""
 
 
 # Without slots, so that `of` sets all fields at once.

@@ -143,18 +143,21 @@ def set_aside(refund: Refund, named: str) -> dict[str, Any]:
     return changes
 
 
-def own_kept(refund: Refund) -> dict[str, Any]:
-    """Return the change that keeps the refund that the provider reported once a person names one.
+def own_kept(refund: Refund, *unread: str) -> dict[str, Any]:
+    """Return the change that keeps the refund that the provider reported.
 
-    A record forgets the named one if that is not confirmed, also if it is the same. It may move
-    money yet. So it is read again, and before anything is sent, like that of an earlier generation.
-    One that is gone cannot be read.
+    A record forgets it once a person names another one, or has it sent again although it cannot be
+    read. If the person names the same one, the record forgets it if that is not confirmed. It may
+    move money yet. So it is read again, and before anything is sent, like that of an earlier
+    generation. One that is gone cannot be read. `unread` are others that are kept like it.
     """
     own = refund.provider_refund_id
     is_gone = refund.error_code == "refund_missing"
     if own is None or is_gone or refund.contradicted_by is not None:
-        return {}
-    return {"prior_refund_ids": _joined(refund.prior_ids, own)}
+        kept = unread
+    else:
+        kept = (own, *unread)
+    return {"prior_refund_ids": _joined(refund.prior_ids, *kept)} if kept else {}
 
 
 def _joined(known: Iterable[str], *more: str) -> str | None:

@@ -163,6 +163,10 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     changes: dict[str, Any] = {"lapses": 0, "operator_code": None}
     if refund.may_have_happened:
         changes |= NO_READBACKS
+        is_in_conflict = refund.error_code == "conflict" and refund.provider_refund_id is None
+        if is_in_conflict and refund.hints_used is not None:
+            # One that a webhook named and that contradicted it may show by now that it is this one.
+            changes["hinted"] = refund.hints_used
         return _decided(refund, "absent", Stage.IN_DOUBT, changes, by, unverified=unverified)
     changes["provider_refund_id"] = None
     if unverified and (refund.prior_ids or refund.candidates):

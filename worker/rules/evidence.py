@@ -17,7 +17,7 @@ from worker.model.answers import (
     ReadbackVerdict,
 )
 from worker.model.refund import Baseline, Refund, Stage, Status
-from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_later, odd_status
+from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_later, odd_status, says_nothing
 from worker.rules.payloads import STATUSES
 
 
@@ -35,7 +35,7 @@ def judge_list(
     `siblings` are our other refunds on the payment, None if they are too many to be read.
     """
     ours = [
-        entry for entry in entries if _is_this(entry, refund) and not _is_known_over(entry, refund)
+        entry for entry in entries if _is_this(entry, refund) and not says_nothing(entry, refund)
     ]
     if ours:
         return _look_at_ours(refund, ours, entries)
@@ -67,13 +67,16 @@ def judge_list(
     return Readback(verdict=ReadbackVerdict.ABSENT, reason="not in the payment's list")
 
 
-def judge_absence(entries: Sequence[ProviderRefund], view: PaymentView) -> str | None:
+def judge_absence(
+    refund: Refund, entries: Sequence[ProviderRefund], view: PaymentView, *, totals_proof: bool
+) -> str | None:
     """Return why a list without our refund proves no absence, judged by the payment's total.
 
     None if it may.
 
     A list that lags, ends too early or leaves refunds out does not sum to the payment's total. The
-    total may count pending refunds or not, so two sums agree with it.
+    total may count pending refunds or not, so two sums agree with it. `totals_proof` says that it
+    is known to count them.
     """
     if view.refunded is None:
         # Totals that contradict themselves or cannot be read are not the same as none.
@@ -87,6 +90,15 @@ def judge_absence(entries: Sequence[ProviderRefund], view: PaymentView) -> str |
         return (
             f"the payment's refunded total is {view.refunded}, and the listed refunds sum to"
             f" {every}"
+        )
+    hidden = view.refunded - succeeded
+    could_be_ours = refund.stage is Stage.IN_DOUBT and hidden >= (refund.asked_amount or 0)
+    if hidden and could_be_ours and not totals_proof:
+        # The list may leave ours out, and the total the pending ones. Before a first send ours
+        # would be old, and listed.
+        return (
+            f"the payment's refunded total holds {hidden} more than the listed refunds that"
+            " succeeded, and it is not known whether it counts the pending ones"
         )
     return None
 
@@ -127,11 +139,6 @@ def _is_over(entry: ProviderRefund) -> bool:
     return FINAL_STATUSES.get(entry.status or "") in {Status.FAILED, Status.CANCELED}
 
 
-def _is_known_over(entry: ProviderRefund, refund: Refund) -> bool:
-    """Return whether an entry moved nothing and is known: another send is what is looked for."""
-    return _is_over(entry) and entry.id in refund.prior_ids
-
-
 def _known_ids(siblings: Sequence[Refund]) -> set[str]:
     return {
         sibling.provider_refund_id for sibling in siblings if sibling.provider_refund_id is not None
@@ -147,7 +154,7 @@ def _unexplained(entry: ProviderRefund, refund: Refund, siblings: Sequence[Refun
         is_earlier = generation.isdigit() and int(generation) < refund.generation
         if is_earlier:
             return not _is_over(entry) and entry.id not in refund.prior_ids
-        return not _is_known_over(entry, refund)
+        return not says_nothing(entry, refund)
     # An id that a person has only named, and that was not read yet, may be ours as well as the
     # sibling's.
     if entry.id in _known_ids([sibling for sibling in siblings if sibling.operator_says is None]):
@@ -224,6 +231,8 @@ def _compared(
     baseline = refund.baseline
     if baseline is None:
         return "no totals were read before the first attempt"
+    if baseline.is_outdated:
+        return "no totals were read before the latest attempt"
     if view.refunded is None:
         return view.problem or NO_TOTAL
     if view.currency != baseline.currency:

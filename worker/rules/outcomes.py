@@ -80,6 +80,21 @@ def is_later(found: ProviderRefund, refund: Refund) -> bool:
     )
 
 
+def says_nothing(found: ProviderRefund, refund: Refund) -> bool:
+    """Return whether a provider's refund of ours moved nothing, and says nothing of the record.
+
+    It is known already, or the provider has reported another one, which counts. An id that a person
+    named does not count before it is read. A later generation tells of a record that was lost.
+    """
+    moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
+    is_beside = (
+        refund.provider_refund_id not in {None, found.id}
+        and refund.operator_says != "succeeded"
+        and not is_later(found, refund)
+    )
+    return moved_nothing and (is_beside or found.id in refund.prior_ids)
+
+
 def classify(answer: Answer, refund: Refund) -> Outcome:
     """Return what one try proves about the refund.
 

@@ -152,20 +152,31 @@ def prior_missing(refund: Refund, provider_refund_id: str) -> Step | None:
     return _asks("prior_missing", reason)
 
 
-def prior_unreadable(refund: Refund, outcome: Outcome, jitter: float) -> Step | None:
+def prior_unreadable(
+    refund: Refund, outcome: Outcome, rules: Rules, now: datetime, jitter: float
+) -> Step | None:
     """Return the step for a retry whose earlier provider refund could not be read.
 
-    It waits, even if a person insists on it: what cannot be read may have been done after all. None
-    if a person insists that nothing is sent and it was read in vain often enough. A refused API key
-    concerns every refund, and is not counted.
+    It waits, even if a person insists on it: what cannot be read may have been done after all. One
+    that may have happened returns to a person after the allowed age, since nothing else ends it.
+    None if a person insists that nothing is sent and it was read in vain often enough. A refused
+    API key concerns every refund, and is not counted.
     """
     if is_insisted(refund):
         if outcome.credentials:
             return _postponed(refund, UNREADABLE, {}, PARKED)
         if refund.operator_says == "failed" and refund.looks + 1 >= MAX_UNREAD:
             return None
+    may_have_happened = refund.doubt_since is not None or refund.is_only_said_absent
+    if may_have_happened and not outcome.credentials and _is_too_old(refund, rules, now):
+        reason = f"its earlier refund could not be read within the allowed age: {outcome.code}"
+        return to_review(NO_WORD, "unreadable", reason)
     delay = _unread_wait(refund, outcome.retry_after, jitter)
     return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
+
+
+def _is_too_old(refund: Refund, rules: Rules, now: datetime) -> bool:
+    return refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age
 
 
 def account_lost(refund: Refund) -> Step:
@@ -205,7 +216,7 @@ def _unreadable(
     if refund.stage is not Stage.IN_DOUBT:
         return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
     # A refund in doubt counts its own read-backs, and ends in review.
-    if refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age:
+    if _is_too_old(refund, rules, now):
         return to_review(
             NO_WORD,
             "payment_unreadable",

@@ -20,6 +20,7 @@ from worker.model.answers import (
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
+from worker.rules import contradictions
 from worker.rules.attempts import MAX_PROCESSING, MAX_RESENDS, VERDICT_LIFE, Rules, backoff
 from worker.rules.outcomes import classify, contradiction, is_later
 from worker.rules.payloads import STATUSES
@@ -208,9 +209,14 @@ def _take_word(refund: Refund, label: str, reason: str, now: datetime) -> Step:
         return _refused_word(to_review({}, label, alarm))
     if refund.operator_says == "absent":
         step = _absence_proven(refund, "operator_says_absent", "operator", now)
-        if label == "unreadable" and refund.baseline is not None:
-            # Somebody else may have raised the total since, so it says nothing of the next send.
-            step = replace(step, changes={**step.changes, "baseline": None})
+        if label == "unreadable":
+            # What a webhook named and could not be read may be ours.
+            unread = contradictions.own_kept(refund, *refund.candidates)
+            if refund.baseline is not None:
+                # Somebody else may have raised the total since, so it says nothing of the next
+                # send.
+                unread["baseline"] = None
+            step = replace(step, changes={**step.changes, **unread})
         return step
     return given_up(refund, "operator", f"settled by a person, not verified: {reason}")
 
@@ -336,8 +342,11 @@ def _absence_proven(refund: Refund, label: str, source: str, now: datetime) -> S
         # What a webhook named could not be read, and a person insists all the same.
         changes["hints_dropped"] = refund.hinted
     if refund.provider_refund_id is not None:
-        # That id led nowhere, and the next send gets a new one.
+        # That id led nowhere, and the next send gets a new one. One that only could not be read may
+        # move money yet.
         changes |= {"provider_refund_id": None, "provider_status": None, "processing_since": None}
+        if source == "operator":
+            changes |= contradictions.own_kept(refund)
     return Step(
         to=Stage.IN_DOUBT,
         status=Status.PENDING,

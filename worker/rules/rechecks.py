@@ -24,7 +24,14 @@ from worker.model.answers import (
 )
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.outcomes import FINAL_STATUSES, classify, contradiction, is_later, odd_status
+from worker.rules.outcomes import (
+    FINAL_STATUSES,
+    classify,
+    contradiction,
+    is_later,
+    odd_status,
+    says_nothing,
+)
 from worker.rules.payloads import STATUSES
 from worker.rules.proofs import NO_WORD, done, in_words, to_review
 
@@ -109,8 +116,7 @@ def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict
         if (wrong := contradiction(replace(found, generation=None), refund)) is not None:
             return CandidateVerdict.CONTRADICTS, f"it has our id but another {wrong}"
         return CandidateVerdict.EARLIER, ""
-    if moved_nothing and found.id in refund.prior_ids:
-        # It is known: only a person says what became of an earlier send beside it.
+    if says_nothing(found, refund):
         return CandidateVerdict.OTHER, ""
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:

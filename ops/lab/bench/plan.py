@@ -125,7 +125,7 @@ def quick(cores: Cores) -> Plan:
         handed_in=800,
         held=1_000,
         on_payment=400,
-        watched=20_000,
+        watched=8_000,
         reconciled=250,
         season=1_000,
         reconciled_rows=2_000,

@@ -212,7 +212,7 @@ def absence_from_one_look(stack: ExitStack) -> None:
 
 def absence_against_the_total(stack: ExitStack) -> None:
     """A list is believed though the payment's total shows more than it lists."""
-    put(stack, readback_runner, "judge_absence", lambda *_: None)
+    put(stack, readback_runner, "judge_absence", lambda *_, **__: None)
 
 
 def absence_unsettled(stack: ExitStack) -> None:

@@ -61,7 +61,7 @@ def test_the_command_compares_a_payment_of_many_refunds_with_payments_of_few() -
 def test_the_command_measures_what_the_watch_of_settled_refunds_costs() -> None:
     ended = measured("watch")
     assert ended.returncode == 0, ended.stderr
-    assert "20,000 settled, 5,000 rechecks waiting" in ended.stdout
+    assert "8,000 settled, 5,000 rechecks waiting" in ended.stdout
     assert "under 2 MB    | reached" in ended.stdout
 
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import HOUR, VERIFY, refund_payload
+from tests.factories import BLIND, HOUR, VERIFY, refund_payload
 from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts, retry
 from tests.unit.engine.shop import (
     BY_ID,
@@ -228,6 +228,56 @@ async def test_doubted_refund_is_sent_after_the_third_read_in_vain_of_what_a_web
         refund = await shop.stored()
         assert (posts(shop), shop.provider.asked.count(NAMED)) == (sent + 1, 3)
         assert refund.hinted is None
+
+
+async def test_name_that_was_read_in_vain_before_a_send_on_a_word_is_read_before_the_next_one(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        sent = posts(shop)
+        await hint(shop)
+        await shop.set(stage="review")
+        await insisted(shop)
+        shop.provider.will(NAMED, error(500))
+        shop.provider.will(POST, error(429), says())
+        for _ in range(3):
+            await shop.handle()
+            await due_again(shop)
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.WAITING, sent + 1)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        assert await shop.handle() == "in review (conflict)"
+        assert posts(shop) == sent + 1
+
+
+@pytest.mark.parametrize("shown", [{"status": "settling"}, ODD])
+@pytest.mark.parametrize("first", ["re_8", None])
+async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_is_done_by_then(
+    async_redis: redis.asyncio.Redis, first: str | None, shown: dict[str, Any]
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        for name in (first, "re_9"):
+            if name is not None:
+                shop.provider.will(
+                    f"GET /v1/refunds/{name}", says(200, refund_payload(id=name, **shown))
+                )
+                await hint(shop, name)
+                await shop.handle()
+                shop.pass_time(HOUR)
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
+        await insisted(shop)
+        for name in ("re_8", "re_9"):
+            shop.provider.will(f"GET /v1/refunds/{name}", says(200, refund_payload(id=name)))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        # Two of ours may both have moved the money.
+        stage = Stage.SETTLED if first is None else Stage.REVIEW
+        assert ((await shop.stored()).stage, posts(shop)) == (stage, 1)
 
 
 async def test_refund_that_a_webhook_names_after_the_decision_is_not_sent_unread(

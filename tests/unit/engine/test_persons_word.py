@@ -10,6 +10,7 @@ import redis.asyncio
 
 from tests.factories import BLIND, HOUR, NOW, VERIFY, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, posts, sources
+from tests.unit.engine.rereads import NAMED, hint
 from tests.unit.engine.shop import (
     BY_ID,
     LIST,
@@ -173,6 +174,62 @@ async def test_an_id_that_the_provider_does_not_know_any_more_is_no_reason_not_t
             "re_2",
             2,
         )
+
+
+@pytest.mark.parametrize("status", ["pending", "succeeded"])
+async def test_an_id_that_could_not_be_read_before_a_send_on_a_word_is_read_before_the_next_one(
+    async_redis: redis.asyncio.Redis, status: str
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await bring_to_review(shop)
+        await shop.set(provider_refund_id="re_1", provider_status="pending")
+        await decided(shop, decisions.resolve_resend(await shop.stored(), unverified=True))
+        shop.provider.will(BY_ID, error(500))
+        shop.provider.will(POST, error(429), says(200, refund_payload(id="re_2")))
+        refund = await look(shop, 3)
+        assert (refund.stage, posts(shop)) == (Stage.WAITING, 2)
+        shop.provider.will(BY_ID, says(200, refund_payload(status=status)))
+        refund = await look(shop)
+        assert (refund.stage, refund.error_code, posts(shop)) == (Stage.REVIEW, "conflict", 2)
+
+
+@pytest.mark.parametrize(("status", "stage"), [(500, Stage.REVIEW), (401, Stage.WAITING)])
+async def test_an_id_that_cannot_be_read_within_the_allowed_age_comes_back_to_the_person(
+    async_redis: redis.asyncio.Redis, status: int, stage: Stage
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await bring_to_review(shop)
+        await shop.set(provider_refund_id="re_1", provider_status="pending")
+        await decided(shop, decisions.resolve_resend(await shop.stored(), unverified=True))
+        shop.provider.will(BY_ID, error(500))
+        shop.provider.will(POST, error(429))
+        assert (await look(shop, 4)).stage is Stage.WAITING
+        shop.provider.will(BY_ID, error(status))
+        shop.pass_time(BLIND.max_age)
+        assert (await look(shop)).stage is stage
+        assert posts(shop) == 2
+
+
+@pytest.mark.parametrize("word", ["failed", "absent"])
+async def test_another_refund_that_failed_says_nothing_of_one_that_a_person_decided_about(
+    async_redis: redis.asyncio.Redis, word: str
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await bring_to_review(shop)
+        await shop.set(provider_refund_id="re_1", provider_status="pending")
+        refund = await shop.stored()
+        step = (
+            decisions.resolve_failed(refund, "gone")
+            if word == "failed"
+            else decisions.resolve_resend(refund)
+        )
+        await decided(shop, step)
+        await hint(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", status="failed")))
+        shop.provider.will(BY_ID, says(200, refund_payload(status="pending")))
+        refund = await look(shop)
+        assert (refund.stage, refund.provider_refund_id) == (Stage.PROCESSING, "re_1")
+        assert (refund.hinted, posts(shop)) == (None, 1)
 
 
 async def gone(shop: Shop) -> Refund:

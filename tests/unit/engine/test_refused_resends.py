@@ -456,3 +456,28 @@ async def test_pending_refund_of_a_second_send_fails_as_the_provider_shows_it(
         shop.provider.will(RETRIED, second("failed"))
         refund = await look(shop)
         assert (refund.status, refund.provider_refund_id) == (Status.FAILED, "re_2")
+
+
+async def test_total_of_before_a_resend_that_did_nothing_is_not_compared_with_after_the_next_send(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, httpx.ReadError("reset"), error(429), httpx.ReadError("reset"))
+        await shop.handle()
+        refund = await look(shop, 3)
+        assert (refund.stage, refund.resends, posts(shop)) == (Stage.WAITING, 1, 2)
+        # Somebody else makes a refund of the same amount, and the total cannot be read for a while.
+        shop.provider.will(PAID, totals(500, captured=False))
+        refund = await look(shop)
+        assert (refund.stage, posts(shop)) == (Stage.IN_DOUBT, 3)
+        shop.provider.will(PAID, totals(500))
+        for _ in range(3):
+            refund = await look(shop)
+        assert refund.status is Status.PENDING
+        # One that failed may still be of the first send.
+        await hint(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", status="failed")))
+        refund = await look(shop)
+        assert (refund.stage, refund.prior_refund_ids) == (Stage.REVIEW, "re_9")

@@ -227,3 +227,15 @@ def test_date_of_an_entry_explains_nothing(days: int) -> None:
     # refund.
     ours_unnamed = found(refund_id=None, generation=None, created=STARTED + timedelta(days=days))
     assert listed(ours_unnamed).verdict is ReadbackVerdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("generation", "verdict"),
+    [("1", ReadbackVerdict.ABSENT), ("2", ReadbackVerdict.INCONCLUSIVE)],
+)
+def test_failed_refund_beside_the_one_that_the_provider_had_reported_says_nothing_of_it(
+    generation: str, verdict: ReadbackVerdict
+) -> None:
+    refund = replace(IN_DOUBT, provider_refund_id="re_1")
+    other = found(id="re_2", status="failed", generation=generation)
+    assert listed(other, refund=refund).verdict is verdict

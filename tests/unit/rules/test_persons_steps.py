@@ -56,6 +56,18 @@ from worker.rules.readback import after_owned, after_readback
                 provider_refund_id=None,
                 provider_status=None,
                 processing_since=None,
+                prior_refund_ids="re_1",
+            ),
+        ),
+        (
+            SAYS_ABSENT | INSISTS | {"provider_refund_id": "re_1", "error_code": "refund_missing"},
+            UNSURE,
+            taken_for_absent(
+                "operator",
+                "operator_says_absent",
+                provider_refund_id=None,
+                provider_status=None,
+                processing_since=None,
             ),
         ),
         (SAYS_FAILED | INSISTS, UNSURE, given_up("operator")),

@@ -165,7 +165,15 @@ def test_totals_beside_another_captured_amount_prove_nothing(refunded: int) -> N
         ([], PaymentView(), "the payment shows no refunded total"),
         ([found(amount=500)], PaymentView(refunded=500), None),
         ([found(amount=500, status="pending")], PaymentView(refunded=0), None),
-        ([found(amount=500, status="pending")], PaymentView(refunded=500), None),
+        ([found(amount=499, status="pending")], PaymentView(refunded=499), None),
+        (
+            [found(amount=500, status="pending")],
+            PaymentView(refunded=500),
+            (
+                "the payment's refunded total holds 500 more than the listed refunds that"
+                " succeeded, and it is not known whether it counts the pending ones"
+            ),
+        ),
         (
             [
                 found(amount=500, status="failed"),
@@ -186,14 +194,14 @@ def test_totals_beside_another_captured_amount_prove_nothing(refunded: int) -> N
             "the payment's refunded total is 500, and the listed refunds sum to 600",
         ),
         ([found(amount=500, status="pending"), found(amount=100)], PaymentView(refunded=100), None),
-        ([found(amount=500, status="pending"), found(amount=100)], PaymentView(refunded=600), None),
+        ([found(amount=400, status="pending"), found(amount=100)], PaymentView(refunded=500), None),
         (
             [found(amount=500)],
             PaymentView(refunded=0),
             "the payment's refunded total is 0, and the listed refunds sum to 500",
         ),
         ([found(amount=0)], PaymentView(refunded=0), None),
-        ([found(amount=500, status="pending"), found(amount=0)], PaymentView(refunded=500), None),
+        ([found(amount=400, status="pending"), found(amount=0)], PaymentView(refunded=400), None),
         ([found(amount=500, status="pending"), found(amount=0)], PaymentView(refunded=0), None),
         (
             [found(amount=None)],
@@ -210,7 +218,29 @@ def test_totals_beside_another_captured_amount_prove_nothing(refunded: int) -> N
 def test_absence_by_a_list_is_checked_against_the_payments_total(
     listed: list[ProviderRefund], view: PaymentView, problem: str | None
 ) -> None:
-    assert judge_absence(listed, view) == problem
+    assert judge_absence(IN_DOUBT, listed, view, totals_proof=False) == problem
+
+
+@pytest.mark.parametrize(
+    ("fields", "totals_proof", "proves"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"amount": 501}, False, True),
+        ({"amount": None, "all_remaining": True}, False, False),
+        ({"stage": Stage.QUEUED}, False, True),
+    ],
+    ids=["as large", "counted", "smaller", "all that is left", "before a first send"],
+)
+def test_pending_refund_that_is_as_large_proves_no_absence_unless_the_total_is_known_to_count_it(
+    fields: dict[str, Any],
+    totals_proof: bool,  # noqa: FBT001 - both cases
+    proves: bool,  # noqa: FBT001 - both cases
+) -> None:
+    refund = replace(IN_DOUBT, **fields)
+    pending, view = found(id="re_2", amount=500, status="pending"), PaymentView(refunded=500)
+    problem = judge_absence(refund, [pending], view, totals_proof=totals_proof)
+    assert (problem is None) == proves
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,30 @@ def test_second_provider_refund_for_one_processing_record_is_a_contradiction(
     assert world.dump() == before
 
 
+@pytest.mark.parametrize("status", ["pending", "succeeded", "failed"])
+@pytest.mark.parametrize("word", ["absent", "failed"])
+def test_proof_replaces_no_refund_that_the_provider_had_reported_whatever_a_person_says(
+    world: World, word: str, status: str
+) -> None:
+    claim = held(world)
+    world.lapse()
+    other = done_as("pending", id="re_2").found
+    assert other is not None
+    refund = world.get()
+    assert world.save(refund, proofs.done(refund, other, "list", world.now)).result == "saved"
+    world.save(world.get(), proofs.to_review({}, "pending_too_long", "so"))
+    refund = world.get()
+    decided = (
+        decisions.resolve_resend(refund)
+        if word == "absent"
+        else decisions.resolve_failed(refund, "gone")
+    )
+    assert world.save(refund, decided).result == "saved"
+    before = world.dump()
+    assert world.end(claim, done_as(status)).result == "contradicts"
+    assert world.dump() == before
+
+
 def test_late_pending_of_a_refund_that_is_settled_is_already_known(world: World) -> None:
     claim = held(world)
     world.end(claim, done_as("succeeded"))

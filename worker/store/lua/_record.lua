@@ -645,10 +645,11 @@ local function complete(set, r, to, status, due)
   set.next_check_at = to == 'settled' and '' or int(due)
   keep_doubt(set)
   if r.held then set.held = '' end
-  if r.hinted then
+  if r.hinted or set.hinted then
     -- The refund that a webhook named is now known to be this one, or a person has given it up. Any other that was named,
     -- perhaps only a moment ago, is still to be read.
-    set.hinted = without_words(r.hinted, (set.provider_refund_id or '') .. ' ' .. (set.hints_dropped or ''))
+    local named = (r.hinted or '') .. ' ' .. without_words(set.hinted, r.hinted)
+    set.hinted = without_words(named, (set.provider_refund_id or '') .. ' ' .. (set.hints_dropped or ''))
   end
   set.hints_dropped = nil
   if to ~= 'settled' then return end

@@ -52,7 +52,7 @@ local function save(ARGV)
       end
       return {'contradicts', int(NOW), ''}
     end
-    if r.provider_refund_id and r.provider_refund_id ~= set.provider_refund_id and not r.operator_says then
+    if r.provider_refund_id and r.provider_refund_id ~= set.provider_refund_id and r.operator_says ~= 'succeeded' then
       return {'contradicts', int(NOW), ''}
     end
     -- What failed moved nothing, and says nothing of a later send.
