@@ -86,13 +86,17 @@ def says_nothing(found: ProviderRefund, refund: Refund) -> bool:
     It is known already, or the provider has reported another one, which counts. An id that a person
     named does not count before it is read. A later generation tells of a record that was lost.
     """
-    moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
     is_beside = (
         refund.provider_refund_id not in {None, found.id}
         and refund.operator_says != "succeeded"
         and not is_later(found, refund)
     )
-    return moved_nothing and (is_beside or found.id in refund.prior_ids)
+    return moved_nothing(found) and (is_beside or found.id in refund.prior_ids)
+
+
+def moved_nothing(found: ProviderRefund) -> bool:
+    """Return whether the provider shows a refund as failed or canceled."""
+    return FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
 
 
 def classify(answer: Answer, refund: Refund) -> Outcome:

@@ -29,6 +29,7 @@ from worker.rules.outcomes import (
     classify,
     contradiction,
     is_later,
+    moved_nothing,
     odd_status,
     says_nothing,
 )
@@ -109,9 +110,8 @@ def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict
         return CandidateVerdict.CONTRADICTS, "its metadata carry an unreadable generation"
     if int(generation) > refund.generation:
         return CandidateVerdict.LATER, ""
-    moved_nothing = _moved_nothing(found)
     if int(generation) < refund.generation:
-        if moved_nothing:
+        if moved_nothing(found):
             return CandidateVerdict.OTHER, ""
         if (wrong := contradiction(replace(found, generation=None), refund)) is not None:
             return CandidateVerdict.CONTRADICTS, f"it has our id but another {wrong}"
@@ -120,16 +120,12 @@ def _judge_ours(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict
         return CandidateVerdict.OTHER, ""
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:
-        so_far = f", and moved nothing so far ({found.status})" if moved_nothing else ""
+        so_far = f", and moved nothing so far ({found.status})" if moved_nothing(found) else ""
         reason = f"it has our id but another {wrong or 'status'}{so_far}"
         return CandidateVerdict.CONTRADICTS, reason
     if found.status not in STATUSES:
         return CandidateVerdict.CONTRADICTS, odd_status(found)
     return CandidateVerdict.OURS, ""
-
-
-def _moved_nothing(found: ProviderRefund) -> bool:
-    return FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
 
 
 def may_succeed_yet(refund: Refund, candidate: Candidate) -> bool:
@@ -139,7 +135,7 @@ def may_succeed_yet(refund: Refund, candidate: Candidate) -> bool:
         found is not None
         and found.refund_id == refund.refund_id
         and found.id not in refund.prior_ids
-        and _moved_nothing(found)
+        and moved_nothing(found)
     )
 
 
@@ -328,7 +324,7 @@ def after_prior_recheck(
     found = shown_refund(answer)
     if found is None or found.id != provider_refund_id:
         return RecheckResult.AGAIN, None
-    if _moved_nothing(found):
+    if moved_nothing(found):
         return RecheckResult.CONFIRMED, found
     if found.status not in STATUSES or contradiction(replace(found, generation=None), refund):
         return RecheckResult.CONTRADICTS, found
