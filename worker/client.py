@@ -191,12 +191,24 @@ class Refunds:
         return results
 
     def _creation(
-        self, requests: Sequence[RefundRequest], lane: Lane, batch_id: str | None = None
+        self,
+        requests: Sequence[RefundRequest],
+        lane: Lane,
+        batch_id: str | None = None,
+        *,
+        refuse_repeats: bool = False,
     ) -> Command[Sequence[Created]]:
         """Return the command that accepts refunds; where Redis can, it queues their messages."""
         queue = self._queues[lane]
         messages = [direct.nudge(each.refund_id, lane) for each in requests] if queue else ()
-        return creations.create_several(requests, lane, batch_id, queue=queue, messages=messages)
+        return creations.create_several(
+            requests,
+            lane,
+            batch_id,
+            queue=queue,
+            messages=messages,
+            refuse_repeats=refuse_repeats,
+        )
 
     def submit_many(
         self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK
@@ -223,16 +235,21 @@ class Refunds:
         *,
         lane: Lane = Lane.BULK,
         batch_id: str | None = None,
+        refuse_repeats: bool = False,
     ) -> Iterator[tuple[RefundRequest, Created]]:
         """Accept refunds in pipelined chunks during iteration.
 
-        Each chunk is recorded before its nudges are sent.
+        Each chunk is recorded before its nudges are sent. With `refuse_repeats`, a new id is not
+        accepted if another refund of the same payment and amount is pending or has succeeded.
         """
         self.ready_to_nudge()
         iterator = map(_checked, requests)
         # The rows of a file share a message, which holds only those that turn out to be new.
         are_queued = lane is Lane.SINGLE and self._queues[lane] != ""
-        create = self._creation if are_queued else creations.create_several
+        create = partial(
+            self._creation if are_queued else creations.create_several,
+            refuse_repeats=refuse_repeats,
+        )
         while chunk := list(islice(iterator, CHUNK)):
             parts = [
                 create(chunk[start : start + scripts.CREATED_AT_ONCE], lane, batch_id)

@@ -23,7 +23,7 @@ _COUNTS: Final = {
     "invalid": "invalid",
     "duplicates": "duplicates",
     "known": "accepted before",
-    "conflicting": "id taken",
+    "conflicting": "taken meanwhile",
 }
 
 
