@@ -328,8 +328,9 @@ def test_an_id_that_is_not_text_in_a_workbook_is_refused_in_a_file_of_errors_or_
 def test_what_makes_an_id_and_is_not_text_makes_none_in_a_file_of_errors_or_results(
     files: Files, held: object, written: str
 ) -> None:
-    rows = [["order", "pi", "amount"], [held, "pi_1", 500], ["1001", "pi_2", 700]]
-    book, made = workbook(rows), {"id_from": ("order", "amount")}
+    whole_row: list[object] = ["1001", "pi_2", 700]
+    book = workbook([["order", "pi", "amount"], [held, "pi_1", 500], whole_row])
+    made: dict[str, Any] = {"id_from": ("order", "amount")}
     (whole,) = files.take(book, "refunds.xlsx", **made).ids
     again = getattr(files, written)(book, name="refunds.xlsx", **made)
     taken = files.take(again, "again.csv", **made)
