@@ -273,35 +273,38 @@ class Refunds:
             for request, created in zip(requests, results, strict=True)
             if created.result == "created"
         ]
-        if not are_queued:
-            per_message = BULK_IDS if lane is Lane.BULK else 1
-            for start in range(0, len(new), per_message):
-                self._nudge(new[start : start + per_message], lane)
+        if new and not are_queued:
+            self._nudge(new, lane, per_message=BULK_IDS if lane is Lane.BULK else 1)
         if new:
             self._watch_backlog(lane)
 
     def _watch_backlog(self, lane: Lane) -> None:
         self._backlog.look(lane, lambda: self.store.backlog(lane))
 
-    def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
+    def _nudge(self, refund_ids: Sequence[str], lane: Lane, *, per_message: int = 1) -> None:
+        """Send messages until one cannot be sent: a broker that hangs would delay each of them."""
         celery = self.celery
         from worker.broker import queues  # noqa: PLC0415 - imported when the app was made
 
+        left = refund_ids
         try:
-            queues.nudge(celery, refund_ids, lane)
+            while left:
+                queues.nudge(celery, left[:per_message], lane)
+                left = left[per_message:]
         except queues.PUBLISH_ERRORS as error:
             log.warning(
                 "nudge_not_sent",
                 extra={
-                    "refund_id": refund_ids[0],
-                    "count": len(refund_ids),
+                    "refund_id": left[0],
+                    "count": len(left),
                     "error": type(error).__name__,
                 },
             )
-            # The message is known to be lost, so the next sweep can act at once; without this mark
-            # it acts later.
+            # The messages are known to be lost, so the next sweep can act at once; without this
+            # mark it acts later.
+            pages = [left[start : start + BULK_IDS] for start in range(0, len(left), BULK_IDS)]
             with suppress(StoreUnavailable):
-                self.store.run(sweeps.give_back(refund_ids))
+                self.store.run_many([sweeps.give_back(page) for page in pages])
 
     def get(self, refund_id: str) -> Refund:
         """Return a refund's record.
