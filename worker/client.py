@@ -191,12 +191,24 @@ class Refunds:
         return results
 
     def _creation(
-        self, requests: Sequence[RefundRequest], lane: Lane, batch_id: str | None = None
+        self,
+        requests: Sequence[RefundRequest],
+        lane: Lane,
+        batch_id: str | None = None,
+        *,
+        refuse_repeats: bool = False,
     ) -> Command[Sequence[Created]]:
         """Return the command that accepts refunds; where Redis can, it queues their messages."""
         queue = self._queues[lane]
         messages = [direct.nudge(each.refund_id, lane) for each in requests] if queue else ()
-        return creations.create_several(requests, lane, batch_id, queue=queue, messages=messages)
+        return creations.create_several(
+            requests,
+            lane,
+            batch_id,
+            queue=queue,
+            messages=messages,
+            refuse_repeats=refuse_repeats,
+        )
 
     def submit_many(
         self, requests: Iterable[RefundRequest], *, lane: Lane = Lane.BULK
@@ -223,16 +235,21 @@ class Refunds:
         *,
         lane: Lane = Lane.BULK,
         batch_id: str | None = None,
+        refuse_repeats: bool = False,
     ) -> Iterator[tuple[RefundRequest, Created]]:
         """Accept refunds in pipelined chunks during iteration.
 
-        Each chunk is recorded before its nudges are sent.
+        Each chunk is recorded before its nudges are sent. With `refuse_repeats`, a new id is not
+        accepted if another refund of the same payment and amount is pending or has succeeded.
         """
         self.ready_to_nudge()
         iterator = map(_checked, requests)
         # The rows of a file share a message, which holds only those that turn out to be new.
         are_queued = lane is Lane.SINGLE and self._queues[lane] != ""
-        create = self._creation if are_queued else creations.create_several
+        create = partial(
+            self._creation if are_queued else creations.create_several,
+            refuse_repeats=refuse_repeats,
+        )
         while chunk := list(islice(iterator, CHUNK)):
             parts = [
                 create(chunk[start : start + scripts.CREATED_AT_ONCE], lane, batch_id)
@@ -256,35 +273,38 @@ class Refunds:
             for request, created in zip(requests, results, strict=True)
             if created.result == "created"
         ]
-        if not are_queued:
-            per_message = BULK_IDS if lane is Lane.BULK else 1
-            for start in range(0, len(new), per_message):
-                self._nudge(new[start : start + per_message], lane)
+        if new and not are_queued:
+            self._nudge(new, lane, per_message=BULK_IDS if lane is Lane.BULK else 1)
         if new:
             self._watch_backlog(lane)
 
     def _watch_backlog(self, lane: Lane) -> None:
         self._backlog.look(lane, lambda: self.store.backlog(lane))
 
-    def _nudge(self, refund_ids: Sequence[str], lane: Lane) -> None:
+    def _nudge(self, refund_ids: Sequence[str], lane: Lane, *, per_message: int = 1) -> None:
+        """Send messages until one cannot be sent: a broker that hangs would delay each of them."""
         celery = self.celery
         from worker.broker import queues  # noqa: PLC0415 - imported when the app was made
 
+        left = refund_ids
         try:
-            queues.nudge(celery, refund_ids, lane)
+            while left:
+                queues.nudge(celery, left[:per_message], lane)
+                left = left[per_message:]
         except queues.PUBLISH_ERRORS as error:
             log.warning(
                 "nudge_not_sent",
                 extra={
-                    "refund_id": refund_ids[0],
-                    "count": len(refund_ids),
+                    "refund_id": left[0],
+                    "count": len(left),
                     "error": type(error).__name__,
                 },
             )
-            # The message is known to be lost, so the next sweep can act at once; without this mark
-            # it acts later.
+            # The messages are known to be lost, so the next sweep can act at once; without this
+            # mark it acts later.
+            pages = [left[start : start + BULK_IDS] for start in range(0, len(left), BULK_IDS)]
             with suppress(StoreUnavailable):
-                self.store.run(sweeps.give_back(refund_ids))
+                self.store.run_many([sweeps.give_back(page) for page in pages])
 
     def get(self, refund_id: str) -> Refund:
         """Return a refund's record.

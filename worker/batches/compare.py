@@ -12,15 +12,14 @@ from worker.importer import Accepted, SameRefund
 from worker.model.refund import Refund, Stage
 from worker.model.request import RefundRequest
 from worker.store.connection import redis_errors
+from worker.store.creations import MOST_FIELDS
 from worker.store.scripts import Argument, Command, Script
 from worker.store.store import Store
 
-COMPARE: Final = Script("batch_compare")
+COMPARE: Final = Script("batch_compare", "_standing")
 FIRST: Final = 20
 _PAGE: Final = 250
 """Rows per round trip: few enough that the script that checks them does not delay other clients."""
-_MOST_FIELDS: Final = 200
-"""A payment with more fields than this is read in pages instead, and cached."""
 _HELD: Final = 100_000
 _CROWDED: Final = "?"
 _DROPPED: Final = "?"
@@ -200,7 +199,7 @@ def _note_odd(
 
 def _answers(store: Store, page: Sequence[Accepted]) -> list[list[str]]:
     """Return each row's reply of `batch_compare.lua`, with any existing record's fingerprint."""
-    arguments: list[Argument] = [_MOST_FIELDS]
+    arguments: list[Argument] = [MOST_FIELDS]
     for _, request in page:
         arguments += (request.refund_id, request.payment_intent, request.amount or "")
     flat: list[str] = store.run(

@@ -43,6 +43,7 @@ class BatchDraft:
     all_remaining: int = 0
     totals: Mapping[str, int] = field(default_factory=dict)
     delay: timedelta = timedelta(0)
+    allow_repeat: bool = False
     again: bool = False
     """Begin a new batch although the file was imported, or canceled, before."""
 
@@ -83,7 +84,7 @@ def open_batch(
     """
     facts: list[Argument] = [
         *("file", file, "rows", rows, "invalid", opening.invalid, "duplicates", opening.duplicates),
-        *("all_remaining", opening.all_remaining),
+        *("all_remaining", opening.all_remaining, "allow_repeat", int(opening.allow_repeat)),
         *(
             part
             for currency, amount in opening.totals.items()

@@ -59,7 +59,10 @@ class Batch:
     known: int | None = None
     """Rows whose refunds existed in the records before; None until every row was imported."""
     conflicting: int = 0
-    """Rows left out because another refund took their id while the import ran."""
+    """Rows left out because of a refund that was accepted while the import ran.
+
+    It took their id, or has their payment and amount.
+    """
     imported_at: datetime | None = None
     """The time when every row was imported; None while the import is unfinished."""
     not_before: datetime | None = None
@@ -72,6 +75,11 @@ class Batch:
     canceled_by: str | None = None
     options: str = ""
     """How the file is read, as the import stored it."""
+    allow_repeat: bool = True
+    """Whether a row is accepted although another refund has its payment and amount.
+
+    True also if an older version began the batch, which stored nothing of it.
+    """
 
     @property
     def accepted(self) -> int:
@@ -265,6 +273,7 @@ def decoded(batch_id: str, stored: Mapping[str, str]) -> Batch:
         canceled_at=_time(stored, "canceled_at"),
         canceled_by=stored.get("canceled_by"),
         options=stored.get("options", ""),
+        allow_repeat=stored.get("allow_repeat") != "0",
     )
 
 

@@ -183,8 +183,8 @@ def paused_sentence(store: Store, batch_id: str, *, changed: bool) -> str:
 def resumed_sentence(store: Store, batch_id: str, *, changed: bool) -> str:
     """Return what a resume did to a batch."""
     sentence = f"batch {batch_id} {'is resumed' if changed else 'was not paused'}"
-    is_finished = batches.read_batch(store, batch_id).finished
-    return f"{sentence}; it is finished, so nothing is left to send" if is_finished else sentence
+    is_over = batches.read_batch(store, batch_id).is_over
+    return f"{sentence}; it is finished, so nothing is left to send" if is_over else sentence
 
 
 @batch.command(short_help="Pause a batch.")

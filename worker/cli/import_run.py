@@ -313,15 +313,23 @@ def _submit(
 
 
 def say_late_conflicts(counts: SubmitCounts) -> None:
-    """Report rows whose ids other refunds took while the import ran."""
-    count = counts.conflicting
-    rows = (
-        f"{counted(count, 'row')} {verb(count, 'was', 'were')} skipped, because other refunds took"
-    )
-    note(
-        f"error: {rows} {verb(count, 'its id', 'their ids')} during the import: see the conflicts"
-        " with 'refunds import FILE --dry-run --again'"
-    )
+    """Report rows that were left out because of refunds accepted while the import ran."""
+    if count := counts.conflicting:
+        note(
+            f"error: {_skipped(count)}, because other refunds took"
+            f" {verb(count, 'its id', 'their ids')} during the import: see the conflicts with"
+            " 'refunds import FILE --dry-run --again'"
+        )
+    if count := counts.repeating:
+        note(
+            f"error: {_skipped(count)}, because other refunds of the same payment and amount were"
+            " accepted during the import: see them with 'refunds import FILE --dry-run --again'; if"
+            " each of them is intended, import them with --again --allow-repeat"
+        )
+
+
+def _skipped(count: int) -> str:
+    return f"{counted(count, 'row')} {verb(count, 'was', 'were')} skipped"
 
 
 def _report(
@@ -333,7 +341,7 @@ def _report(
 ) -> int:
     """Show what was accepted, and return the exit code of an import that does not wait."""
     put_facts(facts, as_json=options.as_json)
-    if counts.conflicting:
+    if counts.left_out:
         say_late_conflicts(counts)
         return REFUSED
     if not counts.created:
@@ -381,7 +389,7 @@ def _wait(
         note(f"{rows} accepted before, outside this batch, and not waited for")
     if after.stages.get("review"):
         note("some refunds need review: see them with 'refunds review list'")
-    if counts.conflicting:
+    if counts.left_out:
         say_late_conflicts(counts)
         return REFUSED
     return verdict(after) if after.accepted else NOTHING_TO_DO

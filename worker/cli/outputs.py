@@ -55,7 +55,8 @@ RESULTS: Final = Kind("a file of results", is_of_results)
 def output(file: str, target: Path | None, kind: Kind) -> Iterator[Write]:
     """Yield the function that writes `target`, which may not be the input `file`.
 
-    Without a target it does nothing.
+    Without a target it does nothing. If nothing is written, a file of an earlier run stays, and a
+    note says so.
 
     Raises `InputError` at once if `target` cannot be written, or is a file of another kind.
     """
@@ -76,7 +77,10 @@ def output(file: str, target: Path | None, kind: Kind) -> Iterator[Write]:
             f"{target} cannot be written ({error.strerror}): choose another file"
         ) from None
 
+    is_written = False
+
     def write(fill: Fill, what: str) -> None:
+        nonlocal is_written
         try:
             rows = fill(out)
             out.close()
@@ -85,6 +89,7 @@ def output(file: str, target: Path | None, kind: Kind) -> Iterator[Write]:
                 _require_kind(target, kind)
                 # In one step, so that no reader ever sees half a file.
                 part.replace(target)
+            is_written = True
         except OSError as error:
             raise InputError(
                 f"{target} cannot be written ({error.strerror}): choose another file"
@@ -97,6 +102,8 @@ def output(file: str, target: Path | None, kind: Kind) -> Iterator[Write]:
         out.close()
         if plain:
             part.unlink(missing_ok=True)
+            if not is_written and target.is_file() and target.stat().st_size:
+                note(f"{target} was left as it was: nothing in it is from this run")
 
 
 def _part(target: Path) -> tuple[IO[str], Path]:

@@ -27,10 +27,12 @@ from worker.file_import.limits import (
 )
 from worker.file_import.readings import (
     DELIMITER_OF,
+    UnknownReading,
     columns_of,
     reading_of,
     stored_reading,
     unfitting,
+    unit_of,
 )
 from worker.file_import.submitting import BatchCanceled, SubmitCounts, submit
 
@@ -44,6 +46,7 @@ __all__ = [
     "Prepared",
     "Refusal",
     "SubmitCounts",
+    "UnknownReading",
     "Unusable",
     "begin",
     "broken_limits",
@@ -62,4 +65,5 @@ __all__ = [
     "submit",
     "sums_or_one",
     "unfitting",
+    "unit_of",
 ]

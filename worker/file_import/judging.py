@@ -118,6 +118,7 @@ def draft(source: Source, summary: Summary, options: ImportSettings) -> BatchDra
         all_remaining=summary.all_remaining,
         totals=sums(summary),
         delay=options.delay,
+        allow_repeat=options.allow_repeat,
         again=options.again,
     )
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any, Final
 
+from worker.errors import GuardRefused, InputError
 from worker.file_import.limits import Unusable
 from worker.importer import (
     DELIMITERS,
     FIELDS,
+    AmountUnit,
     ImportOptions,
     Source,
     delimiter_of,
@@ -23,7 +26,18 @@ from worker.importer import (
 )
 
 DELIMITER_OF: Final = {name: character for character, name in DELIMITERS.items()}
+_OPTIONS: Final = frozenset(field.name for field in fields(ImportOptions))
 _KINDS: Final = {"xlsx": "a workbook", "csv": "a CSV"}
+
+
+class UnknownReading(GuardRefused):
+    """A newer version began a batch, whose file this version cannot read in the same way."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a newer version began this batch, and reads its file in a way that this version does"
+            " not know: use the newer version"
+        )
 
 
 def columns_of(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
@@ -83,7 +97,25 @@ def stored_reading(source: Source) -> str:
 
 
 def reading_of(stored: str) -> ImportOptions:
-    """Return how to read the file of a batch, from what the batch stored."""
+    """Return how to read the file of a batch, from what the batch stored.
+
+    Raises `UnknownReading`.
+    """
     kept: dict[str, Any] = json.loads(stored) if stored else {}
+    if not _OPTIONS.issuperset(kept):
+        raise UnknownReading
     columns = tuple((field, header) for field, header in kept.pop("columns", ()))
-    return ImportOptions(**{**kept, "columns": columns, "id_from": tuple(kept.get("id_from", ()))})
+    try:
+        return ImportOptions(
+            **{**kept, "columns": columns, "id_from": tuple(kept.get("id_from", ()))}
+        )
+    except InputError:
+        raise UnknownReading from None
+
+
+def unit_of(stored: str) -> AmountUnit:
+    """Return the unit in which to show the amounts of a batch: minor if that is not known."""
+    try:
+        return reading_of(stored).amount_unit
+    except UnknownReading:
+        return "minor"

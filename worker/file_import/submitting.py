@@ -29,16 +29,26 @@ class BatchCanceled(GuardRefused):
 
 @dataclass(kw_only=True)
 class SubmitCounts:
-    """How many rows of a file were accepted, were known before, or conflict with a refund."""
+    """How many rows of a file were accepted, were known before, or conflict with a refund.
+
+    `repeating` rows were left out because of a refund of the same payment and amount, which was not
+    there when the file was compared with the records.
+    """
 
     created: int = 0
     known: int = 0
     conflicting: int = 0
+    repeating: int = 0
 
     @property
     def rows(self) -> int:
         """Return how many rows have a result."""
-        return self.created + self.known + self.conflicting
+        return self.created + self.known + self.left_out
+
+    @property
+    def left_out(self) -> int:
+        """Return how many rows were valid and not accepted."""
+        return self.conflicting + self.repeating
 
 
 def submit(
@@ -52,17 +62,23 @@ def submit(
     """Accept every row that has no refund yet; record at the end that the import is complete.
 
     `counts` grow on the way, so that they say after an error what is accepted. `on_progress`
-    receives the number of rows now and then. Raises `BatchCanceled`.
+    receives the number of rows now and then. Raises `BatchCanceled`, `NotFound`.
     """
+    # Since the comparison, another file may have been imported, perhaps for days.
+    is_guarded = not batches.read_batch(refunds.store, batch_id).allow_repeat
     differing: list[RefundRequest] = []
     same_refund = SameRefund()
     requests: Iterator[RefundRequest] = (row.request for row in accepted(source, validation))
     with ahead(requests) as ready:
-        for request, made in refunds.submit_stream(ready, lane=Lane.BULK, batch_id=batch_id):
+        for request, made in refunds.submit_stream(
+            ready, lane=Lane.BULK, batch_id=batch_id, refuse_repeats=is_guarded
+        ):
             if made.result == "created":
                 counts.created += 1
             elif made.result == "exists":
                 counts.known += 1
+            elif made.result == "repeat":
+                counts.repeating += 1
             else:
                 counts.conflicting += 1
                 differing.append(request)
@@ -75,7 +91,7 @@ def submit(
                 _refuse_canceled(refunds, batch_id, counts)
     _count_known(refunds, differing, counts, same_refund)
     rows_in = counts.created + counts.known
-    batches.close_batch(refunds.store, batch_id, handed_in=rows_in, conflicting=counts.conflicting)
+    batches.close_batch(refunds.store, batch_id, handed_in=rows_in, conflicting=counts.left_out)
 
 
 def _count_known(

@@ -338,6 +338,7 @@ class Uploads:
                 created=counts.created,
                 known=counts.known,
                 conflicting=counts.conflicting,
+                repeating=counts.repeating,
             )
         # The invalid rows are read again for /errors.
         return validation.summary.refused > 0

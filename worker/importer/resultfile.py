@@ -27,6 +27,7 @@ from worker.importer.columns import (
     OWN_COLUMN,
     RESULT_COLUMNS,
     fields_of,
+    id_fields,
     result_columns,
 )
 from worker.importer.formats import delimiter_of, separator_named
@@ -205,6 +206,8 @@ class _Layout:
         self.after = () if leading else rest
         taken = {*self.before, *self.after}
         self.refund_id = fields.index("refund_id") if "refund_id" in fields else None
+        made = {*id_fields(options)} - {"refund_id", "amount"}
+        self.id_parts = [index for index, field in enumerate(fields) if field in made]
         self._is_minor = options.amount_unit == "minor"
         self._amount = fields.index("amount") if "amount" in fields else None
         self._currency = fields.index("currency") if "currency" in fields else None
@@ -274,6 +277,10 @@ class _CsvTable:
         if at is not None and cell_problem(cells[at]) is not None:
             # As text it would be an id that nobody has written.
             cells[at] = f"{self._text(cells[at])} #NOT TEXT"
+        for part in layout.id_parts:
+            if cell_problem(cells[part]) is not None:
+                # Any text would make an id. A blank cell makes none.
+                cells[part] = None
         row = (*map(facts.get, layout.before), *cells, *map(facts.get, layout.after))
         self._write_cells(guarded(self._text(cell)) for cell in row)
 

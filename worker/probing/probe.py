@@ -318,7 +318,8 @@ class Probe:
     async def _listed_under(self, refund_id: str, *, looks: int) -> int | None:
         """Return how many refunds the list shows under our id; None if the list cannot be used.
 
-        It is read until it shows several, at most `looks` times.
+        It is read until it shows several, at most `looks` times. If it could not be read to its
+        end, it may hold more.
         """
         if self._findings[Question.LIST].verdict is not Verdict.YES:
             return None
@@ -329,8 +330,10 @@ class Probe:
             shown = await self._list()
             if isinstance(shown, (Reply, NoReply, NotSent)):
                 return None
-            count = sum(entry.refund_id == refund_id for entry in shown[0])
-            if count > 1:
+            entries, is_whole = shown
+            found = sum(entry.refund_id == refund_id for entry in entries)
+            count = found if is_whole or found > 1 else None
+            if found > 1:
                 break
         return count
 

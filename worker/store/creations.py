@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import repeat
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from worker.model.refund import Lane, Refund
 from worker.model.request import RefundRequest
@@ -16,14 +16,23 @@ from worker.store.records import decode, new_row, pairs_of
 from worker.store.scripts import Argument, Command
 from worker.store.sweeps import NUDGE_GRACE
 
+MOST_FIELDS: Final = 200
+"""Maximum fields of a payment that a script reads to find a repeat.
+
+A comparison reads a payment with more in pages.
+"""
 _ms = timedelta(milliseconds=1)
+
+
+Result = Literal["created", "exists", "conflict", "repeat"]
+_WITHOUT_RECORD: Final[tuple[Result, ...]] = ("created", "conflict", "repeat")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Created:
-    """The result of a request: `created`, `exists` (with the record), or `conflict`."""
+    """The result of a request: `created`, `exists` (with the record), `conflict`, or `repeat`."""
 
-    result: Literal["created", "exists", "conflict"]
+    result: Result
     now: datetime
     refund: Refund | None = None
 
@@ -51,19 +60,23 @@ def create_several(
     by: str = "",
     queue: str = "",
     messages: Sequence[str] = (),
+    refuse_repeats: bool = False,
 ) -> Command[Sequence[Created]]:
     """Accept refunds in one script, each as `create` does.
 
     At most `CREATED_AT_ONCE`, so that others wait little. With a `queue`, the script also pushes
-    the message of each refund that is new.
+    the message of each refund that is new. With `refuse_repeats`, a new id is not accepted if
+    another refund of the same payment and amount is pending or has succeeded.
     """
 
     def read(reply: Any) -> Sequence[Created]:
         now = from_ms(int(reply[0]))
-        new, conflict = Created(result="created", now=now), Created(result="conflict", now=now)
+        plain: dict[str, Created] = {
+            word: Created(result=word, now=now) for word in _WITHOUT_RECORD
+        }
         return [
             (
-                (new if result == "created" else conflict)
+                plain[result]
                 if isinstance(result, str)
                 else Created(result="exists", now=now, refund=decode(pairs_of(result)))
             )
@@ -71,6 +84,7 @@ def create_several(
         ]
 
     arguments: list[Argument] = [NUDGE_GRACE // _ms, lane.value, batch_id or "", by, queue]
+    arguments.append(MOST_FIELDS if refuse_repeats else 0)
     for request, message in zip(requests, messages or repeat("", len(requests)), strict=True):
         arguments += (*new_row(request), message)
     return Command(script=scripts.CREATE, arguments=arguments, read=read)

@@ -92,7 +92,7 @@ class Command(Generic[T]):
     """Returns further arguments, as they are when the command is sent."""
 
 
-CREATE: Final = Script("create")
+CREATE: Final = Script("create", "_standing")
 LOAD: Final = Script("load")
 CLAIM: Final = Script("claim", _MEMBERS, "_position")
 STANDS: Final = Script("stands")

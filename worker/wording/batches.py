@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from worker.batches import Batch, BatchProgress
-from worker.file_import import UNSTATED, reading_of
+from worker.file_import import UNSTATED, unit_of
 from worker.importer import AmountUnit
 from worker.wording import held
 from worker.wording.values import moment, plain
@@ -23,7 +23,7 @@ _COUNTS: Final = {
     "invalid": "invalid",
     "duplicates": "duplicates",
     "known": "accepted before",
-    "conflicting": "id taken",
+    "conflicting": "taken meanwhile",
 }
 
 
@@ -56,7 +56,7 @@ def facts_of_batch(seen: BatchProgress, unit: AmountUnit | None = None) -> Rows:
         ),
         ("rows", f"{each.rows:,}"),
     ]
-    unit = unit or reading_of(each.options).amount_unit
+    unit = unit or unit_of(each.options)
     rows += [
         (label, f"{count:,}") for name, label in _COUNTS.items() if (count := getattr(each, name))
     ]

@@ -106,6 +106,17 @@ def test_an_unfinished_batch_is_refused_under_another_name_or_read_in_another_wa
         begun(records, None, BatchDraft(options="by order"))
 
 
+def test_who_continues_a_batch_says_anew_whether_repeats_are_allowed(records: Records) -> None:
+    for is_allowed in (False, True, False):
+        begun(records, opening=BatchDraft(allow_repeat=is_allowed))
+        assert read_batch(records.store, "b-1").allow_repeat is is_allowed
+        foresee_batch(records.store, None, "d1", BatchDraft(allow_repeat=not is_allowed))
+        assert read_batch(records.store, "b-1").allow_repeat is is_allowed
+    records.store.redis.hdel("refunds:batch:b-1", "allow_repeat")
+    # A version before this one began it.
+    assert read_batch(records.store, "b-1").allow_repeat
+
+
 def test_looking_ahead_tells_the_same_and_writes_nothing(records: Records) -> None:
     assert foresee_batch(records.store, "b-1", "d1").fresh
     # The time that a script sees is all that is kept.

@@ -28,7 +28,9 @@ def world(sync_redis: redis.Redis) -> World:
 
 def run(world: World, name: str, *arguments: Argument) -> Any:
     """Run a script and return its reply as it comes."""
-    call: Command[Any] = Command(script=Script(name), arguments=arguments, read=lambda reply: reply)
+    shared = ("_standing",) if name == "batch_compare" else ()
+    script = Script(name, *shared)
+    call: Command[Any] = Command(script=script, arguments=arguments, read=lambda reply: reply)
     return world.store.run(call)
 
 

@@ -462,6 +462,17 @@ def test_a_result_is_read_as_the_file_was_when_it_was_imported(cli: Cli, tmp_pat
     ]
 
 
+@pytest.mark.parametrize("stored", ['{"rounding": "up"}', '{"amount_unit": "tenth"}'])
+def test_a_batch_of_a_newer_version_is_shown_and_its_file_is_not_read_in_another_way(
+    cli: Cli, records: Records, batch: str, season: str, stored: str
+) -> None:
+    records.store.redis.hset(f"refunds:batch:{batch}", mapping={"options": stored})
+    shown = cli("batch", "show", batch)
+    assert (shown.code, "season.csv" in shown.out) == (0, True)
+    ran = cli("batch", "result", batch, "--input", season)
+    assert (ran.code, "a newer version began this batch" in ran.err) == (6, True)
+
+
 def test_a_list_of_a_batch_may_be_empty_but_not_of_one_that_is_unknown(
     cli: Cli, batch: str
 ) -> None:

@@ -317,6 +317,36 @@ def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(
     assert records.get(first.refund_id).status == "pending"
 
 
+@pytest.mark.parametrize(
+    ("allowed", "code", "accepted_rows"), [((), 6, 1), (("--allow-repeat",), 0, 2)]
+)
+def test_two_files_imported_at_once_do_not_refund_one_payment_twice_unasked(
+    cli: Cli,
+    records: Records,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    allowed: tuple[str, ...],
+    code: int,
+    accepted_rows: int,
+) -> None:
+    first = a_file(tmp_path, "id,pi,amount\na,pi_1,500\n")
+    other = a_file(tmp_path, "id,pi,amount\nb,pi_1,500\n", "other.csv")
+    open_batch = batches.open_batch
+
+    def late(*given: Any, **named: Any) -> Any:
+        # After the file was compared with the records, and before its first row is handed in.
+        monkeypatch.setattr("worker.batches.open_batch", open_batch)
+        assert cli("import", other).code == 0
+        return open_batch(*given, **named)
+
+    monkeypatch.setattr("worker.batches.open_batch", late)
+    ran = cli("import", first, "--batch", "b-1", *allowed)
+    assert (ran.code, standing(records)) == (code, accepted_rows)
+    is_said = "other refunds of the same payment and amount were accepted during" in ran.err
+    assert is_said == (code == 6)
+    assert read_batch(records.store, "b-1").conflicting == 2 - accepted_rows
+
+
 def test_an_attempt_without_made_ids_is_wrong_usage(cli: Cli, tmp_path: Path) -> None:
     file = a_file(tmp_path, "id,pi,amount\na,pi_1,500\n")
     ran = cli("import", file, "--attempt", "2")

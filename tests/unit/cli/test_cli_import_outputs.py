@@ -39,6 +39,21 @@ def test_errors_of_an_earlier_run_are_gone_after_one_without_any(
     assert f"no row is invalid: {errors} from an earlier run was removed" in ran.err
 
 
+@pytest.mark.parametrize("options", [("--dry-run",), ("--max-total", "1")])
+def test_results_of_an_earlier_run_are_named_as_such_if_none_are_written(
+    cli: Cli, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    result = tmp_path / "result.csv"
+    assert cli("import", a_file(tmp_path, GOOD), "--result", str(result)).code == 0
+    before = result.read_text()
+    today = a_file(tmp_path, GOOD.replace("row-1,pi_1", "row-2,pi_2"), "today.csv")
+    ran = cli("import", today, "--result", str(result), *options)
+    assert result.read_text() == before
+    assert f"{result} was left as it was: nothing in it is from this run" in ran.err
+    ran = cli("import", today, "--result", str(result))
+    assert (ran.code, "was left as it was" in ran.err) == (0, False)
+
+
 @pytest.mark.parametrize("text", [GOOD, BAD])
 @pytest.mark.parametrize(
     "other",

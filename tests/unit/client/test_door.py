@@ -6,7 +6,7 @@ import base64
 import json
 import pickle
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -238,6 +238,26 @@ def test_a_redis_that_goes_away_once_a_refund_is_accepted_does_not_make_its_subm
     else:
         refunds.submit(request())
     assert refunds.get("order-1-1").stage == "queued"
+
+
+@pytest.mark.parametrize(("lane", "count"), [(Lane.SINGLE, 3), (Lane.BULK, 450)])
+def test_a_broker_that_hangs_holds_those_who_submit_together_for_one_message_only(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch, lane: Lane, count: int
+) -> None:
+    tried: list[int] = []
+
+    def hang(_app: object, refund_ids: Sequence[str], _lane: Lane) -> None:
+        tried.append(len(refund_ids))
+        raise TimeoutError
+
+    monkeypatch.setattr("worker.broker.queues.nudge", hang)
+    with Refunds(redis_url=redis_url, broker_url="amqp://127.0.0.1:1") as door:
+        assert door.submit_many(map(request, range(count)), lane=lane).created == count
+        assert len(tried) == 1
+        now = door.store.time()
+        # A sweep finds all of them at once.
+        found = door.get_many([request(number).refund_id for number in range(count)])
+        assert all(each and each.next_check_at and each.next_check_at <= now for each in found)
 
 
 def test_a_redis_that_is_away_is_one_sentence_without_the_password() -> None:

@@ -22,6 +22,7 @@ from worker.errors import NotDurable, NotStorable, RefundError, StoreUnavailable
 from worker.file_import import submit, submitting
 from worker.http import spool, uploads
 from worker.http.uploads import Stopped, Uploads
+from worker.model.request import RefundRequest
 from worker.store import audit, tokens
 
 if TYPE_CHECKING:
@@ -287,6 +288,25 @@ async def test_an_interrupted_import_goes_on_at_the_next_start(
     async with a_door(redis_url, spool_dir=folder) as door:
         assert (await imported(door, "season"))["accepted"] == 1200
         assert names(folder) == []
+
+
+@pytest.mark.parametrize(("options", "accepted"), [("", 1199), ("&allow_repeat=true", 1200)])
+async def test_an_import_that_is_taken_up_refunds_no_payment_again_that_was_refunded_meanwhile(
+    redis_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, options: str, accepted: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Uploads, "submitted", killed)
+        async with a_door(redis_url, spool_dir=folder) as door:
+            await send(door, rows(1200), f"name=season{options}")
+            await until(lambda: not door.part.uploads.active)
+            other = RefundRequest(
+                refund_id="by-hand", payment_intent="pi_1199", amount=1699, currency="usd"
+            )
+            await asyncio.to_thread(door.refunds.submit, other)
+            tokens.revoke(door.refunds.store, "shop")
+    async with a_door(redis_url, spool_dir=folder) as door:
+        batch = await imported(door, "season")
+    assert (batch["accepted"], batch["conflicting"]) == (accepted, 1200 - accepted)
 
 
 async def test_the_same_upload_continues_what_was_interrupted_elsewhere(

@@ -17,7 +17,7 @@ from worker.model.times import from_ms
 from worker.store.creations import Created
 from worker.store.scripts import CREATED_AT_ONCE, Command
 
-ROW, FIRST, BY = 10, 5, 3
+ROW, FIRST, BY = 10, 6, 3
 NEW = [f"order-{each}" for each in (0, 1, 2, 5, 6, 7)]
 
 

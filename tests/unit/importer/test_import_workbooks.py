@@ -323,6 +323,20 @@ def test_an_id_that_is_not_text_in_a_workbook_is_refused_in_a_file_of_errors_or_
     assert (taken.ids, taken.codes) == ([], ["refund_id"])
 
 
+@pytest.mark.parametrize("written", ["failed_rows", "result"])
+@pytest.mark.parametrize("held", [1234567890123456, 1.1, date(2026, 5, 1)])
+def test_what_makes_an_id_and_is_not_text_makes_none_in_a_file_of_errors_or_results(
+    files: Files, held: object, written: str
+) -> None:
+    whole_row: list[object] = ["1001", "pi_2", 700]
+    book = workbook([["order", "pi", "amount"], [held, "pi_1", 500], whole_row])
+    made: dict[str, Any] = {"id_from": ("order", "amount")}
+    (whole,) = files.take(book, "refunds.xlsx", **made).ids
+    again = getattr(files, written)(book, name="refunds.xlsx", **made)
+    taken = files.take(again, "again.csv", **made)
+    assert (taken.ids, taken.codes) == ([whole] if written == "result" else [], ["id_missing"])
+
+
 @pytest.mark.parametrize("options", [{}, {"default_currency": "JPY"}])
 def test_an_amount_shown_as_money_is_clear_in_a_currency_without_decimals(
     files: Files, options: dict[str, Any]

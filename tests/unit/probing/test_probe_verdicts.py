@@ -158,6 +158,33 @@ async def test_a_second_effect_is_waited_for_as_long_as_the_first(modes: dict[st
         assert advised(report)["IDEMPOTENCY"] == "verify"
 
 
+class Shortened(Probe):
+    """A probe of a provider whose list is whole at first, and not once a request was repeated."""
+
+    requests = 0
+
+    async def _post(self, number: int, *, key_of: int | None = None) -> Outcome:
+        self.requests += 1
+        return await super()._post(number, key_of=key_of)
+
+    async def _list(self) -> Any:
+        shown = await super()._list()
+        return (shown[0], self.requests <= 1) if isinstance(shown, tuple) else shown
+
+
+async def test_a_list_that_was_not_read_to_its_end_does_not_count_to_one() -> None:
+    with provider(pending_in_totals=False) as sandbox:
+        report = await Shortened(
+            settings_of(sandbox.url), Order.new("pi_pending_1", 1), sleep=no_pause
+        ).run()
+        assert (answers(report)[Q.LIST], answers(report)[Q.KEY]) == ("yes", "unclear")
+        assert advised(report)["IDEMPOTENCY"] == "verify"
+
+
+async def no_pause(_: float) -> None:
+    """Wait for nothing."""
+
+
 async def test_what_no_total_and_no_list_can_count_is_not_trusted() -> None:
     with provider(list_refunds=False, pending_in_totals=False) as sandbox:
         report = await probed(sandbox, "pi_pending_1", settles=False)

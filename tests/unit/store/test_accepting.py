@@ -207,6 +207,29 @@ def test_refunds_of_one_script_are_answered_one_by_one(world: World) -> None:
     world.check()
 
 
+def test_a_new_id_for_a_payment_and_amount_that_stand_is_left_out_if_repeats_are_refused(
+    world: World,
+) -> None:
+    world.accept("old")
+    world.accept("rest", payment_intent="pi_2", amount=None)
+    requests = [
+        a_request("old"),
+        a_request("again"),
+        a_request("more", amount=501),
+        a_request("all", payment_intent="pi_2", amount=None),
+        a_request("part", payment_intent="pi_2"),
+    ]
+    commands = [
+        creations.create_several(requests, Lane.BULK, refuse_repeats=is_refused)
+        for is_refused in (True, False)
+    ]
+    assert [[one.result for one in world.store.run(command)] for command in commands] == [
+        ["exists", "repeat", "created", "repeat", "created"],
+        ["exists", "created", "exists", "created", "exists"],
+    ]
+    world.check()
+
+
 def queued(world: World, *names: str, queue: str = "refunds", message: str = "of ") -> list[str]:
     """Accept refunds together with their messages; what became of each."""
     requests = [a_request(name, payment_intent=f"pi_{name}") for name in names]

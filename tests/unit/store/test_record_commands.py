@@ -31,16 +31,17 @@ from worker.store.saves import Saved
 @pytest.mark.parametrize(("batch", "named"), [(None, ""), ("b", "b")])
 def test_accepting_hands_over_grace_lane_batch_and_the_row(batch: str | None, named: str) -> None:
     call = creations.create(a_request(), Lane.BULK, batch)
-    assert handed(call)[:5] == written(600_000, "refunds.bulk", named, "", "")
+    assert handed(call)[:6] == written(600_000, "refunds.bulk", named, "", "", 0)
     assert handed(creations.create(a_request(), Lane.SINGLE, by="shop"))[3] == repr("shop")
     assert call.script is scripts.CREATE
     several = creations.create_several([a_request("a"), a_request("b")], Lane.BULK, batch)
-    rows = (len(several.arguments) - 5) // 2
-    assert len(call.arguments) == 5 + rows
+    rows = (len(several.arguments) - 6) // 2
+    assert len(call.arguments) == 6 + rows
     queued = creations.create_several(
         [a_request("a"), a_request("b")], Lane.SINGLE, queue="refunds", messages=["one", "two"]
     )
-    assert handed(queued)[4::rows] == written("refunds", "one", "two")
+    assert handed(queued)[4] == repr("refunds")
+    assert handed(queued)[5::rows] == written(0, "one", "two")
     assert several.script is scripts.CREATE
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from worker.batches import is_batch_id, list_batches
 from worker.client import Refunds
-from worker.file_import import reading_of
+from worker.file_import import UnknownReading, reading_of
 from worker.importer.columns import id_fields
 from worker.importer.ids import MadeId, base_of
 from worker.model.refund import Refund
@@ -65,5 +66,8 @@ def of_order(refunds: Refunds, number: str) -> list[Refund]:
 def _columns(refunds: Refunds) -> list[str]:
     """Return each column that alone made the ids of a recent file."""
     batches = islice(list_batches(refunds.store), MOST_BATCHES)
-    made = {id_fields(reading_of(batch.options)) for batch in batches}
+    made: set[tuple[str, ...]] = set()
+    for batch in batches:
+        with suppress(UnknownReading):
+            made.add(id_fields(reading_of(batch.options)))
     return sorted(fields[0] for fields in made if len(fields) == 1)

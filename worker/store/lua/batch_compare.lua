@@ -4,29 +4,13 @@
 -- that id ('' if there is none), and for a row without a record the id of another refund, pending or succeeded, of the
 -- same payment and amount: '' if there is none, '?' if the payment has too many fields to read. Then for a row without a
 -- record the id of another attempt at it that is pending or has succeeded, '' if there is none.
-local most = tonumber(ARGV[4])
-local function standing(payment_intent, amount)
-  local payment = P .. 'payment:' .. payment_intent
-  local fields = redis.call('HLEN', payment)
-  if fields == 0 then return '' end
-  if fields > most then return '?' end
-  for _, field in ipairs(redis.call('HKEYS', payment)) do
-    local other = string.match(field, '^refund:(.+)$')
-    if other then
-      local r = redis.call('HMGET', P .. 'refund:' .. other, 'status', 'amount', 'all_remaining')
-      local asked = r[2] or ''
-      if r[3] == '1' then asked = '' end
-      if (r[1] == 'pending' or r[1] == 'succeeded') and asked == amount then return other end
-    end
-  end
-  return ''
-end
+local most = whole('the fields of a payment', ARGV[4])
 local out = {}
 for i = 5, #ARGV, 3 do
   local r = redis.call('HMGET', P .. 'refund:' .. ARGV[i], 'fingerprint', 'status', 'stage')
   local repeated, attempt = '', ''
   if not r[2] then
-    repeated, attempt = standing(ARGV[i + 1], ARGV[i + 2]), attempt_beside_new(ARGV[i]) or ''
+    repeated, attempt = standing(ARGV[i + 1], ARGV[i + 2], most), attempt_beside_new(ARGV[i]) or ''
   end
   out[#out + 1] = r[1] or (r[2] and '?') or ''
   out[#out + 1] = r[2] or ''

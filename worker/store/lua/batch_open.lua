@@ -18,7 +18,13 @@ if earlier and redis.call('EXISTS', P .. 'batch:' .. earlier) == 1 then
   elseif batch[1] == 'canceled' then reason, fact = 'canceled', ''
   elseif chosen and earlier ~= id then reason, fact = 'named', ''
   elseif (batch[3] or '') ~= options then reason, fact = 'options', batch[3] or ''
-  else return {'known', int(NOW), earlier} end
+  else
+    -- Who continues it was asked about repeats, too.
+    for i = 10, #ARGV - 1, 2 do
+      if ARGV[i] == 'allow_repeat' then redis.call('HSET', P .. 'batch:' .. earlier, ARGV[i], ARGV[i + 1]) end
+    end
+    return {'known', int(NOW), earlier}
+  end
   if not again then return {reason, int(NOW), earlier, fact} end
   if stored[1] then return {'taken', int(NOW), id, ''} end
 end

@@ -1,12 +1,13 @@
 -- Accept refunds, each once. ARGV[4] ms after which a nudge counts as lost; [5] lane; [6] batch id or ''; [7] the name of
--- the caller for the history, or ''; [8] the queue into which the message of each new row is pushed, or ''; then ten
+-- the caller for the history, or ''; [8] the queue into which the message of each new row is pushed, or ''; [9] 0, or, if
+-- a row is refused whose payment and amount another refund has, the most fields of a payment to read for that; then ten
 -- values for each row: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as
 -- JSON, and its message ('' for a value that was not stated).
 -- Returns {now, one result for each row}: 'created', 'conflict' (also for an attempt at a row if another attempt is
--- pending or has succeeded), or the existing record with the same contents. If a row is new and too little memory is
+-- pending or has succeeded), 'repeat' (see [9]), or the existing record with the same contents. If a row is new and too little memory is
 -- left, returns the error NEARLYFULL with the percentage of its memory that the server uses.
-takes(8)
-local ROW, FIRST = 10, 9
+takes(9)
+local ROW, FIRST = 10, 10
 local lane, batch, by, queue = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 
 local function same_metadata(one, other)
@@ -39,11 +40,12 @@ local function answer(existing, i)
 end
 
 local grace = whole('the grace', ARGV[4])
+local most = whole('the fields of a payment', ARGV[9])
 must_be_one_of(LANES, lane)
 if #by > 100 or not string.match(by, '^[%w._:@-]*$') then refuse_to('the caller has an invalid name') end
 local detail = by == '' and '' or ',"by":"' .. by .. '"'
 if queue ~= '' and queue ~= lane and queue ~= P .. lane then refuse_to('the queue is not that of the lane') end
-if (#ARGV - 8) % ROW ~= 0 or #ARGV > 8 + MOST_ROWS * ROW then refuse_to('a row is incomplete, or there are too many') end
+if (#ARGV - 9) % ROW ~= 0 or #ARGV > 9 + MOST_ROWS * ROW then refuse_to('a row is incomplete, or there are too many') end
 
 -- Return whether a new id is an attempt at a row of a file of which another attempt is pending or has succeeded, or is
 -- accepted by this script: `attempted` holds these rows.
@@ -54,6 +56,13 @@ local function is_attempted(id)
   if attempted[row] or attempt_beside_new(id) then return true end
   attempted[row] = true
   return false
+end
+
+-- The rows of one file were compared with each other before.
+local function is_repeat(payment_intent, amount)
+  if most == 0 then return false end
+  local other = standing(payment_intent, amount, most)
+  return other ~= '' and other ~= '?'
 end
 
 local out, new, names, existing_at, twice = {int(NOW)}, {}, {}, {}, {}
@@ -67,6 +76,8 @@ for i = FIRST, #ARGV, ROW do
     twice[place], out[place] = i, ''
   elseif is_attempted(id) then
     out[place] = 'conflict'
+  elseif is_repeat(ARGV[i + 3], ARGV[i + 5]) then
+    out[place] = 'repeat'
   else
     new[#new + 1], names[id], out[place] = i, true, 'created'
   end

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from worker.batches import close_batch, open_batch, read_batch
 from worker.errors import NotDurable
 from worker.model.refund import Stage, Status
 from worker.store import audit, flags, tokens
@@ -37,6 +38,21 @@ async def decide(page: PageDoor, refund_id: str, decision: str, **fields: str) -
     version = str(page.records.get(refund_id).version)
     values = {"decision": decision, "version": version, **HOW, **fields}
     return await send(page, view, f"{view}/resolve", **values)
+
+
+@pytest.mark.parametrize(("action", "fields"), [("pause", {}), ("cancel", {"typed": "b-1"})])
+async def test_a_batch_of_which_only_a_refund_in_review_is_left_can_still_be_stopped(
+    actor: PageDoor, action: str, fields: dict[str, str]
+) -> None:
+    store = actor.records.store
+    open_batch(store, "b-1", file="season.csv", digest="d1", rows=1)
+    actor.records.in_review("order-1", batch_id="b-1")
+    close_batch(store, "b-1", handed_in=1, conflicting=0)
+    shown = await send(actor, "/page/batches/b-1", f"/page/batches/b-1/{action}", **fields)
+    assert (shown.status, read_batch(store, "b-1").state) == (
+        303,
+        {"pause": "paused", "cancel": "canceled"}[action],
+    )
 
 
 async def test_a_refund_that_was_never_in_doubt_is_settled_as_failed(actor: PageDoor) -> None:

@@ -33,8 +33,13 @@ async def test_several_refunds_of_an_order_are_listed(reader: PageDoor) -> None:
 async def test_refund_of_a_file_is_found_by_the_column_that_made_its_id(
     reader: PageDoor, ending: str
 ) -> None:
-    for batch_id, columns in (("b-1", ["order_id"]), ("b-2", ["order_id", "sku"])):
-        options = json.dumps({"format": "csv", "id_from": columns})
+    newer = {"option_of_a_newer_version": True}
+    for batch_id, read in (
+        ("b-1", {"id_from": ["order_id"]}),
+        ("b-2", {"id_from": ["order_id", "sku"]}),
+        ("b-3", newer),
+    ):
+        options = json.dumps({"format": "csv"} | read)
         open_batch(
             reader.records.store,
             batch_id,
