@@ -201,8 +201,8 @@ class _Reader:
         if _IS_ADDRESS.fullmatch(host) and not is_allowed(host, private=private):
             self._wrong(
                 "url",
-                "must not name an inner address, but one of a private network or of this machine"
-                " with allow_private = true",
+                "must not name an inner address; one of a private network or of this machine is"
+                " only for allow_private = true",
             )
         return value
 

@@ -56,8 +56,11 @@ def _endpoint(settings: Settings, name: str) -> Endpoint:
     found = next((each for each in known if each.name == name), None)
     if found is not None:
         return found
-    names = ", ".join(each.name for each in known) or "none"
-    rule = f"must be an endpoint of REFUNDS_CALLBACKS_FILE, which has: {names}"
+    rule = "must be an endpoint of REFUNDS_CALLBACKS_FILE, "
+    if settings.callbacks_file is None:
+        rule += "which is not set here: set it as it is set for the workers"
+    else:
+        rule += f"which has: {', '.join(each.name for each in known) or 'none'}"
     raise InvalidRequest([FieldError(field="name", code="endpoint", value=shown(name), rule=rule)])
 
 
@@ -252,7 +255,7 @@ def test_endpoint(*, name: str, as_json: bool) -> int:
         )
     else:
         answer = reply.error if reply.status is None else f"HTTP {reply.status}"
-        click.echo(f"{name}: {answer} after {reply.seconds * 1000:.0f} ms")
+        click.echo(f"{name}: {answer}, after {reply.seconds * 1000:.0f} ms")
     return DONE if answered else SOME_FAILED
 
 

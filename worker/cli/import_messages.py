@@ -229,10 +229,9 @@ def say_known(compared: Comparison, options: ImportOptions) -> None:
     """Explain how to send failed or canceled refunds again: importing the same rows does not."""
     fresh = f"--attempt {options.attempt + 1}" if options.id_from else "a new id"
     if failed := compared.statuses.get("failed", 0):
-        them = verb(failed, "it", "them")
         note(
-            f"{failed:,} of them failed before: 'refunds batch retry ID' sends {them} again"
-            f" unchanged; a corrected row needs {fresh}"
+            f"{failed:,} of them failed before: 'refunds batch retry ID' sends again unchanged what"
+            f" is retriable, and says what else there is; a corrected row needs {fresh}"
         )
     if canceled := compared.statuses.get("canceled", 0):
         note(

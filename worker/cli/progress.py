@@ -149,7 +149,10 @@ def _why_still(refunds: Refunds, batch: Batch) -> str:
         return f"nothing is sent before {values.moment(batch.not_before)}"
     if flags.read(refunds.store).paused_at is not None:
         return ALL_PAUSED
-    return "check the workers with 'refunds doctor'"
+    return (
+        f"see what the rest waits for with 'refunds list --batch {batch.batch_id}"
+        " --status pending', and check the workers with 'refunds doctor'"
+    )
 
 
 def detached(batch_id: str) -> Detached:

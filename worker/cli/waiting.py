@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from worker.cli.exits import DONE, SOME_FAILED, Detached
-from worker.cli.session import note
+from worker.cli.session import ALL_PAUSED, note
 from worker.client import Refunds
 from worker.model.refund import Refund, Stage, Status
+from worker.store import flags
 
 _FIRST_POLL: Final = 0.02
 _LONGEST_POLL: Final = 1.0
@@ -42,6 +43,8 @@ def wait_for(refunds: Refunds, refund_ids: Sequence[str], seconds: float) -> lis
             ]
             left = end - time.monotonic()
             if not moving or left <= 0:
+                if moving and flags.read(refunds.store).paused_at is not None:
+                    note(ALL_PAUSED)
                 return [
                     found[refund_id]
                     for refund_id in dict.fromkeys(refund_ids)

@@ -37,7 +37,8 @@ def callbacks(settings: Settings, store: Store) -> Iterator[Check]:
     names = {each.name for each in known}
     for each in state.endpoints:
         is_left = each.name not in names and not _is_served(each, now, callback_state.UNSERVED)
-        yield from _left(each) if is_left else _endpoint(each, now)
+        is_set = each.name in names
+        yield from _left(each) if is_left else _endpoint(each, now, is_set=is_set)
 
 
 def _switch(known: Sequence[Endpoint], state: CallbackState, now: datetime) -> Check:
@@ -68,18 +69,20 @@ def _left(each: EndpointState) -> Iterator[Check]:
         yield warn(f"callbacks {each.name}", text, f"refunds callbacks forget {each.name}")
 
 
-def _endpoint(each: EndpointState, now: datetime) -> Iterator[Check]:
+def _endpoint(each: EndpointState, now: datetime, *, is_set: bool) -> Iterator[Check]:
     name = f"callbacks {each.name}"
+    # Without the endpoint in the file here, 'test' and 'resume' would refuse its name.
+    before = "" if is_set else "export REFUNDS_CALLBACKS_FILE=… as the workers have it; then "
     if each.paused_at is not None:
         text = f"paused by {each.paused_by}, and {each.waiting} wait"
-        yield warn(name, text, f"refunds callbacks resume {each.name}")
+        yield warn(name, text, f"{before}refunds callbacks resume {each.name}")
     elif each.failures >= OPEN_FROM:
         text = f"the last {each.failures} tries failed, and {each.waiting} wait"
-        yield warn(name, text, f"refunds callbacks test {each.name}")
+        yield warn(name, text, f"{before}refunds callbacks test {each.name}")
     elif each.waiting_since is not None and now - each.waiting_since > LATE:
         age = lasting((now - each.waiting_since).total_seconds())
         text = f"the oldest of {each.waiting} has been waiting for {age}"
-        yield warn(name, text, f"refunds callbacks test {each.name}")
+        yield warn(name, text, f"{before}refunds callbacks test {each.name}")
     if each.dead:
         text = f"not sent any more after three days of tries: {each.dead}"
         yield warn(name, text, f"refunds callbacks dead {each.name}")

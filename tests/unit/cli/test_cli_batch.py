@@ -203,6 +203,21 @@ def test_waiting_ends_with_4_and_the_reason_if_the_batch_has_paused_itself(
     assert "doctor" not in ran.err
 
 
+def test_waiting_for_a_batch_that_stands_still_names_the_way_to_see_why(
+    cli: Cli, records: Records, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "STILL_SECONDS", 0)
+
+    def ended(_: float) -> None:
+        for number in range(4):
+            settled(records, f"row-{number}")
+
+    monkeypatch.setattr("worker.cli.progress.time.sleep", ended)
+    ran = cli("batch", "show", batch, "--wait")
+    assert ran.code == 0
+    assert "see what the rest waits for with 'refunds list --batch b-1 --status pending'" in ran.err
+
+
 def test_waiting_for_a_batch_that_a_person_paused_names_that_person_and_no_time_left(
     cli: Cli, records: Records, batch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

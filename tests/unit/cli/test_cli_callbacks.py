@@ -159,6 +159,13 @@ def test_unknown_endpoint_is_refused_with_the_known_names(with_file: Cli) -> Non
         assert "shop, broken" in ran.err
 
 
+def test_without_a_file_an_endpoint_is_refused_with_the_variable_to_set(cli: Cli) -> None:
+    for command in ("test", "dead", "pause", "resume"):
+        ran = cli("callbacks", command, "shop")
+        assert ran.code == 3
+        assert "REFUNDS_CALLBACKS_FILE, which is not set here: set it as" in ran.err
+
+
 def test_wrong_file_is_exit_2(with_file: Cli, tmp_path: Path) -> None:
     (tmp_path / "callback_broken").unlink()
     for arguments in (("callbacks", "list"), ("worker",)):
@@ -176,7 +183,8 @@ def test_queue_of_callbacks_needs_the_file(cli: Cli) -> None:
 def test_test_callback_is_sent_once_and_needs_no_redis(with_file: Cli, shop: HTTPServer) -> None:
     away = {"REFUNDS_REDIS_URL": "redis://127.0.0.1:1/0"}
     assert with_file("callbacks", "test", "shop", "--json", **away).object["status"] == 204
-    assert with_file("callbacks", "test", "broken", **away).code == 4
+    ran = with_file("callbacks", "test", "broken", **away)
+    assert (ran.code, "broken: HTTP 500, after " in ran.out) == (4, True)
     signatures: list[str] = shop.types  # type: ignore[attr-defined]
     assert [text.startswith("v1,") for text in signatures] == [True, True]
 

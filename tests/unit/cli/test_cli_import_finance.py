@@ -166,7 +166,8 @@ def test_a_corrected_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
     ran = cli("import", file, *BY_ORDER, "--again")
     assert (
         ran.code,
-        "1 of them failed before: 'refunds batch retry ID' sends it again unchanged" in ran.err,
+        "1 of them failed before: 'refunds batch retry ID' sends again unchanged what is retriable"
+        in ran.err,
     ) == (
         9,
         True,

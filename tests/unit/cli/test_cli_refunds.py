@@ -159,6 +159,16 @@ def test_a_refund_still_on_its_way_after_the_wait_is_no_failure(cli: Cli) -> Non
     )
 
 
+def test_a_wait_that_ends_while_all_is_paused_says_so(cli: Cli) -> None:
+    words = ("submit", "order-1", "--payment-intent", PAYMENT, "--wait", "0.01")
+    assert "paused" not in cli(*words).err
+    cli("pause")
+    for again in (words, ("status", "order-1", "--wait", "0.01")):
+        ran = cli(*again)
+        assert ran.code == 0
+        assert "all sending is still paused: start it with 'refunds resume'" in ran.err
+
+
 def test_a_refund_is_shown_with_what_became_of_it(cli: Cli, records: Records) -> None:
     records.failed("order-1", reason="duplicate", metadata={"order": "7"})
     ran = cli("status", "order-1")

@@ -120,6 +120,18 @@ def test_doctor_warns_of_an_endpoint_in_trouble(
     assert (said[0], words[trouble] in said[1]) == ("warn", True)
 
 
+def test_doctor_without_the_file_names_it_before_a_command_that_needs_it(
+    with_file: Cli, doctor: Cli, records: Records
+) -> None:
+    callback_state.turn_on(records.store, "ann")
+    serve(records)
+    callback_state.pause(records.store, "shop", "ann")
+    command = "refunds callbacks resume shop"
+    assert examined(with_file).of("callbacks shop")[2] == command
+    fix = examined(doctor).of("callbacks shop")[2]
+    assert fix == f"export REFUNDS_CALLBACKS_FILE=… as the workers have it; then {command}"
+
+
 def test_doctor_names_the_way_to_forget_an_endpoint_that_was_removed(
     with_file: Cli, doctor: Cli, records: Records, sync_redis: redis.Redis
 ) -> None:
