@@ -257,8 +257,21 @@ def _not_done(
         # wait longer each time.
         delay = max(outcome.retry_after * (1 + jitter / 4), _least_wait(refund.attempts, jitter))
     return Step(
-        to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay
+        to=Stage.WAITING,
+        status=Status.PENDING,
+        label=outcome.code,
+        changes={**seen, **_named_again(refund)},
+        delay=delay,
     )
+
+
+def _named_again(refund: Refund) -> dict[str, Any]:
+    """Return the change by which what webhooks named is read again before a further send.
+
+    A person's decision may have outweighed what could not be read, for one send.
+    """
+    named = [one for one in (refund.hints_used or "").split() if one not in refund.prior_ids]
+    return {"hinted": " ".join(named)} if refund.absent_by_word and named else {}
 
 
 def _for_a_person(

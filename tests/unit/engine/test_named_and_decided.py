@@ -251,6 +251,23 @@ async def test_name_that_was_read_in_vain_before_a_send_on_a_word_is_read_before
         assert posts(shop) == sent + 1
 
 
+async def test_name_that_was_read_in_vain_before_a_first_send_is_read_before_the_next_one(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        await insisted(shop)
+        shop.provider.will(POST, error(429), says())
+        for wait in (*WAITS, timedelta(0)):
+            await shop.handle()
+            shop.pass_time(wait)
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.WAITING, 1)
+        await due_again(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        assert await shop.handle() == "succeeded"
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
 @pytest.mark.parametrize("shown", [{"status": "settling"}, ODD])
 @pytest.mark.parametrize("first", ["re_8", None])
 async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_is_done_by_then(
@@ -406,6 +423,7 @@ async def test_failure_of_a_send_says_nothing_of_what_could_not_be_read(
         await shop.handle()
         assert (await shop.stored()).stage is Stage.WAITING
         await due_again(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", payment_intent="pi_other")))
         await shop.handle()
         refund = await shop.stored()
         assert (refund.stage, refund.provider_refund_id, refund.prior_refund_ids) == (
