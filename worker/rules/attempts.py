@@ -26,6 +26,7 @@ from worker.rules.proofs import (
     NO_READBACKS,
     NO_WORD,
     done_alone,
+    named_again,
     settled_drops,
     to_review,
     unknown_status,
@@ -256,22 +257,15 @@ def _not_done(
         # Come back no sooner than the provider's `Retry-After` and not much later; repeated ones
         # wait longer each time.
         delay = max(outcome.retry_after * (1 + jitter / 4), _least_wait(refund.attempts, jitter))
+    # A person's decision may have outweighed what could not be read, for one send.
+    again = named_again(refund) if refund.absent_by_word else {}
     return Step(
         to=Stage.WAITING,
         status=Status.PENDING,
         label=outcome.code,
-        changes={**seen, **_named_again(refund)},
+        changes={**seen, **again},
         delay=delay,
     )
-
-
-def _named_again(refund: Refund) -> dict[str, Any]:
-    """Return the change by which what webhooks named is read again before a further send.
-
-    A person's decision may have outweighed what could not be read, for one send.
-    """
-    named = [one for one in (refund.hints_used or "").split() if one not in refund.prior_ids]
-    return {"hinted": " ".join(named)} if refund.absent_by_word and named else {}
 
 
 def _for_a_person(

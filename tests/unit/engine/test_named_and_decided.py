@@ -296,6 +296,82 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_is_done_by_then(
         assert ((await shop.stored()).stage, posts(shop)) == (stage, 1)
 
 
+async def test_refund_is_not_failed_on_a_word_beside_an_odd_one_that_shows_that_it_was_done(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        await in_conflict_with_an_odd_one(shop)
+        await given_up(shop, unverified=True)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_9")
+
+
+async def test_retry_is_not_sent_beside_an_odd_one_that_a_person_did_not_name(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        await in_conflict_with_an_odd_one(shop)
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(BY_ID, says(200, refund_payload(status="failed", metadata={})))
+        assert (await shop.handle()).startswith("failed")
+        sent = posts(shop)
+        await retry(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, sent)
+
+
+async def in_conflict_with_an_odd_one(shop: Shop) -> None:
+    """A refund in doubt for which a webhook named one with its id and another amount."""
+    shop.provider.will(POST, httpx.ReadError("cut"))
+    await shop.handle()
+    shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
+    await hint(shop)
+    assert await shop.handle() == "in review (conflict)"
+    shop.pass_time(HOUR)
+
+
+async def test_odd_one_is_read_before_a_send_although_a_person_named_another_id_in_vain(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        await in_conflict_with_an_odd_one(shop)
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(BY_ID, error(404))
+        shop.provider.will(PAID, totals(0))
+        for _ in range(3):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        assert (await shop.stored()).error_code == "refund_missing"
+        await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
+async def test_odd_one_is_read_before_a_send_although_the_refund_of_its_own_is_gone(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await pending_and_in_review(shop)
+        await insisted(shop)
+        shop.provider.will(OWN, error(404))
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        shop.pass_time(HOUR)
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
+
+
 async def test_refund_that_a_webhook_names_after_the_decision_is_not_sent_unread(
     async_redis: redis.asyncio.Redis,
 ) -> None:
@@ -736,6 +812,7 @@ async def test_pending_refund_is_read_before_a_retry_of_the_one_that_a_person_na
         shop.provider.will("GET /v1/refunds/re_7", says(200, failed))
         assert (await shop.handle()).startswith("failed")
         await retry(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", payment_intent="pi_other")))
         assert await shop.handle() == "processing"
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 1)
 
