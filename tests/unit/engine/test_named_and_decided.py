@@ -139,6 +139,11 @@ async def test_retry_is_not_sent_while_its_earlier_refund_cannot_be_read(
             await shop.handle()
             shop.pass_time(HOUR)
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.WAITING, 0)
+        shop.pass_time(VERIFY.max_age)
+        await shop.handle()
+        # Neither a cancel nor a decision is accepted of one that waits.
+        stage = Stage.WAITING if status == 401 else Stage.REVIEW
+        assert ((await shop.stored()).stage, posts(shop)) == (stage, 0)
 
 
 async def test_doubted_retry_goes_to_review_if_its_earlier_refund_was_done_after_all(
@@ -407,6 +412,23 @@ async def test_doubted_refund_that_is_named_after_the_decision_is_not_sent_unrea
         refund = await shop.stored()
         assert (refund.stage, posts(shop)) == (Stage.REVIEW, sent)
         assert has_no_decision(refund)
+
+
+async def test_first_look_that_cannot_be_made_returns_what_a_person_had_sent_to_the_person(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, replace(VERIFY, first_look=True)) as shop:
+        await in_review_for_a_name(shop)
+        await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", payment_intent="pi_other")))
+        shop.provider.will(LIST, error(500))
+        await shop.handle()
+        with pytest.raises(NotCancelable):
+            decisions.cancel(await shop.stored())
+        shop.pass_time(VERIFY.max_age)
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 0)
+        assert "within the allowed age" in (await shop.history())[-1]["alarm"]
 
 
 async def test_word_of_a_person_does_not_outweigh_what_the_first_look_finds(
