@@ -341,6 +341,29 @@ async def in_conflict_with_an_odd_one(shop: Shop) -> None:
     shop.pass_time(HOUR)
 
 
+@pytest.mark.parametrize("other", [{}, ODD])
+async def test_retry_is_not_sent_beside_one_that_a_list_showed_and_a_person_did_not_name(
+    async_redis: redis.asyncio.Redis, other: dict[str, Any]
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        failed = refund_payload(status="failed")
+        shop.provider.will(LIST, listing(refund_payload(id="re_9", **other), failed))
+        shop.pass_time(HOUR)
+        assert await shop.handle() == "in review (conflict)"
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(BY_ID, says(200, failed))
+        assert (await shop.handle()).startswith("failed")
+        await retry(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **other)))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert posts(shop) == 1
+
+
 async def test_odd_one_is_read_before_a_send_although_a_person_named_another_id_in_vain(
     async_redis: redis.asyncio.Redis,
 ) -> None:
