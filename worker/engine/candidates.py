@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from worker.engine.account import Account
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Permit
@@ -32,11 +33,13 @@ class CandidateReader:
         store: AsyncStore,
         gateway: Gateway,
         *,
+        account: Account,
         note_trouble: Callable[[Outcome], Awaitable[None]],
         note_answer: Callable[[], None],
     ) -> None:
         self._store = store
         self._gateway = gateway
+        self._account = account
         self._note_trouble = note_trouble
         self._note_answer = note_answer
 
@@ -50,10 +53,23 @@ class CandidateReader:
                 outcome = await self._gateway.whose_refusal(candidate.outcome)
                 await self._note_trouble(outcome)
                 candidate = replace(candidate, outcome=outcome)
+            elif candidate.verdict is CandidateVerdict.MISSING:
+                self._note_answer()
+                candidate = await self._unless_lost(refund, candidate, permit)
             else:
                 self._note_answer()
             candidates.append(candidate)
         return candidates
+
+    async def _unless_lost(self, refund: Refund, candidate: Candidate, permit: Permit) -> Candidate:
+        """Return a missing candidate as unread if the key may be of another account.
+
+        The payment of a settled refund may be gone for good, and stops nothing.
+        """
+        if refund.settled or not await self._account.is_lost(refund.payment_intent, permit):
+            return candidate
+        outcome = replace(candidate.outcome, code="account_lost", credentials=True)
+        return replace(candidate, verdict=CandidateVerdict.UNREADABLE, outcome=outcome)
 
     async def end(
         self,

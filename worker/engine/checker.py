@@ -128,7 +128,7 @@ class Checker:
 
         Return None if the refund may be sent, else save the step.
         """
-        step = preflight.after_first_readback(refund, read_back, now, self._jitter())
+        step = preflight.after_first_readback(refund, read_back, self._rules, now, self._jitter())
         if step is None:
             return None
         detail = {"look": read_back.verdict.value, "reason": read_back.reason}

@@ -106,6 +106,7 @@ class Service:
         candidates = CandidateReader(
             self.store,
             gateway,
+            account=self.account,
             note_trouble=self.trouble.note,
             note_answer=self.breaker.answered,
         )

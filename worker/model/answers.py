@@ -218,3 +218,5 @@ class Readback:
 
     `lookup` means that it was read by its id.
     """
+    odd: tuple[str, ...] = ()
+    """Ids of listed refunds that carry our id, and contradict each other or ours."""

@@ -26,6 +26,7 @@ from worker.rules.proofs import (
     NO_READBACKS,
     NO_WORD,
     done_alone,
+    named_again,
     settled_drops,
     to_review,
     unknown_status,
@@ -256,8 +257,14 @@ def _not_done(
         # Come back no sooner than the provider's `Retry-After` and not much later; repeated ones
         # wait longer each time.
         delay = max(outcome.retry_after * (1 + jitter / 4), _least_wait(refund.attempts, jitter))
+    # A person's decision may have outweighed what could not be read, for one send.
+    again = named_again(refund) if refund.absent_by_word else {}
     return Step(
-        to=Stage.WAITING, status=Status.PENDING, label=outcome.code, changes=seen, delay=delay
+        to=Stage.WAITING,
+        status=Status.PENDING,
+        label=outcome.code,
+        changes={**seen, **again},
+        delay=delay,
     )
 
 

@@ -157,7 +157,12 @@ def own_kept(refund: Refund, *unread: str) -> dict[str, Any]:
         kept = unread
     else:
         kept = (own, *unread)
-    return {"prior_refund_ids": _joined(refund.prior_ids, *kept)} if kept else {}
+    return kept_as_earlier(refund, *kept)
+
+
+def kept_as_earlier(refund: Refund, *names: str) -> dict[str, Any]:
+    """Return the change by which these are read before a send, as if of an earlier generation."""
+    return {"prior_refund_ids": _joined(refund.prior_ids, *names)} if names else {}
 
 
 def _joined(known: Iterable[str], *more: str) -> str | None:

@@ -23,10 +23,20 @@ from worker.model.steps import Step
 from worker.model.times import rfc3339
 from worker.rules import contradictions
 from worker.rules.attempts import MAX_SERVER_ERRORS
-from worker.rules.proofs import NO_READBACKS, NO_WORD, REVIEW_REMINDER, settled_drops
+from worker.rules.proofs import (
+    NO_READBACKS,
+    NO_WORD,
+    REVIEW_REMINDER,
+    named_again,
+    settled_drops,
+)
 
 CALLER: Final = "caller"
 """The author of a decision if no person is named: the calling program."""
+_MAY_BE_OF_AN_ODD_ONE: Final = frozenset(
+    {"conflict", "refund_missing", "contradictory_reply", "unknown_status"}
+)
+"""A refund in conflict has one of the others once a person has named an id in vain."""
 
 
 def cancel(refund: Refund) -> Step:
@@ -126,7 +136,7 @@ def resolve_failed(
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
     if refund.may_have_happened:
-        changes: dict[str, Any] = {"operator_code": code} | NO_READBACKS
+        changes: dict[str, Any] = {"operator_code": code} | NO_READBACKS | _odd_one_again(refund)
         return _decided(refund, "failed", Stage.IN_DOUBT, changes, by, unverified=unverified)
     if refund.prior_ids or refund.candidates:
         changes = {"operator_code": code, "looks": 0}
@@ -163,10 +173,10 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     changes: dict[str, Any] = {"lapses": 0, "operator_code": None}
     if refund.may_have_happened:
         changes |= NO_READBACKS
-        is_in_conflict = refund.error_code == "conflict" and refund.provider_refund_id is None
-        if is_in_conflict and refund.hints_used is not None:
-            # One that a webhook named and that contradicted it may show by now that it is this one.
-            changes["hinted"] = refund.hints_used
+        changes |= _odd_one_again(refund)
+        if refund.error_code == "conflict" and refund.provider_refund_id is not None:
+            # Its own is read first. Once that is gone, what contradicted it is read before a send.
+            changes |= contradictions.kept_as_earlier(refund, *(refund.hints_used or "").split())
         return _decided(refund, "absent", Stage.IN_DOUBT, changes, by, unverified=unverified)
     changes["provider_refund_id"] = None
     if unverified and (refund.prior_ids or refund.candidates):
@@ -181,6 +191,15 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
         source="operator",
         by=by,
     )
+
+
+def _odd_one_again(refund: Refund) -> dict[str, Any]:
+    """Return the change by which what a webhook named and contradicted the refund is read again.
+
+    It may show by now that it is this one.
+    """
+    is_odd = refund.error_code in _MAY_BE_OF_AN_ODD_ONE and refund.provider_refund_id is None
+    return named_again(refund) if is_odd else {}
 
 
 def _decided(

@@ -107,20 +107,22 @@ def _look_at_ours(
     refund: Refund, ours: Sequence[ProviderRefund], entries: Sequence[ProviderRefund]
 ) -> Readback:
     conflict = None
-    if len({entry.id for entry in ours}) > 1:
+    odd = tuple(dict.fromkeys(entry.id for entry in ours))
+    if len(odd) > 1:
         conflict = "the provider shows two refunds with our id: money may have moved twice"
     elif any(is_later(entry, refund) for entry in entries):
         conflict = (
             "the provider shows a later generation with our id: lost records had sent it again"
         )
     if conflict is not None:
-        return Readback(verdict=ReadbackVerdict.CONFLICT, reason=conflict)
+        return Readback(verdict=ReadbackVerdict.CONFLICT, reason=conflict, odd=odd)
     found = ours[0]
     wrong = contradiction(found, refund)
     if wrong is not None or found.status is None:
         return Readback(
             verdict=ReadbackVerdict.CONFLICT,
             reason=f"the provider's refund has our id but another {wrong or 'status'}",
+            odd=odd,
         )
     if found.status not in STATUSES:
         return Readback(verdict=ReadbackVerdict.CONFLICT, reason=odd_status(found), found=found)

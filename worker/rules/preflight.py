@@ -78,7 +78,7 @@ def after_no_view(
 
 
 def after_first_readback(
-    refund: Refund, read_back: Readback, now: datetime, jitter: float
+    refund: Refund, read_back: Readback, rules: Rules, now: datetime, jitter: float
 ) -> Step | None:
     """Return the step that holds back a refund's first send after a read-back.
 
@@ -90,6 +90,8 @@ def after_first_readback(
         case ReadbackVerdict.ABSENT:
             return None
         case ReadbackVerdict.UNREADABLE:
+            if not read_back.credentials and _waits_too_long(refund, rules, now):
+                return _payment_unreadable(read_back.reason)
             delay = (
                 PARKED
                 if read_back.credentials
@@ -167,16 +169,28 @@ def prior_unreadable(
             return _postponed(refund, UNREADABLE, {}, PARKED)
         if refund.operator_says == "failed" and refund.looks + 1 >= MAX_UNREAD:
             return None
-    may_have_happened = refund.doubt_since is not None or refund.is_only_said_absent
-    if may_have_happened and not outcome.credentials and _is_too_old(refund, rules, now):
+    if not outcome.credentials and _waits_too_long(refund, rules, now):
         reason = f"its earlier refund could not be read within the allowed age: {outcome.code}"
         return to_review(NO_WORD, "unreadable", reason)
     delay = _unread_wait(refund, outcome.retry_after, jitter)
     return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
 
 
-def _is_too_old(refund: Refund, rules: Rules, now: datetime) -> bool:
-    return refund.first_attempt_at is not None and now - refund.first_attempt_at >= rules.max_age
+def _waits_too_long(refund: Refund, rules: Rules, now: datetime) -> bool:
+    """Return whether a refund that may have happened has waited beyond the allowed age.
+
+    While it waits, neither a cancel nor a decision is accepted. One that was never sent counts from
+    the decision.
+    """
+    may_have_happened = refund.doubt_since is not None or refund.is_only_said_absent
+    return (
+        may_have_happened and now - (refund.first_attempt_at or refund.updated_at) >= rules.max_age
+    )
+
+
+def _payment_unreadable(code: str) -> Step:
+    reason = f"its payment could not be read within the allowed age: {code}"
+    return to_review(NO_WORD, UNREADABLE, reason)
 
 
 def account_lost(refund: Refund) -> Step:
@@ -210,19 +224,15 @@ def _unreadable(
 ) -> Step:
     """Return the step if the payment could not be read.
 
-    A refund that was never sent waits, however long that lasts.
+    A refund that provably never happened waits, however long that lasts.
     """
     delay = _unread_wait(refund, outcome.retry_after, jitter)
-    if refund.stage is not Stage.IN_DOUBT:
-        return _postponed(refund, UNREADABLE, {"looks": refund.looks + 1}, delay)
+    is_in_doubt = refund.stage is Stage.IN_DOUBT
+    if (is_in_doubt or not outcome.credentials) and _waits_too_long(refund, rules, now):
+        return _payment_unreadable(outcome.code)
     # A refund in doubt counts its own read-backs, and ends in review.
-    if _is_too_old(refund, rules, now):
-        return to_review(
-            NO_WORD,
-            "payment_unreadable",
-            f"its payment could not be read within the allowed age: {outcome.code}",
-        )
-    return _postponed(refund, UNREADABLE, {}, delay)
+    changes = {} if is_in_doubt else {"looks": refund.looks + 1}
+    return _postponed(refund, UNREADABLE, changes, delay)
 
 
 def _unread_wait(refund: Refund, retry_after: timedelta | None, jitter: float) -> timedelta:

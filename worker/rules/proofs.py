@@ -59,6 +59,12 @@ def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any
     return to_review({**changes, **shown}, "unknown_status", reason)
 
 
+def named_again(refund: Refund) -> dict[str, Any]:
+    """Return the change by which all that webhooks named is read again before anything is sent."""
+    named = [one for one in (refund.hints_used or "").split() if one not in refund.prior_ids]
+    return {"hinted": " ".join(named)} if named else {}
+
+
 def poll_delay(age: timedelta) -> timedelta:
     """Return the delay to the next poll of a pending refund: a quarter of its age, 2 s to 6 h."""
     return min(max(age / 4, timedelta(seconds=2)), timedelta(hours=6))
@@ -128,6 +134,8 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
             "error_code": reason,
             "error_message": in_words(f"the provider reports the refund as {status}", found),
             "retriable": retriable(reason) if can_be_repeated else Retriable.NO,
+            # A retry must not be sent beside one that contradicted this refund.
+            **named_again(refund),
         }
     by = refund.operator_by if evidence == "operator" else None
     dropped = settled_drops()

@@ -75,7 +75,7 @@ def after_readback(
         return _after_word(refund, read_back, rules, now, jitter)
     match read_back.verdict:
         case ReadbackVerdict.CONFLICT:
-            return _conflict(read_back)
+            return _conflict(refund, read_back)
         case ReadbackVerdict.UNREADABLE:
             if (
                 refund.first_attempt_at is not None
@@ -126,12 +126,14 @@ def after_owned(refund: Refund, changes: Mapping[str, Any], alarm: str) -> Step:
     return to_review({**changes, **NO_WORD}, "owned_elsewhere", alarm)
 
 
-def _conflict(read_back: Readback) -> Step:
+def _conflict(refund: Refund, read_back: Readback) -> Step:
     if read_back.found is not None:
         return replace(
             unknown_status(read_back.found, read_back.reason, {}), source=read_back.source or "list"
         )
     changes = {"error_code": "conflict", "error_message": read_back.reason}
+    # A person may name another one, and a retry must not be sent beside these.
+    changes |= contradictions.kept_as_earlier(refund, *read_back.odd)
     return replace(
         to_review(changes, "conflict", read_back.reason), source=read_back.source or "list"
     )
@@ -163,7 +165,7 @@ def _after_word(
     """Return the step after a read-back of a refund that a person decided to fail or resend."""
     match read_back.verdict:
         case ReadbackVerdict.CONFLICT:
-            return _refused_word(_conflict(read_back))
+            return _refused_word(_conflict(refund, read_back))
         case ReadbackVerdict.UNREADABLE if read_back.credentials:
             # A refused API key concerns every refund and is soon fixed: no reason to accept a
             # decision unverified.

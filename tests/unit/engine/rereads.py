@@ -74,6 +74,7 @@ class Rereads:
         self.candidates = CandidateReader(
             shop.store,
             shop.gateway,
+            account=shop.service.account,
             note_trouble=self._note_trouble,
             note_answer=self._note_answer,
         )

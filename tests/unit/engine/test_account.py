@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio
 
 from tests.factories import HOUR, MINUTE, PAYMENT, SECOND, TRUST, VERIFY, refund_payload
+from tests.unit.engine.rereads import NAMED, hint
 from tests.unit.engine.shop import (
     BY_ID,
     GONE,
@@ -36,6 +37,7 @@ from worker.engine.rate_gate import CallPermits
 from worker.errors import ProviderMismatch
 from worker.model.refund import Baseline, Lane, Stage, Status
 from worker.rules import decisions
+from worker.rules.rechecks import WAITS
 from worker.store import saves
 
 
@@ -180,6 +182,29 @@ async def test_payment_that_is_shown_again_is_not_gone(async_redis: redis.asynci
         shop.pass_time(SECOND)
         await shop.service.account.shown(PAYMENT)
         assert await async_redis.hget(f"refunds:payment:{PAYMENT}", "gone") is None
+
+
+async def test_name_that_another_account_does_not_know_is_read_before_the_next_send(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await shop.accept()
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, error(429), says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        shop.provider.will(PAID, GONE)
+        shop.provider.will(NAMED, GONE)
+        await hint(shop)
+        for wait in (MINUTE, *WAITS, MINUTE):
+            shop.pass_time(wait)
+            await shop.handle()
+        assert LOST in await shop.meta()
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        assert await shop.service.account.probe()
+        shop.pass_time(HOUR)
+        await shop.handle()
+        assert asked(shop, POST) == 1
 
 
 async def test_persons_word_is_not_taken_while_the_account_is_in_question(

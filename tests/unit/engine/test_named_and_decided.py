@@ -140,6 +140,11 @@ async def test_retry_is_not_sent_while_its_earlier_refund_cannot_be_read(
             await shop.handle()
             shop.pass_time(HOUR)
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.WAITING, 0)
+        shop.pass_time(VERIFY.max_age)
+        await shop.handle()
+        # Neither a cancel nor a decision is accepted of one that waits.
+        stage = Stage.WAITING if status == 401 else Stage.REVIEW
+        assert ((await shop.stored()).stage, posts(shop)) == (stage, 0)
 
 
 async def test_doubted_retry_goes_to_review_if_its_earlier_refund_was_done_after_all(
@@ -252,6 +257,23 @@ async def test_name_that_was_read_in_vain_before_a_send_on_a_word_is_read_before
         assert posts(shop) == sent + 1
 
 
+async def test_name_that_was_read_in_vain_before_a_first_send_is_read_before_the_next_one(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await in_review_for_a_name(shop)
+        await insisted(shop)
+        shop.provider.will(POST, error(429), says())
+        for wait in (*WAITS, timedelta(0)):
+            await shop.handle()
+            shop.pass_time(wait)
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.WAITING, 1)
+        await due_again(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        assert await shop.handle() == "succeeded"
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
 @pytest.mark.parametrize("shown", [{"status": "settling"}, ODD])
 @pytest.mark.parametrize("first", ["re_8", None])
 async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_is_done_by_then(
@@ -278,6 +300,105 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_is_done_by_then(
         # Two of ours may both have moved the money.
         stage = Stage.SETTLED if first is None else Stage.REVIEW
         assert ((await shop.stored()).stage, posts(shop)) == (stage, 1)
+
+
+async def test_refund_is_not_failed_on_a_word_beside_an_odd_one_that_shows_that_it_was_done(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        await in_conflict_with_an_odd_one(shop)
+        await given_up(shop, unverified=True)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_9")
+
+
+async def test_retry_is_not_sent_beside_an_odd_one_that_a_person_did_not_name(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        await in_conflict_with_an_odd_one(shop)
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(BY_ID, says(200, refund_payload(status="failed", metadata={})))
+        assert (await shop.handle()).startswith("failed")
+        sent = posts(shop)
+        await retry(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, sent)
+
+
+async def in_conflict_with_an_odd_one(shop: Shop) -> None:
+    """A refund in doubt for which a webhook named one with its id and another amount."""
+    shop.provider.will(POST, httpx.ReadError("cut"))
+    await shop.handle()
+    shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
+    await hint(shop)
+    assert await shop.handle() == "in review (conflict)"
+    shop.pass_time(HOUR)
+
+
+@pytest.mark.parametrize("other", [{}, ODD])
+async def test_retry_is_not_sent_beside_one_that_a_list_showed_and_a_person_did_not_name(
+    async_redis: redis.asyncio.Redis, other: dict[str, Any]
+) -> None:
+    async with opened(async_redis, VERIFY) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        await shop.handle()
+        failed = refund_payload(status="failed")
+        shop.provider.will(LIST, listing(refund_payload(id="re_9", **other), failed))
+        shop.pass_time(HOUR)
+        assert await shop.handle() == "in review (conflict)"
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(BY_ID, says(200, failed))
+        assert (await shop.handle()).startswith("failed")
+        await retry(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **other)))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert posts(shop) == 1
+
+
+async def test_odd_one_is_read_before_a_send_although_a_person_named_another_id_in_vain(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        await in_conflict_with_an_odd_one(shop)
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(BY_ID, error(404))
+        shop.provider.will(PAID, totals(0))
+        for _ in range(3):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        assert (await shop.stored()).error_code == "refund_missing"
+        await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
+async def test_odd_one_is_read_before_a_send_although_the_refund_of_its_own_is_gone(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await pending_and_in_review(shop)
+        await insisted(shop)
+        shop.provider.will(OWN, error(404))
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        shop.pass_time(HOUR)
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
 
 
 async def test_refund_that_a_webhook_names_after_the_decision_is_not_sent_unread(
@@ -315,6 +436,23 @@ async def test_doubted_refund_that_is_named_after_the_decision_is_not_sent_unrea
         refund = await shop.stored()
         assert (refund.stage, posts(shop)) == (Stage.REVIEW, sent)
         assert has_no_decision(refund)
+
+
+async def test_first_look_that_cannot_be_made_returns_what_a_person_had_sent_to_the_person(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, replace(VERIFY, first_look=True)) as shop:
+        await in_review_for_a_name(shop)
+        await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", payment_intent="pi_other")))
+        shop.provider.will(LIST, error(500))
+        await shop.handle()
+        with pytest.raises(NotCancelable):
+            decisions.cancel(await shop.stored())
+        shop.pass_time(VERIFY.max_age)
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 0)
+        assert "within the allowed age" in (await shop.history())[-1]["alarm"]
 
 
 async def test_word_of_a_person_does_not_outweigh_what_the_first_look_finds(
@@ -407,6 +545,7 @@ async def test_failure_of_a_send_says_nothing_of_what_could_not_be_read(
         await shop.handle()
         assert (await shop.stored()).stage is Stage.WAITING
         await due_again(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", payment_intent="pi_other")))
         await shop.handle()
         refund = await shop.stored()
         assert (refund.stage, refund.provider_refund_id, refund.prior_refund_ids) == (
@@ -736,6 +875,7 @@ async def test_pending_refund_is_read_before_a_retry_of_the_one_that_a_person_na
         shop.provider.will("GET /v1/refunds/re_7", says(200, failed))
         assert (await shop.handle()).startswith("failed")
         await retry(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", payment_intent="pi_other")))
         assert await shop.handle() == "processing"
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 1)
 

@@ -210,6 +210,22 @@ async def test_an_id_that_cannot_be_read_within_the_allowed_age_comes_back_to_th
         assert posts(shop) == 2
 
 
+@pytest.mark.parametrize(("status", "stage"), [(500, Stage.REVIEW), (401, Stage.WAITING)])
+async def test_a_payment_that_cannot_be_read_within_the_allowed_age_comes_back_to_the_person(
+    async_redis: redis.asyncio.Redis, status: int, stage: Stage
+) -> None:
+    async with opened(async_redis, TOTALS) as shop:
+        await bring_to_review(shop)
+        await decided(shop, decisions.resolve_resend(await shop.stored(), unverified=True))
+        shop.provider.will(PAID, error(500))
+        shop.provider.will(POST, error(429))
+        assert (await look(shop, 3)).stage is Stage.WAITING
+        shop.provider.will(PAID, error(status))
+        shop.pass_time(TOTALS.max_age)
+        assert (await look(shop)).stage is stage
+        assert posts(shop) == 2
+
+
 @pytest.mark.parametrize("word", ["failed", "absent"])
 async def test_another_refund_that_failed_says_nothing_of_one_that_a_person_decided_about(
     async_redis: redis.asyncio.Redis, word: str

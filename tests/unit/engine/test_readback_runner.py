@@ -66,6 +66,7 @@ class Lens:
             candidates=CandidateReader(
                 shop.store,
                 shop.gateway,
+                account=shop.service.account,
                 note_trouble=self._note_trouble,
                 note_answer=self._note_answer,
             ),

@@ -214,12 +214,12 @@ DOUBT = pending(
 def test_look_before_the_first_send_leads_to_this_step_and_no_other(
     look: Readback, step: Step | None
 ) -> None:
-    assert plain(after_first_readback(a_refund(Stage.QUEUED), look, NOW, 0.5)) == step
+    assert plain(after_first_readback(a_refund(Stage.QUEUED), look, VERIFY, NOW, 0.5)) == step
 
 
 def test_payment_that_cannot_be_read_before_the_first_send_is_asked_for_ever_more_seldom() -> None:
     step = after_first_readback(
-        a_refund(Stage.WAITING, looks=20), first(ReadbackVerdict.UNREADABLE), NOW, 0
+        a_refund(Stage.WAITING, looks=20), first(ReadbackVerdict.UNREADABLE), VERIFY, NOW, 0
     )
     assert plain(step) == unreadable(5 * MINUTE, 21, Stage.WAITING)
 
