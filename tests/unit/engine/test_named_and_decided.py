@@ -7,23 +7,30 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 
 import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, HOUR, VERIFY, refund_payload
-from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts, retry
+from tests.factories import HOUR, VERIFY, refund_payload
+from tests.unit.engine.decided import (
+    ODD,
+    SECOND_GENERATION,
+    due_again,
+    given_up,
+    has_no_decision,
+    in_review_for_a_name,
+    insisted,
+    retried_and_in_review,
+)
+from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts
 from tests.unit.engine.shop import (
     BY_ID,
-    ID,
     LIST,
     PAID,
     POST,
     Shop,
     error,
-    in_doubt,
     listing,
     opened,
     says,
@@ -31,54 +38,8 @@ from tests.unit.engine.shop import (
 )
 from worker.errors import NotCancelable
 from worker.model.refund import Refund, Stage, Status
-from worker.model.steps import Step
-from worker.model.times import to_ms
 from worker.rules import decisions
-from worker.rules.attempts import MAX_PROCESSING, Rules
 from worker.rules.rechecks import WAITS
-from worker.store import saves
-
-ODD: dict[str, Any] = {"amount": 7}
-SECOND_GENERATION = {"refund_id": ID, "refund_generation": "2"}
-
-
-async def decided(shop: Shop, step: Step) -> None:
-    refund = await shop.stored()
-    assert refund.stage is Stage.REVIEW
-    assert (await shop.store.run(saves.save(refund, step))).result == "saved"
-
-
-async def insisted(shop: Shop) -> None:
-    await decided(shop, decisions.resolve_resend(await shop.stored(), by="ann", unverified=True))
-
-
-async def given_up(shop: Shop, *, unverified: bool) -> None:
-    refund = await shop.stored()
-    step = decisions.resolve_failed(refund, "gone", by="ann", unverified=unverified)
-    await decided(shop, step)
-
-
-async def retried_and_in_review(shop: Shop, prior: httpx.Response) -> None:
-    """A retry that came to review because of what its earlier refund showed."""
-    await failed_and_retried(shop)
-    shop.provider.will(OWN, prior)
-    shop.provider.will(PAID, totals(0))
-    shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
-    await shop.handle()
-
-
-def has_no_decision(refund: Refund) -> bool:
-    return (refund.operator_says, refund.operator_by, refund.operator_unverified) == (
-        None,
-        None,
-        False,
-    )
-
-
-async def due_again(shop: Shop) -> None:
-    due = (await shop.stored()).next_check_at
-    assert due is not None
-    shop.pass_time(max(due - shop.now, timedelta(0)))
 
 
 @pytest.mark.parametrize("status", ["succeeded", "pending"])
@@ -167,16 +128,6 @@ async def test_doubted_retry_goes_to_review_if_its_earlier_refund_was_done_after
         assert (refund.stage, refund.error_code) == (Stage.REVIEW, "conflict")
         assert posts(shop) == sent
         assert has_no_decision(refund)
-
-
-async def in_review_for_a_name(shop: Shop) -> None:
-    await shop.accept()
-    await hint(shop)
-    shop.provider.will(NAMED, error(500))
-    for wait in WAITS:
-        await shop.handle()
-        shop.pass_time(wait)
-    assert await shop.handle() == "in review (hint_unreadable)"
 
 
 async def test_refund_that_a_webhook_named_is_taken_if_it_is_readable_by_then(
@@ -272,133 +223,6 @@ async def test_name_that_was_read_in_vain_before_a_first_send_is_read_before_the
         shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
         assert await shop.handle() == "succeeded"
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
-
-
-@pytest.mark.parametrize("shown", [{"status": "settling"}, ODD])
-@pytest.mark.parametrize("first", ["re_8", None])
-async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_is_done_by_then(
-    async_redis: redis.asyncio.Redis, first: str | None, shown: dict[str, Any]
-) -> None:
-    async with opened(async_redis, BLIND) as shop:
-        await shop.accept()
-        shop.provider.will(POST, httpx.ReadError("cut"))
-        await shop.handle()
-        for name in (first, "re_9"):
-            if name is not None:
-                shop.provider.will(
-                    f"GET /v1/refunds/{name}", says(200, refund_payload(id=name, **shown))
-                )
-                await hint(shop, name)
-                await shop.handle()
-                shop.pass_time(HOUR)
-        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
-        await insisted(shop)
-        for name in ("re_8", "re_9"):
-            shop.provider.will(f"GET /v1/refunds/{name}", says(200, refund_payload(id=name)))
-        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
-        await shop.handle()
-        # Two of ours may both have moved the money.
-        stage = Stage.SETTLED if first is None else Stage.REVIEW
-        assert ((await shop.stored()).stage, posts(shop)) == (stage, 1)
-
-
-async def test_refund_is_not_failed_on_a_word_beside_an_odd_one_that_shows_that_it_was_done(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, BLIND) as shop:
-        await shop.accept()
-        await in_conflict_with_an_odd_one(shop)
-        await given_up(shop, unverified=True)
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
-        await shop.handle()
-        refund = await shop.stored()
-        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_9")
-
-
-async def test_retry_is_not_sent_beside_an_odd_one_that_a_person_did_not_name(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, BLIND) as shop:
-        await shop.accept()
-        await in_conflict_with_an_odd_one(shop)
-        refund = await shop.stored()
-        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
-        shop.provider.will(BY_ID, says(200, refund_payload(status="failed", metadata={})))
-        assert (await shop.handle()).startswith("failed")
-        sent = posts(shop)
-        await retry(shop)
-        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
-        await shop.handle()
-        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, sent)
-
-
-async def in_conflict_with_an_odd_one(shop: Shop) -> None:
-    """A refund in doubt for which a webhook named one with its id and another amount."""
-    shop.provider.will(POST, httpx.ReadError("cut"))
-    await shop.handle()
-    shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
-    await hint(shop)
-    assert await shop.handle() == "in review (conflict)"
-    shop.pass_time(HOUR)
-
-
-@pytest.mark.parametrize("other", [{}, ODD])
-async def test_retry_is_not_sent_beside_one_that_a_list_showed_and_a_person_did_not_name(
-    async_redis: redis.asyncio.Redis, other: dict[str, Any]
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await shop.accept()
-        shop.provider.will(POST, httpx.ReadError("cut"))
-        await shop.handle()
-        failed = refund_payload(status="failed")
-        shop.provider.will(LIST, listing(refund_payload(id="re_9", **other), failed))
-        shop.pass_time(HOUR)
-        assert await shop.handle() == "in review (conflict)"
-        refund = await shop.stored()
-        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
-        shop.provider.will(BY_ID, says(200, failed))
-        assert (await shop.handle()).startswith("failed")
-        await retry(shop)
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **other)))
-        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
-        await shop.handle()
-        assert posts(shop) == 1
-
-
-async def test_odd_one_is_read_before_a_send_although_a_person_named_another_id_in_vain(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, BLIND) as shop:
-        await shop.accept()
-        await in_conflict_with_an_odd_one(shop)
-        refund = await shop.stored()
-        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
-        shop.provider.will(BY_ID, error(404))
-        shop.provider.will(PAID, totals(0))
-        for _ in range(3):
-            await shop.handle()
-            shop.pass_time(HOUR)
-        assert (await shop.stored()).error_code == "refund_missing"
-        await insisted(shop)
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
-        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
-        await shop.handle()
-        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
-
-
-async def test_odd_one_is_read_before_a_send_although_the_refund_of_its_own_is_gone(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, BLIND) as shop:
-        await pending_and_in_review(shop)
-        await insisted(shop)
-        shop.provider.will(OWN, error(404))
-        shop.provider.will(PAID, totals(0))
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
-        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
-        shop.pass_time(HOUR)
-        await shop.handle()
-        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
 
 
 async def test_refund_that_a_webhook_names_after_the_decision_is_not_sent_unread(
@@ -556,9 +380,6 @@ async def test_failure_of_a_send_says_nothing_of_what_could_not_be_read(
         assert (posts(shop), refund.resends) == (2, 1)
 
 
-# A person gives the refund up
-
-
 @pytest.mark.parametrize("unverified", [True, False])
 async def test_retry_is_given_up_once_its_earlier_refund_is_read_and_has_failed(
     async_redis: redis.asyncio.Redis, *, unverified: bool
@@ -667,9 +488,6 @@ async def test_doubted_retry_is_not_given_up_if_its_earlier_refund_was_done_afte
         assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
 
 
-# A send that did nothing
-
-
 async def retry_sent_on_a_word(shop: Shop, answer: httpx.Response | Exception) -> Refund:
     """A retry whose earlier refund is unknown, sent because a person insisted, and the answer."""
     await retried_and_in_review(shop, error(404))
@@ -749,180 +567,3 @@ async def test_decision_is_over_once_the_budget_is_spent(async_redis: redis.asyn
         shop.pass_time(VERIFY.max_age)
         assert await shop.handle() == "in review (budget_spent)"
         assert has_no_decision(await shop.stored())
-
-
-@pytest.mark.parametrize("unverified", [False, True])
-@pytest.mark.parametrize("says_failed", [False, True])
-@pytest.mark.parametrize("as_stored_before", [False, True])
-async def test_pending_refund_is_read_whatever_a_person_decides_because_of_another_one(
-    async_redis: redis.asyncio.Redis, *, as_stored_before: bool, says_failed: bool, unverified: bool
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await shop.accept()
-        shop.provider.will(POST, says(200, refund_payload(status="pending")))
-        await shop.handle()
-        await hint(shop)
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
-        shop.wake_nobody()
-        assert await shop.handle() == "in review (conflict)"
-        assert (await shop.stored()).doubt_since is not None
-        if as_stored_before:
-            await shop.store.redis.hdel(f"refunds:refund:{ID}", "doubt_since", "doubted")
-        if says_failed:
-            await given_up(shop, unverified=unverified)
-        else:
-            refund = await shop.stored()
-            await decided(shop, decisions.resolve_resend(refund, by="ann", unverified=unverified))
-        shop.provider.will(OWN, says(200, refund_payload(status="pending")), says())
-        assert await shop.handle() == "processing"
-        shop.pass_time(HOUR)
-        assert await shop.handle() == "succeeded"
-        assert posts(shop) == 1
-
-
-@pytest.mark.parametrize("says_failed", [False, True])
-@pytest.mark.parametrize("as_stored_before", [False, True])
-@pytest.mark.parametrize("odd", [{"status": "settling"}, ODD])
-async def test_refund_of_which_an_odd_one_is_shown_is_neither_sent_nor_failed_at_once(
-    async_redis: redis.asyncio.Redis,
-    odd: dict[str, Any],
-    *,
-    as_stored_before: bool,
-    says_failed: bool,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await shop.accept()
-        await hint(shop)
-        shown = refund_payload(id="re_9", **odd)
-        shop.provider.will(NAMED, says(200, shown))
-        assert await shop.handle() == "in review (conflict)"
-        if as_stored_before:
-            await shop.store.redis.hdel(f"refunds:refund:{ID}", "doubt_since", "doubted")
-        if says_failed:
-            await given_up(shop, unverified=False)
-        else:
-            await decided(shop, decisions.resolve_resend(await shop.stored(), by="ann"))
-        shop.provider.will(LIST, listing(shown))
-        assert (await shop.handle()).startswith("in review")
-        refund = await shop.stored()
-        assert (refund.stage, posts(shop)) == (Stage.REVIEW, 0)
-        assert has_no_decision(refund)
-
-
-async def test_whoever_decides_about_a_doubt_knows_of_each_odd_one_that_was_named(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await in_doubt(shop)
-        for name in ("re_9", "re_8"):
-            await hint(shop, name)
-            shop.provider.will(f"GET /v1/refunds/{name}", says(200, refund_payload(id=name, **ODD)))
-        shop.wake_nobody()
-        shop.pass_time(VERIFY.settle)
-        assert await shop.handle() == "in review (conflict)"
-        assert await shop.handle() == "in review (conflict)"
-        message = (await shop.stored()).error_message or ""
-        assert [message.count(name) for name in ("re_9", "re_8")] == [1, 1]
-        assert posts(shop) == 1
-
-
-# A person names another refund than the provider's own
-
-
-async def pending_and_in_review(shop: Shop) -> None:
-    """A refund that the provider has as pending, and in review because of an odd one."""
-    await shop.accept()
-    shop.provider.will(POST, says(200, refund_payload(status="pending")))
-    await shop.handle()
-    await hint(shop)
-    shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
-    shop.wake_nobody()
-    assert await shop.handle() == "in review (conflict)"
-    shop.provider.will(OWN, says(200, refund_payload(status="pending")))
-
-
-async def named(shop: Shop, name: str) -> None:
-    refund = await shop.stored()
-    await decided(shop, decisions.resolve_succeeded(refund, name, refund.updated_at, by="ann"))
-
-
-async def test_pending_refund_is_read_before_a_send_although_a_person_mistyped_its_id(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, replace(VERIFY, readback="none")) as shop:
-        await pending_and_in_review(shop)
-        await named(shop, "re_1x")
-        shop.provider.will("GET /v1/refunds/re_1x", error(404))
-        shop.provider.will(PAID, totals(0))
-        for _ in range(3):
-            await shop.handle()
-            shop.pass_time(HOUR)
-        refund = await shop.stored()
-        assert (refund.stage, refund.error_code) == (Stage.REVIEW, "refund_missing")
-        await insisted(shop)
-        shop.pass_time(HOUR)
-        assert await shop.handle() == "in review (conflict)"
-        assert posts(shop) == 1
-
-
-async def test_pending_refund_is_read_before_a_retry_of_the_one_that_a_person_named(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await pending_and_in_review(shop)
-        await named(shop, "re_7")
-        failed = refund_payload(id="re_7", status="failed", metadata={})
-        shop.provider.will("GET /v1/refunds/re_7", says(200, failed))
-        assert (await shop.handle()).startswith("failed")
-        await retry(shop)
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", payment_intent="pi_other")))
-        assert await shop.handle() == "processing"
-        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 1)
-
-
-async def test_pending_refund_is_read_before_a_send_although_a_person_named_it_in_vain(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, replace(VERIFY, readback="none")) as shop:
-        await pending_and_in_review(shop)
-        await named(shop, "re_1")
-        shop.provider.will(OWN, says(200, refund_payload(status="settling")))
-        assert await shop.handle() == "in review (unknown_status)"
-        await insisted(shop)
-        shop.pass_time(HOUR)
-        assert (await shop.handle()).startswith("in review")
-        assert posts(shop) == 1
-
-
-async def test_pending_refund_that_a_person_named_can_still_be_given_up_once_it_is_stuck(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, replace(VERIFY, readback="none")) as shop:
-        await pending_and_in_review(shop)
-        await named(shop, "re_1")
-        assert await shop.handle() == "processing"
-        shop.pass_time(MAX_PROCESSING)
-        assert await shop.handle() == "in review (pending_too_long)"
-        await given_up(shop, unverified=True)
-        assert await shop.handle() == "failed (gone)"
-        assert posts(shop) == 1
-
-
-@pytest.mark.parametrize("mode", [VERIFY, replace(VERIFY, idempotency="trust", readback="list")])
-async def test_pending_refund_that_an_older_version_was_to_send_again_goes_to_a_person(
-    async_redis: redis.asyncio.Redis, mode: Rules
-) -> None:
-    """Sending was paused, and the record has no doubt and no id any more."""
-    async with opened(async_redis, mode) as shop:
-        await shop.accept()
-        shop.provider.will(PAID, totals(0))
-        shop.provider.will(POST, error(429), says(200, refund_payload(status="pending")))
-        await shop.handle()
-        since = (await shop.stored()).updated_at
-        await shop.set(processing_since=str(to_ms(since)))
-        with pytest.raises(NotCancelable):
-            decisions.cancel(await shop.stored())
-        await due_again(shop)
-        assert await shop.handle() == "in review (was_pending)"
-        assert posts(shop) == 1
-        assert (await shop.stored()).doubt_since is not None
