@@ -17,7 +17,7 @@ from worker.model.request import RefundRequest
 from worker.sandbox.config import SandboxConfig
 from worker.sandbox.running import running_sandbox
 
-ROWS = 1_000
+ROWS = 2_000
 
 
 def test_every_row_of_a_killed_resumed_canceled_and_retried_season_is_accounted_for(

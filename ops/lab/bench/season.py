@@ -5,7 +5,7 @@ Files validated, skipped over, imported, killed, gone on with, canceled, sent ag
 `./ops/dev python -m ops.lab.bench.season --rows 100000` runs it on a throw-away server, two worker
 processes and the sandbox provider with faults on, and prints the count as JSON. Exit 0 only if
 every row is accounted for, in its order, and the ledger agrees with the records.
-`tests/integration/test_batches.py` runs the same with 1,000 rows.
+`tests/integration/test_batches.py` runs the same with 2,000 rows.
 """
 
 from __future__ import annotations
