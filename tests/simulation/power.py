@@ -96,6 +96,9 @@ class Power:
         self.start_with(kept, world.odd_dice.choice((1.5, 5.0, 40.0)))
         world.judge.power_was_cut()
         world.look()
+        # What was over may be due again: no sweep may be passed over for what was known before.
+        for event in world.changed:
+            event.set()
 
     def written_until(self, when: float) -> int:
         """Return how many commands were noted up to then."""
