@@ -259,7 +259,7 @@ ELSEWHERE = {
     "broker_url": "the compose file has no RabbitMQ",
     "prefix": "the users of Redis are for the keys `refunds`",
     "http_auth": "without it the API is served on a loopback address only",
-    "actor": "of whoever types a command",
+    "actor": "the name of the person who types a command",
 }
 
 

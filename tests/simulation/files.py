@@ -54,7 +54,7 @@ class Door(Refunds):
     def ready_to_nudge(self) -> Any:
         return SimpleNamespace()
 
-    def _nudge(self, refund_ids: Sequence[str], lane: Lane, *, per_message: int = 1) -> None:  # noqa: ARG002
+    def _nudge(self, refund_ids: Sequence[str], lane: Lane, *, per_message: int = 1) -> None:  # noqa: ARG002 - the client's signature
         self.given_to.nudge(refund_ids, lane)
 
 

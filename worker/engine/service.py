@@ -300,7 +300,7 @@ class Service:
     async def _woken(self, refund_id: str, lane: Lane) -> None:
         try:
             await self.handle(refund_id, lane)
-        except Exception as error:  # noqa: BLE001 - nobody waits for it, and a sweep finds the refund
+        except Exception as error:  # noqa: BLE001 - nothing awaits this task; a sweep finds the refund
             _broken(refund_id, error)
 
     async def drain(self) -> None:

@@ -275,7 +275,7 @@ class _CsvTable:
         cells = [layout.value(index, values, facts) for index in range(len(values))]
         at = layout.refund_id
         if at is not None and cell_problem(cells[at]) is not None:
-            # As text it would be an id that nobody has written.
+            # As text it would be an id that is not in the file.
             cells[at] = f"{self._text(cells[at])} #NOT TEXT"
         for part in layout.id_parts:
             if cell_problem(cells[part]) is not None:

@@ -84,7 +84,7 @@ def says_nothing(found: ProviderRefund, refund: Refund) -> bool:
     """Return whether a provider's refund of ours moved nothing, and says nothing of the record.
 
     It is known already, or the provider has reported another one, which counts. An id that a person
-    named does not count before it is read. A later generation tells of a record that was lost.
+    named does not count before it is read. A later generation shows that a later record was lost.
     """
     is_beside = (
         refund.provider_refund_id not in {None, found.id}

@@ -198,7 +198,7 @@ def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | N
 
     A settled refund keeps its status. The provider's refund is read before a retry of it is sent,
     like that of an earlier generation. None if there is nothing to change. A further one is added
-    to what the review says, so that whoever decides knows of each.
+    to the review's message, so that the person who decides knows of each.
     """
     if refund.stage is Stage.SETTLED:
         return _read_before_retry(refund, candidate)

@@ -215,7 +215,8 @@ def resume(store: Store, name: str) -> bool:
 def forget(store: Store, name: str) -> bool:
     """Delete all that the records hold about an endpoint; return whether that changed anything.
 
-    One that a worker serves begins anew. Raises `NotDurable`, `StoreUnavailable`.
+    If a worker still serves the endpoint, its next callback starts a new state. Raises
+    `NotDurable`, `StoreUnavailable`.
     """
     kinds = ("callbacks", *(f"callback-{each}" for each in ("since", "tries", "dead", "log")))
     keys = [store.key(f"{kind}:{name}") for kind in (*kinds, "callback-endpoint")]

@@ -12,7 +12,6 @@ import redis.asyncio
 
 from tests.factories import HOUR, VERIFY, refund_payload
 from tests.unit.engine.decided import (
-    ODD,
     decided,
     due_again,
     given_up,
@@ -20,7 +19,7 @@ from tests.unit.engine.decided import (
     named,
     pending_and_in_review,
 )
-from tests.unit.engine.rereads import NAMED, OWN, hint, posts, retry
+from tests.unit.engine.rereads import NAMED, OWN, posts, retry
 from tests.unit.engine.shop import (
     ID,
     PAID,
@@ -44,13 +43,7 @@ async def test_pending_refund_is_read_whatever_a_person_decides_because_of_anoth
     async_redis: redis.asyncio.Redis, *, as_stored_before: bool, says_failed: bool, unverified: bool
 ) -> None:
     async with opened(async_redis, VERIFY) as shop:
-        await shop.accept()
-        shop.provider.will(POST, says(200, refund_payload(status="pending")))
-        await shop.handle()
-        await hint(shop)
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
-        shop.wake_nobody()
-        assert await shop.handle() == "in review (conflict)"
+        await pending_and_in_review(shop)
         assert (await shop.stored()).doubt_since is not None
         if as_stored_before:
             await shop.store.redis.hdel(f"refunds:refund:{ID}", "doubt_since", "doubted")

@@ -32,7 +32,7 @@ local function save(ARGV)
   local is_late = set.settles_until and NOW > whole('settles_until', set.settles_until)
   set.settles_until = nil
   if set.prior_refund_ids and r.prior_refund_ids then
-    -- A quiet step adds some without another version, and whoever decided before that did not know of them. Each is read
+    -- A quiet step adds ids without another version, and a decision made before it does not know of them. Each is read
     -- before a send, so none is ever removed.
     local more = without_words(set.prior_refund_ids, r.prior_refund_ids)
     set.prior_refund_ids = more == '' and r.prior_refund_ids or r.prior_refund_ids .. ' ' .. more
