@@ -188,7 +188,7 @@ class Recorder:
         decide: Callable[[Refund, datetime], Step | None],
         detail: Mapping[str, Any],
     ) -> Ending | None:
-        """Save what `decide` returns for the current record; return the ending if that was saved.
+        """Save what `decide` returns for the current record; return the ending of that save.
 
         `step` is what was decided on `refund`, the record as it was.
         """
@@ -199,7 +199,7 @@ class Recorder:
                 return None
             saved, ending = await self.save(loaded.refund, current, detail, insist=True)
             if saved.result != "stale":
-                return ending if saved.result == "saved" else None
+                return ending
         return None
 
     async def _owned(self, refund: Refund, owner: str, step: Step) -> Ending | None:

@@ -35,7 +35,7 @@ from worker.model.answers import TryVerdict
 from worker.model.refund import Baseline, Lane, Stage, Status
 from worker.model.request import idempotency_key
 from worker.provider.lease_clock import since_boot
-from worker.store import claims
+from worker.store import claims, scripts
 
 
 async def test_accepted_refund_is_sent_once_and_settled(async_redis: redis.asyncio.Redis) -> None:
@@ -151,6 +151,24 @@ async def test_late_success_is_polled_at_once(async_redis: redis.asyncio.Redis) 
         shop.service._recorder._handle_again = lambda *facts: again.append(facts)
         await frozen(shop, 2000 * SECOND, until_saved=True)
         assert again == [(ID, Lane.SINGLE, timedelta(0))]
+
+
+async def test_late_success_is_saved_though_redis_is_away_meanwhile(
+    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine.recorder._PAUSE", 0.0)
+    async with opened(async_redis, BLIND) as shop:
+        run = shop.store.run
+
+        async def away_at_the_second(call: Any) -> Any:
+            if call.script is scripts.SAVE and shop.store.asked.count("save") == 1:
+                shop.store.failing.append("save")
+            return await run(call)
+
+        shop.store.run = away_at_the_second  # type: ignore[method-assign]
+        assert await frozen(shop, 2000 * SECOND, until_saved=True) == "processing"
+        assert shop.store.asked.count("save") == 3
+        assert (await shop.stored()).provider_refund_id == "re_1"
 
 
 async def test_success_saved_before_its_claim_is_long_over_settles_the_refund(

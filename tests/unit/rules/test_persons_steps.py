@@ -26,10 +26,12 @@ from tests.unit.rules.looking import (
 )
 from tests.unit.rules.stepping import ANEW, DAY, TOLD, pending, plain
 from worker.model.answers import Readback, ReadbackVerdict
-from worker.model.refund import Stage
+from worker.model.refund import Baseline, Stage
 from worker.model.steps import Step
 from worker.rules.proofs import done
 from worker.rules.readback import after_owned, after_readback
+
+TOTAL = Baseline(refunded=500, currency="usd", remaining=0)
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,12 @@ from worker.rules.readback import after_owned, after_readback
         (SAYS_ABSENT | INSISTS, UNSURE, taken_for_absent("operator", "operator_says_absent")),
         (
             SAYS_ABSENT | INSISTS | {"quiet_at": NOW},
+            UNSURE,
+            taken_for_absent("operator", "operator_says_absent"),
+        ),
+        # What was read of the payment still says what the next send may raise.
+        (
+            SAYS_ABSENT | INSISTS | {"baseline": TOTAL},
             UNSURE,
             taken_for_absent("operator", "operator_says_absent"),
         ),
@@ -95,6 +103,11 @@ from worker.rules.readback import after_owned, after_readback
             SAYS_ABSENT | INSISTS | {"looks": 2},
             UNREAD,
             taken_for_absent("operator", "operator_says_absent"),
+        ),
+        (
+            SAYS_ABSENT | INSISTS | {"looks": 2, "baseline": TOTAL},
+            UNREAD,
+            taken_for_absent("operator", "operator_says_absent", baseline=None),
         ),
         (
             SAYS_FAILED | INSISTS | {"looks": 2, "doubt_since": NOW - 8 * MINUTE},

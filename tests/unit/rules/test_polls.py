@@ -234,6 +234,23 @@ def test_person_cannot_insist_on_what_cannot_be_this_refund(fields: dict[str, An
     assert after_poll(insisting, a_reply(200, OTHER_SUM | fields), NOW, 0).to is Stage.REVIEW
 
 
+@pytest.mark.parametrize(
+    ("generation", "prior_ids"),
+    [(None, None), ("1", "re_1"), ("2", None), ("3", None)],
+)
+def test_insisted_on_refund_of_another_generation_is_read_before_a_retry_unless_it_is_a_later_one(
+    generation: str | None, prior_ids: str | None
+) -> None:
+    insisting = replace(NAMED, operator_unverified=True, generation=2, contradicted_by="re_1")
+    metadata = {"refund_id": NAMED.refund_id}
+    if generation is not None:
+        metadata["refund_generation"] = generation
+    shown = a_reply(200, OTHER_SUM | {"metadata": metadata})
+    step = after_poll(insisting, shown, NOW, 0)
+    assert step.to is Stage.SETTLED
+    assert step.changes.get("prior_refund_ids") == prior_ids
+
+
 def test_person_may_insist_on_a_refund_that_does_not_name_its_kind() -> None:
     insisting = replace(NAMED, operator_unverified=True)
     unnamed = {name: value for name, value in OTHER_SUM.items() if name != "object"}

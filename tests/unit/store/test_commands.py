@@ -94,6 +94,7 @@ def test_calls_leave_in_one_pipeline_and_in_no_transaction(sync_redis: redis.Red
 
 def test_only_the_calls_whose_script_was_forgotten_are_repeated(sync_redis: redis.Redis) -> None:
     records = Store(sync_redis, durable=False)
+    sync_redis.script_flush()
     records.run(reads.load("a"))
     sync_redis.config_resetstat()
     batch: list[Command[Any]] = [reads.load("a"), accept(), reads.load("b")]
@@ -112,6 +113,7 @@ def test_first_error_of_a_pipeline_is_raised(sync_redis: redis.Redis) -> None:
 def test_pipeline_waits_for_the_disk_where_any_of_it_is_durable(sync_redis: redis.Redis) -> None:
     records = Store(sync_redis)
     records.wait_for_disk = True
+    sync_redis.script_flush()
     sync_redis.config_resetstat()
     loaded, created = records.run_many([LOAD, accept()])
     assert (loaded.refund, created.result) == (None, "created")

@@ -42,6 +42,7 @@ async def test_calls_on_the_loop_leave_in_no_transaction(
 async def test_only_the_calls_on_the_loop_whose_script_was_forgotten_are_repeated(
     loop_store: AsyncStore, sync_redis: redis.Redis
 ) -> None:
+    sync_redis.script_flush()
     await loop_store.run(reads.load("a"))
     sync_redis.config_resetstat()
     results = await asyncio.gather(
@@ -149,6 +150,7 @@ async def test_group_on_the_loop_waits_for_the_disk_where_any_of_it_is_durable(
     async_redis: redis.asyncio.Redis, sync_redis: redis.Redis
 ) -> None:
     records = AsyncStore(async_redis)
+    await async_redis.script_flush()
     await records.load_scripts([scripts.LOAD, scripts.CREATE])
     assert await async_redis.script_exists(scripts.LOAD.sha, scripts.CREATE.sha) == [True, True]
     records.wait_for_disk = True
