@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Final
 
 from ops.lab.mutants.change import Mutant
@@ -18,6 +19,8 @@ from ops.lab.mutants.change import Mutant
 _WORD: Final = re.compile(r"[A-Za-z]{4,}")
 _LETTERS: Final = 4
 """By these first letters "expire" and "expires" are one word."""
+_BY_NAME: Final = 3
+"""A test whose file is named like the changed file is as near as by so many words of its own."""
 
 
 class Words:
@@ -28,13 +31,18 @@ class Words:
         self._used: Counter[str] = Counter()
         for words in self._tests.values():
             self._used.update(words)
+        self._files = {name: _stem(name.partition("::")[0]) for name in texts}
 
     def nearness(self, mutant: Mutant) -> dict[str, float]:
         """Return for each test how near it is to a mutant: 0 if they share no word that tells."""
         words = _words(f"{mutant.function} {mutant.before}") & self._used.keys()
         weights = {word: math.log(len(self._tests) / self._used[word]) for word in words}
+        stem = _stem(mutant.file)
+        namesakes = {name for name, words in self._files.items() if words & stem}
+        by_name = _BY_NAME * math.log(len(self._tests) / len(namesakes)) if namesakes else 0.0
         return {
             name: sum(weights[word] for word in known & weights.keys())
+            + (by_name if name in namesakes else 0.0)
             for name, known in self._tests.items()
         }
 
@@ -53,6 +61,10 @@ def plain(test: str) -> str:
     """Return a test's name without its class and parameters."""
     file, _, name = test.partition("::")
     return f"{file}::{name.partition('[')[0].rpartition('::')[2]}"
+
+
+def _stem(path: str) -> set[str]:
+    return _words(PurePath(path).stem.removeprefix("test"))
 
 
 def _words(text: str) -> set[str]:

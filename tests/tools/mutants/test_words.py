@@ -49,6 +49,18 @@ def test_words_that_few_tests_use_bring_a_test_nearer() -> None:
     assert near["both"] > near["rare"] > near["common"] == near["others"] > near["none"] == 0
 
 
+def test_tests_of_the_changed_file_come_before_those_that_use_a_word_of_the_change() -> None:
+    texts = {
+        "tests/unit/store/test_record_moves.py::test_one": "",
+        "tests/unit/store/test_marks.py::test_one": "expire",
+        "tests/unit/store/test_marks.py::test_two": "expire",
+        "tests/unit/store/test_marks.py::test_three": "",
+    }
+    near = Words(texts).nearness(MUTANT)
+    assert max(near, key=near.__getitem__) == "tests/unit/store/test_record_moves.py::test_one"
+    assert near["tests/unit/store/test_marks.py::test_three"] == 0
+
+
 def test_test_with_the_words_of_a_mutant_is_tried_before_cheaper_ones() -> None:
     seen = {"lines": {MUTANT.file: [9]}}
     measured = {
