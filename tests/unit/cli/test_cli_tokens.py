@@ -38,7 +38,7 @@ def test_a_token_is_shown_once_and_not_kept(cli: Cli, sync_redis: redis.Redis) -
         assert token.rpartition("_")[2] not in text
 
 
-def test_a_name_is_given_once_until_its_token_is_revoked(cli: Cli) -> None:
+def test_a_name_is_given_once_until_its_token_is_revoked(cli: Cli, sync_redis: redis.Redis) -> None:
     first = create(cli)
     ran = cli("tokens", "create", "shop", "--scope", "read")
     assert (ran.code, ran.out) == (6, "")
@@ -48,6 +48,8 @@ def test_a_name_is_given_once_until_its_token_is_revoked(cli: Cli) -> None:
     second = create(cli)
     assert first != second
     assert cli("tokens", "list", "--json").object["token_id"] == token_id(second)
+    kept = list(sync_redis.scan_iter("refunds:token:*"))
+    assert kept == [f"refunds:token:{token_id(second)}"]
 
 
 def test_two_who_replace_a_revoked_token_at_once_leave_one_that_can_be_revoked(

@@ -134,6 +134,26 @@ def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified
     )
 
 
+@pytest.mark.parametrize(
+    ("code", "is_read"),
+    [
+        ("conflict", True),
+        ("refund_missing", True),
+        ("contradictory_reply", True),
+        ("unknown_status", True),
+        ("unreadable", False),
+    ],
+)
+@pytest.mark.parametrize("resend", [True, False])
+def test_what_may_be_an_odd_refund_of_ours_is_read_again_after_a_decision(
+    code: str, *, is_read: bool, resend: bool
+) -> None:
+    fields: dict[str, Any] = {"error_code": code, "doubt_since": NOW, "hints_used": "re_9"}
+    refund = a_refund(Stage.REVIEW, **fields)
+    step = resolve_resend(refund) if resend else resolve_failed(refund, "gone")
+    assert step.changes.get("hinted") == ("re_9" if is_read else None)
+
+
 @pytest.mark.parametrize("named", [{"hinted": "re_8"}, {"prior_refund_ids": "re_9"}])
 def test_person_who_insists_on_a_send_is_remembered_until_what_was_named_is_read(
     named: dict[str, str],

@@ -25,6 +25,7 @@ def test_accepted_refund_stands_as_pending_and_queued_with_all_it_was_asked_with
 ) -> None:
     request = a_request(reason="duplicate", currency="USD", metadata={"order": "1001"})
     created = world.accept(request)
+    assert set(world.redis.keys()) == set(world.keys())
     refund = world.get()
     assert (created.result, created.now, created.refund) == ("created", NOW, None)
     assert (refund.status, refund.stage, refund.version, refund.attempts, refund.generation) == (

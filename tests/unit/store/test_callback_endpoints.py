@@ -123,6 +123,40 @@ def test_probe_that_is_lost_or_not_wanted_is_followed_by_another(world: World) -
     assert len(due(world)["shop"]) == 1
 
 
+def test_probe_that_failed_is_not_sent_again_before_the_next_one(world: World) -> None:
+    fail_times(world, callbacks.OPEN_FROM)
+    settle(world, "p1")
+    world.pass_time(callbacks.FIRST_PROBE)
+    assert due(world) == {"shop": ["p1"]}
+    take(world, member="p1")
+    assert end(world, "failed", member="p1", wait=timedelta(0)) == "again"
+    assert take(world, member="p1").result == "open"
+
+
+def test_late_failure_of_what_was_taken_before_does_not_put_off_the_probe(world: World) -> None:
+    settle(world, "late")
+    due(world)
+    take(world, member="late")
+    fail_times(world, callbacks.OPEN_FROM)
+    probe_at = endpoint(world)["probe_at"]
+    world.pass_time(SECOND)
+    assert end(world, "failed", member="late", wait=HOUR) == "again"
+    assert endpoint(world)["probe_at"] == probe_at
+
+
+def test_what_the_endpoint_does_not_want_ends_no_probe_of_another(world: World) -> None:
+    settle(world, "unwanted")
+    due(world)
+    take(world, member="unwanted")
+    fail_times(world, callbacks.OPEN_FROM)
+    settle(world, "p1")
+    world.pass_time(callbacks.FIRST_PROBE)
+    assert due(world) == {"shop": ["p1"]}
+    before = endpoint(world)
+    assert end(world, "skipped", member="unwanted") == "done"
+    assert endpoint(world) == before
+
+
 def test_one_success_between_failures_keeps_the_endpoint_open(world: World) -> None:
     fail_times(world, callbacks.OPEN_FROM - 1)
     settle(world)

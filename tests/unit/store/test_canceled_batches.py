@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from tests.factories import HOUR
 from tests.support.store_world import ID, World, at_stage
 from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Stage, Status
@@ -32,6 +37,30 @@ def test_a_resend_of_a_canceled_batch_settles_as_canceled_since_it_never_happene
         None,
     )
     assert (settled.currency_checked, settled.unconfirmed_since) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "settles"),
+    [
+        ({"doubted": "1", "evidence": "list"}, True),
+        ({"doubted": "1", "evidence": "totals"}, True),
+        ({"doubted": "1", "evidence": "operator"}, False),
+        ({"operator_says": "absent"}, False),
+        ({}, True),
+    ],
+)
+def test_row_of_a_canceled_batch_settles_unless_only_a_person_says_that_nothing_was_sent(
+    world: World, fields: dict[Any, Any], *, settles: bool
+) -> None:
+    at_stage(world, Stage.WAITING)
+    world.redis.hset(f"refunds:refund:{ID}", mapping={"batch_id": "b1", **fields})
+    world.redis.hset("refunds:batch:b1", "state", "canceled")
+    world.pass_time(HOUR)
+    assert world.claim().result == "canceled"
+    refund = world.get()
+    assert (refund.stage, refund.status) == (
+        (Stage.SETTLED, Status.CANCELED) if settles else (Stage.WAITING, Status.PENDING)
+    )
 
 
 def test_state_of_a_batch_is_read_and_none_if_it_has_no_record(world: World) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -154,6 +154,26 @@ def test_claim_without_its_stored_body_is_refused(world: World) -> None:
     claim = world.claim()
     assert (claim.result, claim.position) == ("no_body", "")
     assert world.dump() == before
+
+
+@pytest.mark.parametrize("unverified", [True, False])
+@pytest.mark.parametrize("prior", [True, False])
+def test_persons_word_ends_with_the_send_unless_it_counts_for_an_earlier_refund_too(
+    world: World, *, unverified: bool, prior: bool
+) -> None:
+    at_stage(world, Stage.WAITING)
+    fields: dict[Any, Any] = {"operator_says": "absent", "operator_by": "ann"}
+    if unverified:
+        fields["operator_unverified"] = "1"
+    if prior:
+        fields["prior_refund_ids"] = "re_0"
+    world.redis.hset(f"refunds:refund:{ID}", mapping=fields)
+    world.pass_time(HOUR)
+    assert world.claim().claimed
+    refund = world.get()
+    stays = unverified and prior
+    assert refund.operator_says == ("absent" if stays else None)
+    assert refund.operator_unverified is stays
 
 
 def test_baseline_is_stored_by_the_claim(world: World) -> None:

@@ -124,6 +124,15 @@ def test_one_trip_brings_five_hundred_moments_at_most(world: World) -> None:
     assert len(told(world, single=500, bulk=10, rate=0).moments) == 510
 
 
+@pytest.mark.parametrize("lane", ["single", "bulk"])
+def test_more_than_a_hundred_thousand_permits_are_not_asked_for_at_once(
+    world: World, lane: str
+) -> None:
+    told(world, **{lane: 100_000})
+    with pytest.raises(NotStorable, match="what is wanted"):
+        told(world, **{lane: 100_001})
+
+
 def test_lane_without_a_share_is_served_all_the_same_and_its_debt_is_bounded(world: World) -> None:
     assert away(told(world, single=2, share=1.0)) == [0, 10]
     assert clocks(world) == [20, 20_000, 0]

@@ -12,6 +12,7 @@ from tests.factories import (
     HOUR,
     MAYBE,
     PAYMENT,
+    SECOND,
     VERIFY,
     done_as,
     found,
@@ -23,7 +24,7 @@ from worker.model.refund import Stage, Status
 from worker.model.steps import Step
 from worker.rules import proofs
 from worker.rules.attempts import Rules
-from worker.store import rechecks, sweeps
+from worker.store import reads, rechecks, sweeps
 from worker.store.rechecks import Hinted
 
 
@@ -82,16 +83,44 @@ def test_fourth_candidate_is_reported_once(world: World, stage: Stage) -> None:
     assert hint(world, fourth) == Hinted(result="hinted")
     assert hint(world, replace(fourth, provider_refund_id="re_4")).left_out == (ID,)
     assert world.get().candidates == ("re_0", "re_1", "re_2")
+    named = world.hash(f"refund:{ID}").get("possible_refund_id")
+    assert named == (None if stage is Stage.SETTLED else "re_4")
     world.check()
 
 
-@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.IN_DOUBT])
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.SETTLED])
+def test_fourth_candidate_makes_nothing_due_once_the_others_were_read(
+    world: World, stage: Stage
+) -> None:
+    at_stage(world, stage)
+    names = [f"re_{number}" for number in range(3)]
+    for name in names:
+        hint(world, Hint(provider_refund_id=name, refund_id=ID))
+    recheck = world.store.run(reads.load(ID)).recheck
+    world.store.run(rechecks.rechecked(ID, answered=True, recheck=recheck, read=names))
+    world.swept()
+    world.pass_time(rechecks.REST)
+    fourth = Hint(provider_refund_id="re_3", refund_id=ID)
+    assert hint(world, fourth) == Hinted(result="hinted", left_out=(ID,))
+    assert world.score("rechecks", ID) is None
+
+
+def test_event_puts_off_nothing_that_is_due_sooner(world: World) -> None:
+    world.accept()
+    world.attempt(MAYBE)
+    hint(world)
+    soon = Step(to=Stage.IN_DOUBT, status=Status.PENDING, label="x", delay=SECOND, quiet=True)
+    assert world.save(world.get(), soon).result == "saved"
+    # A refund is read because of webhooks every half minute at most.
+    hint(world, Hint(provider_refund_id="re_8", refund_id=ID))
+    assert world.get().next_check_at == world.now + SECOND
+
+
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING, Stage.IN_DOUBT])
 def test_candidate_that_a_worker_missed_is_read_half_a_minute_later(
     world: World, stage: Stage
 ) -> None:
-    world.accept()
-    if stage is Stage.IN_DOUBT:
-        world.attempt(MAYBE)
+    at_stage(world, stage)
     loaded = world.get()
     hint(world)
     # A worker that had loaded the refund before schedules it for much later.

@@ -214,6 +214,13 @@ def test_event_that_concerns_nothing_here_changes_nothing(world: World, named: H
     assert world.dump() == before
 
 
+def test_event_about_a_refund_whose_record_is_gone_is_unknown(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    world.redis.delete(f"{P}refund:{ID}")
+    assert hint(world, Hint(provider_refund_id="re_9")) == Hinted(result="unknown")
+
+
 def test_event_that_names_only_the_payment_makes_its_doubts_due(world: World) -> None:
     for number, refund_id in enumerate(("doubt", "queued", "review", "done")):
         world.accept(a_request(refund_id, amount=500 + number))

@@ -37,6 +37,11 @@ def test_sweep_hands_over_its_times_and_the_lanes_that_are_dry(
     assert call.script is scripts.SWEEP
 
 
+def test_heartbeat_does_not_wait_for_the_disk() -> None:
+    call = meta.beat("here")
+    assert (call.script, call.durable) == (scripts.BEAT, False)
+
+
 def test_reply_to_a_sweep_is_read_in_threes() -> None:
     call = sweeps.sweep(50, dry=frozenset())
     assert call.read([AT]) == ()

@@ -278,6 +278,17 @@ def test_lock_of_a_holder_that_is_gone_is_free(world: World) -> None:
     assert world.claim("a").claimed
 
 
+def test_siblings_with_a_refund_of_the_provider_each_are_read_up_to_the_bound(
+    world: World,
+) -> None:
+    for number in range(3):
+        world.accept(f"sibling-{number}")
+        world.attempt(done_as("succeeded", id=f"re_{number}"), f"sibling-{number}")
+    world.accept("a")
+    world.attempt(done_as("pending", id="re_a"), "a")
+    assert len(world.store.run(reads.siblings(PAYMENT, "a", most=3)) or ()) == 3
+
+
 def test_siblings_beyond_the_bound_are_not_read_at_all(world: World) -> None:
     for number in range(4):
         world.accept(f"sibling-{number}")

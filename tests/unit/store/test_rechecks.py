@@ -8,6 +8,7 @@ import pytest
 
 from tests.factories import (
     MAYBE,
+    MINUTE,
     REFUSED,
     SECOND,
     VERIFY,
@@ -102,6 +103,28 @@ def test_event_that_comes_while_a_refund_is_read_is_not_forgotten(world: World) 
     world.store.run(rechecks.rechecked(ID, answered=True, recheck=recheck))
     world.pass_time(rechecks.REST)
     assert world.swept() == [ID]
+
+
+def test_event_that_comes_while_a_refund_is_read_in_vain_keeps_its_time(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    hint(world)
+    recheck = world.store.run(reads.load(ID)).recheck
+    world.pass_time(SECOND)
+    hint(world)
+    named = world.score("rechecks", ID)
+    assert world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck)).wait == MINUTE
+    assert world.score("rechecks", ID) == named
+
+
+def test_doubt_that_is_read_in_vain_stays_with_its_own_schedule(world: World) -> None:
+    world.accept()
+    world.attempt(MAYBE)
+    hint(world)
+    recheck = world.store.run(reads.load(ID)).recheck
+    named = world.score("rechecks", ID)
+    world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck))
+    assert world.score("rechecks", ID) == named
 
 
 def test_sweep_forgets_rechecks_of_refunds_that_are_gone_or_may_be_sent(world: World) -> None:

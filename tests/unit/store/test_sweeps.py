@@ -8,8 +8,9 @@ from itertools import chain
 
 import pytest
 
-from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, NOW, REFUSED, SECOND, TRUST
+from tests.factories import HOUR, MAYBE, MINUTE, NOT_DONE, NOW, REFUSED, SECOND, TRUST, VERIFY
 from tests.support.store_world import ID, LEASE, World, at_stage, only_time_moved
+from tests.unit.store.hinting import hint
 from worker.errors import NotStorable
 from worker.model.refund import Lane, Stage
 from worker.model.steps import Action
@@ -241,14 +242,34 @@ def test_id_without_a_record_is_cleared_away(world: World) -> None:
     assert world.indexes_of(ID) == []
 
 
+@pytest.mark.parametrize("gone", [1, 2, 3])
+def test_sweep_goes_past_ids_without_a_record_to_what_is_due(world: World, gone: int) -> None:
+    world.accept()
+    world.attempt(MAYBE)
+    world.redis.zadd("refunds:index:in_doubt", {f"gone-{number}": 1 for number in range(gone)})
+    world.pass_time(VERIFY.settle)
+    assert world.swept(1) == [ID]
+
+
+def test_refund_that_is_due_and_is_to_be_read_again_is_taken_once(world: World) -> None:
+    at_stage(world, Stage.WAITING)
+    hint(world)
+    world.redis.zadd("refunds:rechecks", {ID: to_ms(world.now)})
+    assert world.swept() == [ID]
+
+
 @pytest.mark.parametrize(
     "index",
-    ["sending", "in_doubt", "waiting", "processing", "review", "queued", "queued.bulk"],
+    [
+        *("index:sending", "index:in_doubt", "index:waiting", "index:processing", "index:review"),
+        *("index:queued", "index:queued.bulk", "due", "rechecks"),
+    ],
 )
 def test_sweep_takes_nothing_while_an_index_is_of_another_type(world: World, index: str) -> None:
     all_stages(world)
-    world.redis.delete(f"refunds:index:{index}")
-    world.redis.set(f"refunds:index:{index}", "x")
+    world.redis.zadd("refunds:index:sending", {"gone": 1})
+    world.redis.delete(f"refunds:{index}")
+    world.redis.set(f"refunds:{index}", "x")
     before = world.dump()
     with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
         world.sweep()

@@ -9,6 +9,7 @@ import pytest
 
 from tests.factories import HOUR, NOW, SECOND, a_request, done_as, found
 from tests.support.store_world import ID, World
+from worker.errors import NotStorable
 from worker.model.refund import Status
 from worker.model.times import to_ms
 from worker.rules import decisions
@@ -144,6 +145,14 @@ def test_watch_adds_nothing_while_too_many_rechecks_wait(
     assert watch(world) == 0
     world.redis.zrem("refunds:rechecks", "x")
     assert watch(world) == 1
+
+
+def test_watch_notes_nothing_while_what_waits_is_of_another_type(world: World) -> None:
+    world.redis.set("refunds:rechecks", "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
+        watch(world)
+    assert world.dump() == before
 
 
 def test_refund_that_is_gone_or_no_longer_settled_is_passed_over(world: World) -> None:
