@@ -33,9 +33,23 @@ from worker.errors import IllegalMove
 from worker.model.answers import Outcome, TryVerdict
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
-from worker.rules.attempts import Rules, after_attempt, after_lapse, not_canceled, refused_unsent
+from worker.rules.attempts import (
+    Rules,
+    after_attempt,
+    after_lapse,
+    not_canceled,
+    refused_unsent,
+    was_pending,
+)
 from worker.rules.outcomes import fold
-from worker.rules.proofs import NO_WORD, to_review
+from worker.rules.proofs import (
+    LATE_SUCCESS,
+    NO_READBACKS,
+    NO_WORD,
+    done,
+    settles_soon_after,
+    to_review,
+)
 
 SEEN = {"error_code": "not_sent", "error_message": None, "lapses": 0, "server_errors": 0}
 DOUBTED = {
@@ -379,6 +393,36 @@ def test_persons_decision_to_send_counts_until_a_send_may_have_left(
     step = after_attempt(decided, outcome, TRUST, NOW, 0)
     assert decided.is_only_said_absent
     assert ("operator_says" in step.changes) is not counts
+
+
+@pytest.mark.parametrize("by_word", [True, None])
+def test_what_was_named_is_read_again_if_a_send_on_a_persons_word_did_nothing(
+    *, by_word: bool | None
+) -> None:
+    refund = a_refund(hints_used="re_9", absent_by_word=by_word)
+    step = after_attempt(refund, NOT_DONE, TRUST, NOW, 0)
+    assert step.to is Stage.WAITING
+    assert step.changes.get("hinted") == ("re_9" if by_word else None)
+
+
+def test_refund_that_an_older_version_sent_although_it_was_pending_is_for_a_person() -> None:
+    before = NOW - HOUR
+    for since in (None, before):
+        changes = {"doubt_since": since or NOW} | NO_WORD | NO_READBACKS
+        alarm = "the provider had reported it as pending before it was to be sent again"
+        step = was_pending(a_refund(Stage.WAITING, doubt_since=since), NOW)
+        assert step == to_review(changes, "was_pending", alarm)
+
+
+def test_only_a_success_that_is_saved_late_is_read_again() -> None:
+    refund = a_refund()
+    succeeded, failed = (
+        done(refund, found(status=status), "reply", NOW) for status in ("succeeded", "failed")
+    )
+    assert settles_soon_after(succeeded, NOW) == replace(
+        succeeded, settles_until=NOW + LATE_SUCCESS
+    )
+    assert settles_soon_after(failed, NOW) == failed
 
 
 @pytest.mark.parametrize(

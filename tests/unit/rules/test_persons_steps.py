@@ -126,6 +126,18 @@ TOTAL = Baseline(refunded=500, currency="usd", remaining=0)
             ABSENT,
             taken_for_absent("list", "absence_proven", NOW - SETTLE),
         ),
+        (
+            SAYS_ABSENT | {"absent_at": NOW - SETTLE, "provider_refund_id": "re_1"},
+            ABSENT,
+            taken_for_absent(
+                "list",
+                "absence_proven",
+                NOW - SETTLE,
+                provider_refund_id=None,
+                provider_status=None,
+                processing_since=None,
+            ),
+        ),
         # Found
         (SAYS_FAILED | INSISTS, CONFLICT, back("conflict", CONFLICTING, source="list")),
         (

@@ -234,6 +234,19 @@ def test_person_cannot_insist_on_what_cannot_be_this_refund(fields: dict[str, An
     assert after_poll(insisting, a_reply(200, OTHER_SUM | fields), NOW, 0).to is Stage.REVIEW
 
 
+def test_insisted_on_refund_that_is_pending_is_recorded_once_and_then_followed() -> None:
+    insisting = replace(NAMED, operator_unverified=True)
+    pending = a_reply(200, OTHER_SUM | {"status": "pending"})
+    step = after_poll(insisting, pending, NOW, 0)
+    assert (step.to, step.quiet) == (Stage.PROCESSING, False)
+    assert (step.changes["operator_by"], step.changes["operator_unverified"]) == ("ann", True)
+    followed = with_changes(insisting, step, NOW)
+    assert (followed.operator_says, followed.operator_unverified) == (None, True)
+    again = after_poll(replace(followed, provider_status="requires_action"), pending, NOW, 0)
+    assert (again.to, again.quiet) == (Stage.PROCESSING, True)
+    assert again.changes == {"provider_status": "pending"}
+
+
 @pytest.mark.parametrize(
     ("generation", "prior_ids"),
     [(None, None), ("1", "re_1"), ("2", None), ("3", None)],
