@@ -154,6 +154,21 @@ def test_what_may_be_an_odd_refund_of_ours_is_read_again_after_a_decision(
     assert step.changes.get("hinted") == ("re_9" if is_read else None)
 
 
+@pytest.mark.parametrize(
+    ("fields", "prior_ids"),
+    [
+        ({"error_code": "conflict", "provider_refund_id": "re_1"}, "re_9"),
+        ({"error_code": "conflict"}, None),
+        ({"error_code": "unreadable", "provider_refund_id": "re_1"}, None),
+    ],
+)
+def test_what_contradicted_the_refunds_own_is_read_before_it_is_sent_again(
+    fields: dict[str, Any], prior_ids: str | None
+) -> None:
+    refund = a_refund(Stage.REVIEW, doubt_since=NOW, hints_used="re_9", **fields)
+    assert resolve_resend(refund).changes.get("prior_refund_ids") == prior_ids
+
+
 @pytest.mark.parametrize("named", [{"hinted": "re_8"}, {"prior_refund_ids": "re_9"}])
 def test_person_who_insists_on_a_send_is_remembered_until_what_was_named_is_read(
     named: dict[str, str],
@@ -364,3 +379,11 @@ RECOVERED_IN_REVIEW: dict[str, Any] = {
 )
 def test_recovery_leads_to_this_step_and_no_other(refund: Refund, step: Step | None) -> None:
     assert recovered(refund, SINCE, NOW) == step
+
+
+@pytest.mark.parametrize("stage", [Stage.SENDING, Stage.WAITING, Stage.IN_DOUBT])
+def test_recovered_refund_is_quiet_from_now_on_or_once_its_lease_has_ended(stage: Stage) -> None:
+    later = NOW + HOUR
+    step = recovered(a_refund(stage, next_check_at=later), SINCE, NOW)
+    assert step is not None
+    assert step.changes["quiet_at"] == (later if stage is Stage.SENDING else NOW)
