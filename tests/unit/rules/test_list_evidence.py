@@ -63,6 +63,7 @@ def test_entry_with_our_id_and_a_field_that_is_not_ours_is_a_conflict(
 ) -> None:
     look = listed(found(**fields))
     assert (look.verdict, look.found) == (ReadbackVerdict.CONFLICT, None)
+    assert look.odd == ("re_1",)
 
 
 def test_entry_with_our_id_in_a_status_that_is_not_known_is_shown_to_a_person_with_its_word() -> (

@@ -198,6 +198,7 @@ def test_status_is_a_known_word_or_the_providers_own(word: Any, status: str | No
             {"errors": {"a": ["is bad", "is odd"], "b": "no list", "c": []}},
             (None, None, "a: is bad, is odd"),
         ),
+        ({"errors": {"a": ["is bad", 7, {"odd": 1}]}}, (None, None, "a: is bad")),
         ({"errors": {"a": ["x"], "message": "m"}}, (None, None, "a: x; m")),
         ({"errors": [{"code": "c1"}, {"code": "c2", "message": "m"}]}, (None, "c1", "m")),
         ({"errors": [7, {"detail": "d"}]}, (None, None, "d")),

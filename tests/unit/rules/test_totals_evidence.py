@@ -65,6 +65,12 @@ def test_totals_that_cannot_be_compared_are_inconclusive() -> None:
     without_baseline = a_refund(Stage.IN_DOUBT)
     assert totalled(500, refund=without_baseline).verdict is ReadbackVerdict.INCONCLUSIVE
     assert totalled(500, currency="eur").verdict is ReadbackVerdict.INCONCLUSIVE
+    outdated = a_refund(Stage.IN_DOUBT, baseline=replace(BASELINE, shown_by=""))
+    look = totalled(500, refund=outdated, shown_by="")
+    assert (look.verdict, look.reason) == (
+        ReadbackVerdict.INCONCLUSIVE,
+        "no totals were read before the latest attempt",
+    )
     several = totalled(None, problem="the payment has several charges")
     assert (several.verdict, several.reason) == (
         ReadbackVerdict.INCONCLUSIVE,
