@@ -80,6 +80,12 @@ async def test_worker_takes_no_more_than_it_begins_soon() -> None:
         # One is in flight, so there is room for one.
         assert len((await desk.sweep())["shop"]) == 1
         assert await desk.sweep() == {}
+        line = desk.sender._lines["shop"]
+        # Never less than none, nor more than there is room for.
+        assert [line.room(most) for most in (500, 60, 59, 10)] == [0, 0, 0, 0]
+        last = line.waiting.pop()
+        assert [line.room(most) for most in (500, 60, 59, 10)] == [1, 1, 0, 0]
+        line.waiting.append(last)
         freed.set()
         await desk.sender.idle()
         await desk.deliver()

@@ -213,6 +213,8 @@ def test_quiet_step_of_a_queued_refund_is_no_retry() -> None:
 def test_reply_to_a_save_is_read_with_who_was_woken_or_is_in_the_way() -> None:
     call = saves.save(a_refund(), Step(to=Stage.WAITING, status=Status.PENDING, label="x"))
     assert call.read(["saved", AT, "b"]) == Saved(result="saved", now=NOW, woken="b", other=None)
+    rows = call.read(["saved", AT, "b", "c", "d"])
+    assert (rows.rows, rows.due_now) == (("c", "d"), ("b", "c", "d"))
     assert call.read(["saved", AT, ""]) == Saved(result="saved", now=NOW, woken=None, other=None)
     assert call.read(["owned", AT, "b"]) == Saved(result="owned", now=NOW, woken=None, other="b")
     assert call.read(["stale", AT, ""]) == Saved(result="stale", now=NOW, woken=None, other=None)
