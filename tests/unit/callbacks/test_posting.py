@@ -6,6 +6,7 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,6 +68,17 @@ async def receiving() -> AsyncIterator[Receiver]:
     async with await asyncio.start_server(receiver.serve, "127.0.0.1", 0, backlog=200) as server:
         receiver.port = server.sockets[0].getsockname()[1]
         yield receiver
+
+
+async def test_post_ends_with_the_time_of_its_endpoint() -> None:
+    freed = asyncio.Event()
+    async with receiving() as shop, asyncio.timeout(SOON):
+        shop.before = freed.wait
+        poster = Poster(replace(shop.endpoint(), timeout_seconds=0.05))
+        reply = await poster.post("msg_1", 1, b"{}")
+        freed.set()
+        await poster.close()
+    assert (reply.result, reply.error) == ("failed", "no answer within 0.05 s")
 
 
 async def test_post_names_the_worker_and_asks_for_no_compression() -> None:
