@@ -350,3 +350,14 @@ async def test_a_token_for_some_ids_learns_no_batch_of_others_from_its_file(api:
     got = await send(api, data, "name=shop-a-1", token=api.a_token("a", ids="shop-a-"))
     assert (got.status, got.code) == (409, "refused")
     assert "season" not in got.body.decode()
+
+
+async def test_a_token_for_some_ids_reads_no_rows_with_errors_of_others(api: Door) -> None:
+    """A batch may be named as its own are, and hold rows of another shop."""
+    token = api.a_token("a", ids="shop-a-")
+    for name, prefix, status in (("shop-a-1", "shop-a", 200), ("shop-a-2", "shop-b", 404)):
+        wrong = f"{prefix}-x,pi_x,wrong,usd\n".encode()
+        await send(api, rows(1, prefix) + wrong, f"name={name}&on_error=skip&allow_repeat=true")
+        await imported(api, name)
+        got = await api.get(f"{PATH}/{name}/errors", token=token)
+        assert (got.status, wrong.strip() in got.body) == (status, status == 200)
