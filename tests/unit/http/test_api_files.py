@@ -128,6 +128,7 @@ async def test_skipped_rows_can_be_read_with_their_errors(api: Door, folder: Pat
     week = time.time() - spool.KEPT_SECONDS - 1
     os.utime(kept, (week, week))
     await api.part.uploads.take_up()
+    await until(lambda: not api.part.uploads.active)
     assert names(folder) == []
     assert (await api.get(f"{PATH}/season/errors")).status == 404
 
@@ -216,13 +217,16 @@ async def test_the_file_of_an_import_that_the_records_cannot_hold_is_kept(
         patch.setattr(uploads, "submit", refused)
         assert (await send(api, rows(3), "name=season")).status == 202
         await until(lambda: not api.part.uploads.active)
+        os.utime(folder / "batch-season", (0, 0))
+        await api.part.uploads.take_up()
+        await until(lambda: not api.part.uploads.active)
     assert names(folder) == ["batch-season"]
     await api.part.uploads.take_up()
     assert (await imported(api, "season"))["accepted"] == 3
 
 
 @pytest.mark.parametrize("other", [[], ["digest", "of-another-file"]])
-async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept(
+async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept_for_a_week(
     api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch, other: list[str]
 ) -> None:
     """It was answered as accepted, and a restored snapshot does not know it."""
@@ -233,13 +237,16 @@ async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept(
     await api.store.redis.delete("refunds:batch:season")
     if other:
         await api.store.redis.hset("refunds:batch:season", items=other)
-    with capture_logs() as logs:
-        await api.part.uploads.take_up()
-        await until(lambda: not api.part.uploads.active)
-    assert names(folder) == ["batch-season"]
-    assert [(each["event"], each["batch_id"], each["alarm"]) for each in logs] == [
-        ("import_failed", "season", True)
-    ]
+    week = time.time() - spool.KEPT_SECONDS
+    for received, left in ((week + 60, ["batch-season"]), (week - 1, [])):
+        os.utime(folder / "batch-season", (received, received))
+        with capture_logs() as logs:
+            await api.part.uploads.take_up()
+            await until(lambda: not api.part.uploads.active)
+        assert names(folder) == left
+        assert [(each["event"], each["batch_id"], each["alarm"]) for each in logs] == [
+            ("import_failed", "season", True)
+        ]
 
 
 async def test_a_batch_that_was_canceled_meanwhile_is_not_taken_up(
@@ -273,8 +280,9 @@ async def test_the_rows_with_errors_of_a_batch_that_is_canceled_meanwhile_are_ke
     assert (got.status, wrong in got.body) == (200, True)
 
 
-async def test_an_interrupted_import_goes_on_at_the_next_start(
-    redis_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("age", [0, spool.KEPT_SECONDS + 1])
+async def test_an_interrupted_import_goes_on_at_the_next_start_however_late(
+    redis_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, age: float
 ) -> None:
     with monkeypatch.context() as patch:
         async with a_door(redis_url, spool_dir=folder) as door:
@@ -285,6 +293,8 @@ async def test_an_interrupted_import_goes_on_at_the_next_start(
             assert batch["imported_at"] is None
             tokens.revoke(door.refunds.store, "shop")
     assert names(folder) == ["batch-season"]
+    received = time.time() - age
+    os.utime(folder / "batch-season", (received, received))
     async with a_door(redis_url, spool_dir=folder) as door:
         assert (await imported(door, "season"))["accepted"] == 1200
         assert names(folder) == []
