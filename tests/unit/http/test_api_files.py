@@ -352,14 +352,20 @@ async def test_a_scope_to_read_does_not_import(api: Door) -> None:
     assert (await send(api, rows(1), token=api.a_token("reader", "read"))).status == 403
 
 
-async def test_a_token_for_some_ids_learns_no_batch_of_others_from_its_file(api: Door) -> None:
+async def test_a_token_for_some_ids_learns_no_batch_of_others_from_a_file(api: Door) -> None:
     data = rows(2, "shop-a-order")
     open_batch(
         api.refunds.store, "season", file="x.csv", digest=hashlib.sha256(data).hexdigest(), rows=2
     )
-    got = await send(api, data, "name=shop-a-1", token=api.a_token("a", ids="shop-a-"))
+    token = api.a_token("a", ids="shop-a-")
+    got = await send(api, data, "name=shop-a-1", token=token)
     assert (got.status, got.code) == (409, "refused")
     assert "season" not in got.body.decode()
+    # A check of another file would say whether a batch of that name exists.
+    for name in ("season", "none"):
+        seen = await send(api, rows(3, "shop-a-order"), f"dry_run=true&name={name}", token=token)
+        assert (seen.status, seen.fields) == (422, [("name", "name")])
+    assert (await send(api, rows(3, "shop-a-order"), "dry_run=true", token=token)).status == 200
 
 
 async def test_a_token_for_some_ids_reads_no_rows_with_errors_of_others(api: Door) -> None:
