@@ -124,6 +124,11 @@ async def test_skipped_rows_can_be_read_with_their_errors(api: Door, folder: Pat
     (row,) = csv.DictReader(io.StringIO(failed.body.decode()))
     assert (row["line"], row["refund_id"], row["column"]) == ("4", "bad", "amount")
     kept = folder / "batch-season"
+    # A restored snapshot did not know the batch, and another server imported another file as it.
+    digest = await api.store.redis.hget("refunds:batch:season", "digest")
+    await api.store.redis.hset("refunds:batch:season", "digest", "of-another-file")
+    assert (await api.get(f"{PATH}/season/errors")).status == 404
+    await api.store.redis.hset("refunds:batch:season", "digest", str(digest))
     assert stat.S_IMODE(kept.lstat().st_mode) == 0o600
     week = time.time() - spool.KEPT_SECONDS - 1
     os.utime(kept, (week, week))
