@@ -216,9 +216,9 @@ class _Line:
             return
         # What waits may be from before the endpoint's ids were changed, or named by a person.
         if message is None or not self.endpoint.wants(member, message.event):
-            version = "" if message is None else message.version
+            state = "" if message is None else message.state
             await self._store.run(
-                callbacks.ended(name, member, token=token, result="skipped", version=version)
+                callbacks.ended(name, member, token=token, result="skipped", version=state)
             )
             return
         if time.monotonic() - began > SPARE.total_seconds():
@@ -252,7 +252,7 @@ class _Line:
                 member,
                 token=token,
                 result=reply.result,
-                version=message.version,
+                version=message.state,
                 wait=wait,
                 log=entry,
             )

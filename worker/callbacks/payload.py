@@ -21,11 +21,13 @@ _METADATA: Final = "metadata"
 class Message:
     """The callback about one version of a member.
 
-    While the member is under way, `event` is one that no endpoint may want.
+    While the member is under way, `event` is one that no endpoint may want. `state` is its version,
+    and of a refund also when that was written.
     """
 
     event: str
     version: str
+    state: str
     identity: str
     body: bytes
 
@@ -42,13 +44,14 @@ def message_of(prefix: str, member: str, taken: Taken, *, metadata: bool) -> Mes
     refund = decode(taken.stored)
     version = str(refund.version)
     # A restored server counts the versions after its snapshot once more. Its time goes on.
-    identity = message_id(prefix, member, f"{version} {to_ms(refund.updated_at)}")
+    state = f"{version} {to_ms(refund.updated_at)}"
+    identity = message_id(prefix, member, state)
     event = event_of(refund)
     data = refund.as_dict() | {"previous_status": taken.status_before}
     if not metadata:
         del data[_METADATA]
     body = _body(event, rfc3339(refund.updated_at), data)
-    return Message(event=event, version=version, identity=identity, body=body)
+    return Message(event=event, version=version, state=state, identity=identity, body=body)
 
 
 def event_of(refund: Refund) -> str:
@@ -67,7 +70,7 @@ def _of_batch(prefix: str, member: str, taken: Taken, stored: Mapping[str, str])
     data = batch.as_dict() | {"version": int(version)}
     event = "batch.finished" if batch.finished else "batch.unfinished"
     body = _body(event, rfc3339(taken.now), data)
-    return Message(event=event, version=version, identity=identity, body=body)
+    return Message(event=event, version=version, state=version, identity=identity, body=body)
 
 
 def _body(event: str, timestamp: str, data: Mapping[str, Any]) -> bytes:

@@ -40,7 +40,8 @@ class BatchRoutes:
     """Answers the requests about batches.
 
     A caller that sees some ids only sees the batches whose ids begin so, and of their refunds those
-    whose ids do. It changes a batch only if all of the refunds do.
+    whose ids do. It changes a batch, and reads the invalid rows of its file, only if all of the
+    refunds do.
     """
 
     def __init__(self, context: Context) -> None:
@@ -96,7 +97,7 @@ class BatchRoutes:
     async def cancel(self, request: web.Request, caller: Caller) -> web.Response:
         """Cancel the refunds of a batch that were not sent, for good."""
         await self._context.json(request, ())
-        batch_id = await self._changeable(request, caller)
+        batch_id = await own_batch(self._context, request, caller)
         done = await self._act(
             deed_of(request, caller, "batch cancel", batch_id),
             lambda store: batches.cancel_batch(store, batch_id, caller.name),
@@ -106,7 +107,7 @@ class BatchRoutes:
     async def pause(self, request: web.Request, caller: Caller) -> web.Response:
         """Send no more refunds of a batch until it is resumed."""
         await self._context.json(request, ())
-        batch_id = await self._changeable(request, caller)
+        batch_id = await own_batch(self._context, request, caller)
         changed = await self._act(
             deed_of(request, caller, "batch pause", batch_id),
             lambda store: batches.pause_batch(store, batch_id, caller.name),
@@ -116,7 +117,7 @@ class BatchRoutes:
     async def resume(self, request: web.Request, caller: Caller) -> web.Response:
         """Send the refunds of a paused batch again."""
         await self._context.json(request, ())
-        batch_id = await self._changeable(request, caller)
+        batch_id = await own_batch(self._context, request, caller)
         changed = await self._act(
             deed_of(request, caller, "batch resume", batch_id),
             lambda store: batches.resume_batch(store, batch_id),
@@ -126,7 +127,7 @@ class BatchRoutes:
     async def retry(self, request: web.Request, caller: Caller) -> web.Response:
         """Send the retriable failed refunds of a batch again."""
         body = await self._context.json(request, ("unknown",))
-        batch_id = await self._changeable(request, caller)
+        batch_id = await own_batch(self._context, request, caller)
         also = {Retriable.UNKNOWN} if bodies.flag(body, "unknown") else set()
         kinds = frozenset({Retriable.YES} | also)
         nudge = from_thread(self._context.nudge, asyncio.get_running_loop())
@@ -138,16 +139,6 @@ class BatchRoutes:
         )
         counts = {"batch_id": batch_id, "changed": done.retried > 0}
         return web.json_response(counts | done.as_dict())
-
-    async def _changeable(self, request: web.Request, caller: Caller) -> str:
-        """Return the id of a batch that the caller may change. Raises `Problem`."""
-        batch_id = batch_of(request, caller)
-        store = self._context.refunds.store
-        if caller.ids_prefix and not await self._context.threads.run(
-            lambda: all(map(caller.sees, store.ids_in_batch(batch_id)))
-        ):
-            raise unknown(batch_id)
-        return batch_id
 
     async def _act(self, deed: Deed, work: Callable[[Store], T]) -> T:
         """Do something to a batch, which the audit notes."""
@@ -162,6 +153,20 @@ def batch_of(request: web.Request, caller: Caller) -> str:
     """Return the id in the address. Raises `Problem` if no such batch can exist for the caller."""
     batch_id = request.match_info["batch_id"]
     if not is_batch_id(batch_id) or not caller.sees(batch_id):
+        raise unknown(batch_id)
+    return batch_id
+
+
+async def own_batch(context: Context, request: web.Request, caller: Caller) -> str:
+    """Return the id in the address, if every refund of the batch is one that the caller sees.
+
+    For what changes all of them, or shows the rows of its file. Raises `Problem`.
+    """
+    batch_id = batch_of(request, caller)
+    store = context.refunds.store
+    if caller.ids_prefix and not await context.threads.run(
+        lambda: all(map(caller.sees, store.ids_in_batch(batch_id)))
+    ):
         raise unknown(batch_id)
     return batch_id
 

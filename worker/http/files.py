@@ -12,7 +12,7 @@ from aiohttp import web
 from worker.batches import BegunFile
 from worker.errors import GuardRefused, InputError, KnownFile, RefundError
 from worker.http import problems
-from worker.http.batches import NDJSON, PATH, batch_of
+from worker.http.batches import NDJSON, PATH, batch_of, own_batch
 from worker.http.context import Context
 from worker.http.deeds import deed_of
 from worker.http.problems import Problem
@@ -106,7 +106,8 @@ class FileRoutes:
     async def errors(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """Return the rows that were left out of a batch, with their errors."""
         Query(request, ()).check()
-        return await self._rows.errors(request, await self._rows.stored(batch_of(request, caller)))
+        batch_id = await own_batch(self._context, request, caller)
+        return await self._rows.errors(request, await self._rows.stored(batch_id))
 
 
 def _refusal(judged: Judged) -> Problem:

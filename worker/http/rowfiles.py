@@ -82,11 +82,7 @@ class RowFiles:
         """Return the rows that were left out of a batch, with their errors. Raises `Problem`."""
         file = await asyncio.to_thread(self._uploads.spool.of_batch, stored.batch_id)
         if file is None:
-            raise Problem(
-                problems.NOT_FOUND,
-                f"No file of batch {stored.batch_id} is kept here: rows with errors are kept for 7"
-                " days after the upload.",
-            )
+            raise _not_kept(stored)
         return await self._of_batch(request, stored, file, write, saved)
 
     async def send(
@@ -120,12 +116,27 @@ class RowFiles:
         saved: str | None,
     ) -> web.StreamResponse:
         options = reading_of(stored.options)
-        return await self.send(
-            request, lambda: Source(name=stored.file, file=file, options=options), write, saved
-        )
+
+        def opened() -> Source:
+            source = Source(name=stored.file, file=file, options=options)
+            if source.digest != stored.digest:
+                # The one kept here is of a batch of this id that the records have lost.
+                source.close()
+                raise _not_kept(stored)
+            return source
+
+        return await self.send(request, opened, write, saved)
 
     def _seen(self, caller: Caller, ids: Sequence[str]) -> list[Refund | None]:
         found = self._refunds.get_many(ids)
         return [
             each if each is not None and caller.sees(each.refund_id) else None for each in found
         ]
+
+
+def _not_kept(stored: Batch) -> Problem:
+    return Problem(
+        problems.NOT_FOUND,
+        f"No file of batch {stored.batch_id} is kept here: rows with errors are kept for 7 days"
+        " after the upload.",
+    )

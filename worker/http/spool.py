@@ -48,11 +48,15 @@ _GZIP: Final = b"\x1f\x8b"
 
 @dataclass(kw_only=True)
 class Kept:
-    """A file in the folder, open and locked; `digest` is None if it is not known."""
+    """A file in the folder, open and locked; `digest` is None if it is not known.
+
+    `is_old` if it came so long ago that it is kept only until its rows are accepted.
+    """
 
     path: Path
     file: IO[bytes]
     digest: str | None = None
+    is_old: bool = False
 
     def keep_for(self, batch_id: str) -> None:
         """Name the file after its batch, so that a later start finds it."""
@@ -161,10 +165,11 @@ class Spool:
             kept = locked(path)
             if kept is None:
                 continue
-            if not is_batch or age > KEPT_SECONDS:
+            if not is_batch:
                 kept.remove()
-            else:
-                yield path.name.removeprefix(_BATCH), kept
+                continue
+            kept.is_old = age > KEPT_SECONDS
+            yield path.name.removeprefix(_BATCH), kept
 
     def of_batch(self, batch_id: str) -> IO[bytes] | None:
         """Return the file of a batch, None if it is not kept here."""

@@ -290,7 +290,7 @@ class Uploads:
     ) -> None:
         try:
             loop = asyncio.get_running_loop()
-            is_needed = await loop.run_in_executor(self._pool, self._lasting, batch_id, work)
+            is_needed = await loop.run_in_executor(self._pool, self._lasting, batch_id, kept, work)
             if not is_needed:
                 kept.remove()
         finally:
@@ -300,11 +300,14 @@ class Uploads:
             if source is not None:
                 source.close()
 
-    def _lasting(self, batch_id: str, work: Callable[[], bool]) -> bool:
-        """Work until Redis has kept all of it; return whether the file is needed later."""
+    def _lasting(self, batch_id: str, kept: Kept, work: Callable[[], bool]) -> bool:
+        """Work until Redis has kept all of it; return whether the file is needed later.
+
+        However old it is, it is needed until its rows are accepted or its batch is canceled.
+        """
         while True:
             try:
-                return work()
+                return work() and not kept.is_old
             except (StoreUnavailable, NotDurable) as error:
                 log.warning("import_deferred", batch_id=batch_id, error=str(error))
                 if self._ended.wait(AGAIN_SECONDS):
@@ -315,11 +318,12 @@ class Uploads:
                 return _failed(batch_id, str(error))
             except NotFound:
                 # Its record outlives its file. So it was lost, or the file is another server's.
-                return _failed(
+                is_needed = _failed(
                     batch_id,
                     "the records do not know the batch of this file, as after a restored snapshot:"
-                    " the file is kept for 7 days, to be imported again",
+                    " the file is kept until 7 days after its upload, to be imported again",
                 )
+                return is_needed and not kept.is_old
             except RefundError as error:
                 return _failed(batch_id, str(error))
             except Exception as error:  # noqa: BLE001 - an outermost loop; its text may repeat rows

@@ -130,7 +130,8 @@ def ended(
 ) -> Command[Ended]:
     """End a try. A failed one is repeated after `wait`; without one it becomes a dead letter.
 
-    `version` is what was sent. If the record has moved on, it is due again at once.
+    `version` is what was sent, of a refund with the ms at which it was written after a space. If
+    the record has moved on, it is due again at once.
     """
     arguments: list[Argument] = [
         name,

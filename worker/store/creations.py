@@ -30,7 +30,10 @@ _WITHOUT_RECORD: Final[tuple[Result, ...]] = ("created", "conflict", "repeat")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Created:
-    """The result of a request: `created`, `exists` (with the record), `conflict`, or `repeat`."""
+    """The result of a request: `created`, `exists` (with the record), `conflict`, or `repeat`.
+
+    One that is created in doubt, as after a recovery, has its record too.
+    """
 
     result: Result
     now: datetime
@@ -75,11 +78,7 @@ def create_several(
             word: Created(result=word, now=now) for word in _WITHOUT_RECORD
         }
         return [
-            (
-                plain[result]
-                if isinstance(result, str)
-                else Created(result="exists", now=now, refund=decode(pairs_of(result)))
-            )
+            plain[result] if isinstance(result, str) else _with_record(result, now)
             for result in reply[1:]
         ]
 
@@ -88,3 +87,10 @@ def create_several(
     for request, message in zip(requests, messages or repeat("", len(requests)), strict=True):
         arguments += (*new_row(request), message)
     return Command(script=scripts.CREATE, arguments=arguments, read=read)
+
+
+def _with_record(flat: Sequence[str], now: datetime) -> Created:
+    # A record is pairs, and the first text is the name of a field.
+    if flat[0] == "created":
+        return Created(result="created", now=now, refund=decode(pairs_of(flat[1:])))
+    return Created(result="exists", now=now, refund=decode(pairs_of(flat)))

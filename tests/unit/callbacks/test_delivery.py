@@ -177,6 +177,25 @@ async def test_same_version_of_a_restored_record_has_another_id() -> None:
         assert shop.ids[0] != shop.ids[1]
 
 
+async def test_record_that_is_restored_during_a_try_is_sent_as_it_ends_then() -> None:
+    async with receiving() as shop, working(shop.endpoint()) as desk:
+        settle(desk)
+
+        async def restored(_request: web.Request) -> web.StreamResponse:
+            # To before the end; and the refund ends in as many moves, later, before the answer.
+            later = to_ms(desk.world.get().updated_at + HOUR)
+            desk.world.redis.hset(f"refunds:refund:{ID}", "updated_at", later)
+            desk.world.redis.delete("refunds:callback-tries:shop")
+            desk.world.store.run(callbacks.replay("shop", [ID]))
+            return web.Response()
+
+        shop.answers.append(restored)
+        await desk.deliver()
+        assert await desk.deliver() == {"shop": [ID]}
+        assert shop.bodies[0]["data"]["updated_at"] < shop.bodies[1]["data"]["updated_at"]
+        assert await desk.deliver() == {}
+
+
 async def test_try_is_held_until_its_answer_may_no_longer_come() -> None:
     async with receiving() as shop, working(shop.endpoint(timeout_seconds=7)) as desk:
         settle(desk)

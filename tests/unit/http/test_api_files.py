@@ -124,10 +124,16 @@ async def test_skipped_rows_can_be_read_with_their_errors(api: Door, folder: Pat
     (row,) = csv.DictReader(io.StringIO(failed.body.decode()))
     assert (row["line"], row["refund_id"], row["column"]) == ("4", "bad", "amount")
     kept = folder / "batch-season"
+    # A restored snapshot did not know the batch, and another server imported another file as it.
+    digest = await api.store.redis.hget("refunds:batch:season", "digest")
+    await api.store.redis.hset("refunds:batch:season", "digest", "of-another-file")
+    assert (await api.get(f"{PATH}/season/errors")).status == 404
+    await api.store.redis.hset("refunds:batch:season", "digest", str(digest))
     assert stat.S_IMODE(kept.lstat().st_mode) == 0o600
     week = time.time() - spool.KEPT_SECONDS - 1
     os.utime(kept, (week, week))
     await api.part.uploads.take_up()
+    await until(lambda: not api.part.uploads.active)
     assert names(folder) == []
     assert (await api.get(f"{PATH}/season/errors")).status == 404
 
@@ -216,13 +222,16 @@ async def test_the_file_of_an_import_that_the_records_cannot_hold_is_kept(
         patch.setattr(uploads, "submit", refused)
         assert (await send(api, rows(3), "name=season")).status == 202
         await until(lambda: not api.part.uploads.active)
+        os.utime(folder / "batch-season", (0, 0))
+        await api.part.uploads.take_up()
+        await until(lambda: not api.part.uploads.active)
     assert names(folder) == ["batch-season"]
     await api.part.uploads.take_up()
     assert (await imported(api, "season"))["accepted"] == 3
 
 
 @pytest.mark.parametrize("other", [[], ["digest", "of-another-file"]])
-async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept(
+async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept_for_a_week(
     api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch, other: list[str]
 ) -> None:
     """It was answered as accepted, and a restored snapshot does not know it."""
@@ -233,13 +242,16 @@ async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept(
     await api.store.redis.delete("refunds:batch:season")
     if other:
         await api.store.redis.hset("refunds:batch:season", items=other)
-    with capture_logs() as logs:
-        await api.part.uploads.take_up()
-        await until(lambda: not api.part.uploads.active)
-    assert names(folder) == ["batch-season"]
-    assert [(each["event"], each["batch_id"], each["alarm"]) for each in logs] == [
-        ("import_failed", "season", True)
-    ]
+    week = time.time() - spool.KEPT_SECONDS
+    for received, left in ((week + 60, ["batch-season"]), (week - 1, [])):
+        os.utime(folder / "batch-season", (received, received))
+        with capture_logs() as logs:
+            await api.part.uploads.take_up()
+            await until(lambda: not api.part.uploads.active)
+        assert names(folder) == left
+        assert [(each["event"], each["batch_id"], each["alarm"]) for each in logs] == [
+            ("import_failed", "season", True)
+        ]
 
 
 async def test_a_batch_that_was_canceled_meanwhile_is_not_taken_up(
@@ -273,8 +285,9 @@ async def test_the_rows_with_errors_of_a_batch_that_is_canceled_meanwhile_are_ke
     assert (got.status, wrong in got.body) == (200, True)
 
 
-async def test_an_interrupted_import_goes_on_at_the_next_start(
-    redis_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("age", [0, spool.KEPT_SECONDS + 1])
+async def test_an_interrupted_import_goes_on_at_the_next_start_however_late(
+    redis_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, age: float
 ) -> None:
     with monkeypatch.context() as patch:
         async with a_door(redis_url, spool_dir=folder) as door:
@@ -285,6 +298,8 @@ async def test_an_interrupted_import_goes_on_at_the_next_start(
             assert batch["imported_at"] is None
             tokens.revoke(door.refunds.store, "shop")
     assert names(folder) == ["batch-season"]
+    received = time.time() - age
+    os.utime(folder / "batch-season", (received, received))
     async with a_door(redis_url, spool_dir=folder) as door:
         assert (await imported(door, "season"))["accepted"] == 1200
         assert names(folder) == []
@@ -342,11 +357,28 @@ async def test_a_scope_to_read_does_not_import(api: Door) -> None:
     assert (await send(api, rows(1), token=api.a_token("reader", "read"))).status == 403
 
 
-async def test_a_token_for_some_ids_learns_no_batch_of_others_from_its_file(api: Door) -> None:
+async def test_a_token_for_some_ids_learns_no_batch_of_others_from_a_file(api: Door) -> None:
     data = rows(2, "shop-a-order")
     open_batch(
         api.refunds.store, "season", file="x.csv", digest=hashlib.sha256(data).hexdigest(), rows=2
     )
-    got = await send(api, data, "name=shop-a-1", token=api.a_token("a", ids="shop-a-"))
+    token = api.a_token("a", ids="shop-a-")
+    got = await send(api, data, "name=shop-a-1", token=token)
     assert (got.status, got.code) == (409, "refused")
     assert "season" not in got.body.decode()
+    # A check of another file would say whether a batch of that name exists.
+    for name in ("season", "none"):
+        seen = await send(api, rows(3, "shop-a-order"), f"dry_run=true&name={name}", token=token)
+        assert (seen.status, seen.fields) == (422, [("name", "name")])
+    assert (await send(api, rows(3, "shop-a-order"), "dry_run=true", token=token)).status == 200
+
+
+async def test_a_token_for_some_ids_reads_no_rows_with_errors_of_others(api: Door) -> None:
+    """A batch may be named as its own are, and hold rows of another shop."""
+    token = api.a_token("a", ids="shop-a-")
+    for name, prefix, status in (("shop-a-1", "shop-a", 200), ("shop-a-2", "shop-b", 404)):
+        wrong = f"{prefix}-x,pi_x,wrong,usd\n".encode()
+        await send(api, rows(1, prefix) + wrong, f"name={name}&on_error=skip&allow_repeat=true")
+        await imported(api, name)
+        got = await api.get(f"{PATH}/{name}/errors", token=token)
+        assert (got.status, wrong.strip() in got.body) == (status, status == 200)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.factories import HOUR, MINUTE, NOW, PAYMENT, REFUSED, a_request, done_as
 from tests.support.store_world import ID, World
+from worker.client import record_of
 from worker.errors import NotStorable
 from worker.model.answers import Outcome
 from worker.model.refund import Lane, Stage, Status
@@ -336,10 +337,12 @@ def test_refunds_of_one_script_after_a_recovery_all_begin_in_doubt(world: World)
         mapping={"suspect_since": to_ms(NOW - HOUR), "suspect_until": to_ms(NOW + HOUR)},
     )
     requests = [a_request(f"r{number}", payment_intent=f"pi_{number}") for number in range(3)]
-    assert [
-        one.result for one in world.store.run(creations.create_several(requests, Lane.BULK))
-    ] == ["created"] * 3
+    made = world.store.run(creations.create_several(requests, Lane.BULK))
+    assert [one.result for one in made] == ["created"] * 3
     assert {world.get(request.refund_id).stage for request in requests} == {Stage.IN_DOUBT}
+    # Whoever submitted them is told so.
+    for request, one in zip(requests, made, strict=True):
+        assert record_of(request, Lane.BULK, one) == world.get(request.refund_id)
     world.check()
 
 

@@ -44,6 +44,19 @@ def test_endpoint_gets_the_refunds_that_it_wants_and_others_are_not_concerned(
     assert take(world, name="books", member="b1").result == "taken"
 
 
+def test_worker_whose_file_lacks_an_endpoint_leaves_it_what_is_due(world: World) -> None:
+    """The file is changed, and the workers are restarted one by one."""
+    due(world, SHOP, BOOKS)
+    settle(world, "b1")
+    world.pass_time(callbacks.HOLD)
+    assert due(world, SHOP) == {"shop": ["b1"]}
+    # Nobody serves it any more: it was removed.
+    world.pass_time(timedelta(milliseconds=1))
+    settle(world, "b2")
+    assert due(world, SHOP) == {"shop": ["b2"]}
+    assert due(world, BOOKS) == {"books": ["b1"]}
+
+
 def test_without_an_endpoint_everything_waits_for_one(world: World) -> None:
     settle(world)
     assert world.store.run(callbacks.outbox([])).shared_out == 0

@@ -3,9 +3,10 @@
 -- a row is refused whose payment and amount another refund has, the most fields of a payment to read for that; then ten
 -- values for each row: id, fingerprint, body, payment intent, idempotency key, amount, currency, reason, metadata as
 -- JSON, and its message ('' for a value that was not stated).
--- Returns {now, one result for each row}: 'created', 'conflict' (also for an attempt at a row if another attempt is
--- pending or has succeeded), 'repeat' (see [9]), or the existing record with the same contents. If a row is new and too little memory is
--- left, returns the error NEARLYFULL with the percentage of its memory that the server uses.
+-- Returns {now, one result for each row}: 'created', or 'created' and the new record if it begins in doubt; 'conflict'
+-- (also for an attempt at a row if another attempt is pending or has succeeded), 'repeat' (see [9]), or the existing
+-- record with the same contents. If a row is new and too little memory is left, returns the error NEARLYFULL with the
+-- percentage of its memory that the server uses.
 takes(9)
 local ROW, FIRST = 10, 10
 local lane, batch, by, queue = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
@@ -141,6 +142,7 @@ local function accept_in_doubt(since)
     -- `move` needs to know lane, batch and payment before it writes them.
     local r = {lane = set.lane, batch_id = set.batch_id, payment_intent = set.payment_intent}
     move(id, r, 'in_doubt', 'pending', NOW, set, '"accepted_after_recovery"', detail)
+    out[(i - FIRST) / ROW + 2] = {'created', unpack(flat(load(id)))}
   end
 end
 

@@ -1,8 +1,8 @@
 -- End the try to send one refund or batch to an endpoint. ARGV[4] endpoint; [5] member; [6] the token of the try; [7]
 -- `delivered`, `skipped` (the endpoint wants no such event), `failed`, or `refused` (410: it wants nothing any more);
--- [8] the version that was sent; [9] ms until the next try, '' if there is none; [10] failures in a row from which only
--- a probe is sent; [11] ms to the first probe; [12] the most ms to the next one; [13] the most entries of the log; then
--- field, value pairs for the log, none for none.
+-- [8] the version that was sent, of a refund with the ms at which it was written after a space; [9] ms until the next
+-- try, '' if there is none; [10] failures in a row from which only a probe is sent; [11] ms to the first probe; [12] the
+-- most ms to the next one; [13] the most entries of the log; then field, value pairs for the log, none for none.
 -- Returns {result, now}: `done`, `newer` (due now, since the record has moved on), `again`, `dead`, `paused`, or `late`
 -- (another try has begun).
 takes(13)
@@ -44,18 +44,19 @@ local function note_endpoint()
     redis.call('HDEL', key, 'probe', 'probe_at')
   end
 end
-local function version_now()
+-- A restored server counts the versions after its snapshot once more. Its time goes on.
+local function is_present()
+  local sent, written_at = string.match(version, '^(%S*) ?(%S*)$')
   local batch = string.match(member, '^batch/(.*)$')
-  local now = batch and redis.pcall('HGET', P .. 'batch:' .. batch, 'finishes') or
-    not batch and redis.pcall('HGET', P .. 'refund:' .. member, 'version')
-  return type(now) == 'string' and now or nil
+  local key = batch and 'batch:' .. batch or 'refund:' .. member
+  local now = redis.pcall('HMGET', P .. key, batch and 'finishes' or 'version', 'updated_at')
+  return not now[1] or now[1] == sent and (written_at == '' or now[2] == written_at)
 end
 
 note_endpoint()
 log_try()
 if result ~= 'skipped' then count('callback:' .. name .. ':' .. result, 1) end
-local now = version_now()
-local is_known = not now or now == version
+local is_known = is_present()
 if (result == 'delivered' or result == 'skipped') and is_known then
   callback_over(name, member)
   return {'done', int(NOW)}

@@ -8,10 +8,22 @@ takes(6)
 at_any_memory()
 local most, hold, open_from = whole('the most', ARGV[4]), whole('the hold', ARGV[5]), whole('the failures', ARGV[6])
 must_be_sorted(P .. 'callbacks')
-local endpoints = {}
+local endpoints, others, is_own = {}, {}, {}
+local function must_be_endpoint(name)
+  for _, kind in ipairs({'callbacks:', 'callback-since:', 'callback-dead:'}) do must_be_sorted(P .. kind .. name) end
+end
 for i = 7, #ARGV, 3 do
   endpoints[#endpoints + 1] = {name = ARGV[i], ids = ARGV[i + 1], most = whole('the most', ARGV[i + 2])}
-  for _, kind in ipairs({'callbacks:', 'callback-since:', 'callback-dead:'}) do must_be_sorted(P .. kind .. ARGV[i]) end
+  is_own[ARGV[i]] = true
+  must_be_endpoint(ARGV[i])
+end
+-- Endpoints that only others serve: the workers may be restarted one by one with a new file. They leave out what is not
+-- for them.
+for _, name in ipairs(redis.pcall('ZRANGEBYSCORE', P .. 'callback-endpoints', int(NOW - hold), '+inf')) do
+  if not is_own[name] then
+    others[#others + 1] = name
+    must_be_endpoint(name)
+  end
 end
 local out = {0}
 
@@ -24,6 +36,7 @@ local function share_out(member)
   for _, endpoint in ipairs(endpoints) do
     if wants(endpoint, member) then callback_due(endpoint.name, member) end
   end
+  for _, name in ipairs(others) do callback_due(name, member) end
   redis.call('ZREM', P .. 'callbacks', member)
 end
 local function room_at(endpoint)
