@@ -176,7 +176,7 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
         changes |= _odd_one_again(refund)
         if refund.error_code == "conflict" and refund.provider_refund_id is not None:
             # Its own is read first. Once that is gone, what contradicted it is read before a send.
-            changes |= contradictions.kept_as_earlier(refund, *(refund.hints_used or "").split())
+            changes |= contradictions.kept_as_earlier(refund, *refund.ids_named)
         return _decided(refund, "absent", Stage.IN_DOUBT, changes, by, unverified=unverified)
     changes["provider_refund_id"] = None
     if unverified and (refund.prior_ids or refund.candidates):
