@@ -101,11 +101,8 @@ class ReadbackRunner:
         """Return the result of reading by provider id, None if the provider does not know it."""
         answer = await self._gateway.get_refund(provider_refund_id, permit, about=refund)
         outcome = classify(answer, refund)
-        if (
-            outcome.verdict is TryVerdict.DONE
-            and outcome.found is not None
-            and outcome.found.id == provider_refund_id
-        ):
+        is_shown = outcome.found is not None and outcome.found.id == provider_refund_id
+        if outcome.verdict is TryVerdict.DONE and is_shown:
             self._note_answer()
             return Readback(
                 verdict=ReadbackVerdict.FOUND,
@@ -116,6 +113,15 @@ class ReadbackRunner:
         if outcome.http_status == HTTPStatus.NOT_FOUND and outcome.verdict is TryVerdict.REFUSED:
             self._note_answer()
             return None
+        if is_shown and refund.operator_says == "absent":
+            # With an unknown status. It exists, so no word has it sent again. It may be given up.
+            self._note_answer()
+            return Readback(
+                verdict=ReadbackVerdict.CONFLICT,
+                reason=outcome.message or outcome.code,
+                found=outcome.found,
+                source="lookup",
+            )
         if outcome.verdict is TryVerdict.DONE or outcome.code == "contradictory_reply":
             self._note_answer()
             reason = outcome.message or "the answer shows another refund"

@@ -235,6 +235,11 @@ class Refund:
         return tuple((self.hinted or "").split())
 
     @property
+    def ids_named(self) -> tuple[str, ...]:
+        """Return the provider's refunds that webhooks named in this generation, read or not."""
+        return tuple(word.removesuffix("?") for word in (self.hints_used or "").split())
+
+    @property
     def prior_ids(self) -> tuple[str, ...]:
         """Return the provider's refunds of earlier generations."""
         return tuple((self.prior_refund_ids or "").split())

@@ -136,7 +136,7 @@ def next_action(
             return Action.RECHECK if refund.candidates else Action.GIVE_UP
         case Stage.WAITING if due:
             return Action.RECHECK if refund.candidates else Action.SEND
-        case Stage.PROCESSING | Stage.REVIEW | Stage.SETTLED if recheck:
+        case Stage.PROCESSING | Stage.REVIEW | Stage.SETTLED if recheck and not _is_named(refund):
             return Action.RECHECK
         case Stage.SENDING:
             return Action.LAPSE if due else Action.NOTHING
@@ -146,6 +146,11 @@ def next_action(
             return _doubt_action(refund, rules, max(now, own or now)) if due else Action.NOTHING
         case Stage.WAITING | Stage.REVIEW | Stage.SETTLED:
             return Action.NOTHING
+
+
+def _is_named(refund: Refund) -> bool:
+    """Return whether a person named the provider's refund, and it is still to be read."""
+    return refund.stage is Stage.PROCESSING and refund.operator_says == "succeeded"
 
 
 def _doubt_action(refund: Refund, rules: Rules, latest: datetime) -> Action:

@@ -176,7 +176,7 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
         changes |= _odd_one_again(refund)
         if refund.error_code == "conflict" and refund.provider_refund_id is not None:
             # Its own is read first. Once that is gone, what contradicted it is read before a send.
-            changes |= contradictions.kept_as_earlier(refund, *(refund.hints_used or "").split())
+            changes |= contradictions.kept_as_earlier(refund, *refund.ids_named)
         return _decided(refund, "absent", Stage.IN_DOUBT, changes, by, unverified=unverified)
     changes["provider_refund_id"] = None
     if unverified and (refund.prior_ids or refund.candidates):
@@ -196,10 +196,11 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
 def _odd_one_again(refund: Refund) -> dict[str, Any]:
     """Return the change by which what a webhook named and contradicted the refund is read again.
 
-    It may show by now that it is this one.
+    It may show by now that it is this one. So may one that could not be read before a send on a
+    person's word.
     """
     is_odd = refund.error_code in _MAY_BE_OF_AN_ODD_ONE and refund.provider_refund_id is None
-    return named_again(refund) if is_odd else {}
+    return named_again(refund) if is_odd or refund.absent_by_word else {}
 
 
 def _decided(

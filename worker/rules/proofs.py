@@ -61,7 +61,7 @@ def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any
 
 def named_again(refund: Refund) -> dict[str, Any]:
     """Return the change by which all that webhooks named is read again before anything is sent."""
-    named = [one for one in (refund.hints_used or "").split() if one not in refund.prior_ids]
+    named = [one for one in refund.ids_named if one not in refund.prior_ids]
     return {"hinted": " ".join(named)} if named else {}
 
 

@@ -536,6 +536,10 @@ def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
     return found if contradiction(found, taken) is None else None
 
 
+_UNDECIDED: Final = frozenset({"unknown_status", "pending_too_long"})
+"""Codes of failed polls that do not show whether the refund is ours, and whether it moved money."""
+
+
 def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
     """Return the step to review after a failed poll.
 
@@ -551,4 +555,7 @@ def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
     if refund.operator_says is not None:
         # A person named this id, and the provider did not confirm it.
         changes |= {"provider_refund_id": None, "processing_since": None, **NO_WORD}
+        if code in _UNDECIDED and refund.provider_refund_id is not None:
+            # It may be ours all the same, so it is read before anything is sent.
+            changes |= contradictions.kept_as_earlier(refund, refund.provider_refund_id)
     return replace(to_review(changes, code, reason), source="lookup")

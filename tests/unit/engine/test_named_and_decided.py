@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import HOUR, VERIFY, refund_payload
+from tests.factories import BLIND, HOUR, VERIFY, refund_payload
 from tests.unit.engine.decided import (
     ODD,
     SECOND_GENERATION,
@@ -222,6 +222,29 @@ async def test_name_that_was_read_in_vain_before_a_first_send_is_read_before_the
         await due_again(shop)
         shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
         assert await shop.handle() == "succeeded"
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
+@pytest.mark.parametrize("says_failed", [False, True])
+async def test_name_that_was_read_in_vain_is_read_before_what_a_person_decides_of_the_doubt(
+    async_redis: redis.asyncio.Redis, *, says_failed: bool
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await in_review_for_a_name(shop)
+        await insisted(shop)
+        shop.provider.will(POST, httpx.ReadError("cut"), says())
+        for wait in (*WAITS, timedelta(0)):
+            # The provider answers about other refunds.
+            shop.service.breaker.answered()
+            await shop.handle()
+            shop.pass_time(wait)
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
+        if says_failed:
+            await given_up(shop, unverified=True)
+        else:
+            await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        await shop.handle()
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import httpx
 import pytest
 import redis.asyncio
 
 from tests.factories import refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, sources
-from tests.unit.engine.shop import BY_ID, Shop, opened, says
+from tests.unit.engine.rereads import NAMED as READ_OF_NAMED
+from tests.unit.engine.rereads import hint, posts
+from tests.unit.engine.shop import BY_ID, Shop, error, opened, says
 from worker.model.refund import Refund, Stage, Status
 from worker.rules import decisions
-from worker.rules.attempts import Rules
+from worker.rules.attempts import MAX_PROCESSING, Rules
 
 NOT_OURS: dict[str, Any] = {"payment_intent": None, "metadata": None}
 
@@ -95,3 +98,38 @@ async def test_what_cannot_be_ours_stays_with_the_person_whatever_is_insisted_on
     async with opened(async_redis, NAMED) as shop:
         refund = await named(shop, refund_payload(**differs), unverified=True)
         assert refund.stage is Stage.REVIEW
+
+
+@pytest.mark.parametrize("status", ["failed", "pending"])
+async def test_named_refund_is_read_before_one_of_ours_that_a_webhook_named(
+    async_redis: redis.asyncio.Redis, status: str
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        refund = await bring_to_review(shop)
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        await hint(shop)
+        shop.provider.will(READ_OF_NAMED, says(200, refund_payload(id="re_9", status=status)))
+        # A replica lags.
+        shop.provider.will(BY_ID, error(404), says(200, refund_payload(**NOT_OURS)))
+        for _ in range(2):
+            await shop.handle()
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
+
+
+@pytest.mark.parametrize("shown", [says(200, refund_payload(status="odd", **NOT_OURS)), error(500)])
+async def test_named_refund_that_a_poll_could_not_judge_is_read_before_a_send(
+    async_redis: redis.asyncio.Redis, shown: httpx.Response
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        refund = await bring_to_review(shop)
+        sent = posts(shop)
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(BY_ID, shown)
+        shop.pass_time(MAX_PROCESSING)
+        refund = await look(shop)
+        assert refund.stage is Stage.REVIEW
+        await decided(shop, decisions.resolve_resend(refund, by="bob", unverified=True))
+        shop.provider.will(BY_ID, says(200, refund_payload(**NOT_OURS)))
+        await look(shop, times=3)
+        assert posts(shop) == sent

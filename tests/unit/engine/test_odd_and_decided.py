@@ -81,6 +81,42 @@ async def test_refund_is_not_failed_on_a_word_beside_an_odd_one_that_shows_that_
         assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_9")
 
 
+async def test_odd_one_that_had_moved_nothing_is_read_by_its_id_before_a_send_on_a_word(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        await hint(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", status="failed", **ODD)))
+        assert await shop.handle() == "in review (conflict)"
+        await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        await shop.handle()
+        refund = await shop.stored()
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_9")
+        assert posts(shop) == 0
+
+
+async def test_retry_is_sent_beside_one_that_moved_nothing_when_a_webhook_named_it(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says(200, refund_payload(status="pending")))
+        await shop.handle()
+        await hint(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", status="failed")))
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.wake_nobody()
+        await shop.handle()
+        shop.pass_time(HOUR)
+        assert (await shop.handle()).startswith("failed")
+        await retry(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).status, posts(shop)) == (Status.SUCCEEDED, 2)
+
+
 async def test_retry_is_not_sent_beside_an_odd_one_that_a_person_did_not_name(
     async_redis: redis.asyncio.Redis,
 ) -> None:

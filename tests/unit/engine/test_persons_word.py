@@ -334,6 +334,21 @@ async def test_an_id_that_shows_somebody_elses_refund_comes_back_to_the_person(
         assert (await sources(shop))[-1] == ("conflict", "lookup", None)
 
 
+async def test_nothing_is_sent_for_what_an_id_at_the_provider_still_shows_with_an_unknown_status(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis) as shop:
+        await shop.accept()
+        shop.provider.will(POST, says(200, refund_payload(status="settling")))
+        assert await shop.handle() == "in review (unknown_status)"
+        shop.provider.will(BY_ID, says(200, refund_payload(status="settling")))
+        step = decisions.resolve_resend(await shop.stored(), by="ann", unverified=True)
+        await decided(shop, step)
+        refund = await look(shop, 3)
+        assert (refund.stage, refund.error_code, posts(shop)) == (Stage.REVIEW, "unknown_status", 1)
+        assert (refund.provider_refund_id, refund.provider_status) == ("re_1", "settling")
+
+
 @pytest.mark.parametrize(
     ("word", "stage", "evidence"),
     [

@@ -395,11 +395,12 @@ def test_persons_decision_to_send_counts_until_a_send_may_have_left(
     assert ("operator_says" in step.changes) is not counts
 
 
+@pytest.mark.parametrize("mark", ["", "?"])
 @pytest.mark.parametrize("by_word", [True, None])
 def test_what_was_named_is_read_again_if_a_send_on_a_persons_word_did_nothing(
-    *, by_word: bool | None
+    mark: str, *, by_word: bool | None
 ) -> None:
-    refund = a_refund(hints_used="re_9", absent_by_word=by_word)
+    refund = a_refund(hints_used=f"re_9{mark}", absent_by_word=by_word)
     step = after_attempt(refund, NOT_DONE, TRUST, NOW, 0)
     assert step.to is Stage.WAITING
     assert step.changes.get("hinted") == ("re_9" if by_word else None)

@@ -145,10 +145,11 @@ def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified
     ],
 )
 @pytest.mark.parametrize("resend", [True, False])
+@pytest.mark.parametrize("mark", ["", "?"])
 def test_what_may_be_an_odd_refund_of_ours_is_read_again_after_a_decision(
-    code: str, *, is_read: bool, resend: bool
+    code: str, mark: str, *, is_read: bool, resend: bool
 ) -> None:
-    fields: dict[str, Any] = {"error_code": code, "doubt_since": NOW, "hints_used": "re_9"}
+    fields: dict[str, Any] = {"error_code": code, "doubt_since": NOW, "hints_used": f"re_9{mark}"}
     refund = a_refund(Stage.REVIEW, **fields)
     step = resolve_resend(refund) if resend else resolve_failed(refund, "gone")
     assert step.changes.get("hinted") == ("re_9" if is_read else None)
@@ -165,8 +166,9 @@ def test_what_may_be_an_odd_refund_of_ours_is_read_again_after_a_decision(
 def test_what_contradicted_the_refunds_own_is_read_before_it_is_sent_again(
     fields: dict[str, Any], prior_ids: str | None
 ) -> None:
-    refund = a_refund(Stage.REVIEW, doubt_since=NOW, hints_used="re_9", **fields)
-    assert resolve_resend(refund).changes.get("prior_refund_ids") == prior_ids
+    for mark in ("", "?"):
+        refund = a_refund(Stage.REVIEW, doubt_since=NOW, hints_used=f"re_9{mark}", **fields)
+        assert resolve_resend(refund).changes.get("prior_refund_ids") == prior_ids
 
 
 @pytest.mark.parametrize("named", [{"hinted": "re_8"}, {"prior_refund_ids": "re_9"}])

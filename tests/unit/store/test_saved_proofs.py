@@ -258,6 +258,23 @@ def test_proof_replaces_no_refund_that_the_provider_had_reported_whatever_a_pers
     assert world.dump() == before
 
 
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+def test_late_failure_does_not_replace_a_refund_that_a_person_named_before_that_is_read(
+    world: World, status: str
+) -> None:
+    claim = held(world)
+    world.lapse()
+    world.save(world.get(), proofs.to_review({}, "inconclusive", "so"))
+    named = decisions.resolve_succeeded(world.get(), "re_2", world.now)
+    assert world.save(world.get(), named).result == "saved"
+    before = world.dump()
+    assert world.end(claim, done_as(status)).result == "stale"
+    assert world.dump() == before
+    # Its own failure counts.
+    assert world.end(claim, done_as(status, id="re_2")).result == "saved"
+    assert world.get().status == status
+
+
 def test_late_pending_of_a_refund_that_is_settled_is_already_known(world: World) -> None:
     claim = held(world)
     world.end(claim, done_as("succeeded"))

@@ -55,8 +55,10 @@ local function save(ARGV)
     if r.provider_refund_id and r.provider_refund_id ~= set.provider_refund_id and r.operator_says ~= 'succeeded' then
       return {'contradicts', int(NOW), ''}
     end
-    -- What failed moved nothing, and says nothing of a later send.
-    if (ARGV[9] == 'failed' or ARGV[9] == 'canceled') and number(r.resends) > resends then
+    -- What failed moved nothing, and says nothing of a later send, nor of another refund that a person named and that is
+    -- still to be read.
+    local is_named = r.operator_says == 'succeeded' and r.provider_refund_id ~= set.provider_refund_id
+    if (ARGV[9] == 'failed' or ARGV[9] == 'canceled') and (number(r.resends) > resends or is_named) then
       return {'stale', int(NOW), ''}
     end
     -- What is to be read again says nothing of a later send either, and must not hide it.
