@@ -13,7 +13,7 @@ from tests.support.store_world import ID, LEASE, P, World
 from worker.errors import NotStorable
 from worker.model.refund import Stage, Status
 from worker.model.steps import Step
-from worker.store import callbacks, claims, meta, saves
+from worker.store import callbacks, claims, erasure, meta, saves
 from worker.store.scripts import Command
 
 
@@ -44,6 +44,42 @@ def test_field_without_a_value_is_refused(world: World, call: Any) -> None:
     before = world.dump()
     with pytest.raises(NotStorable, match="are not pairs"):
         world.store.run(replace(command, arguments=[*command.arguments, "x"]))
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("call", [a_claim, a_save, a_note, a_callback])
+def test_too_few_arguments_are_refused(world: World, call: Any) -> None:
+    world.accept()
+    command = call(world)
+    before = world.dump()
+    with pytest.raises(NotStorable, match="too few arguments"):
+        world.store.run(replace(command, arguments=command.arguments[:2]))
+    assert world.dump() == before
+
+
+def test_end_of_a_try_that_is_not_known_is_refused(world: World) -> None:
+    command = a_callback(world)
+    arguments = ["lost" if one == "failed" else one for one in command.arguments]
+    before = world.dump()
+    with pytest.raises(NotStorable):
+        world.store.run(replace(command, arguments=arguments))
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("by", ["", "ann"])
+def test_flag_names_who_set_it_if_that_is_known(world: World, by: str) -> None:
+    world.store.run(meta.flag("paused", once=True, by=by))
+    assert world.hash("meta").get("paused_by") == (by or None)
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "canceled"])
+def test_nothing_is_listed_for_erasure_if_its_index_is_of_another_type(
+    world: World, status: str
+) -> None:
+    world.redis.set(f"{P}index:{status}", "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
+        world.store.run(erasure.erasable(Status(status), HOUR, most=10, done=1))
     assert world.dump() == before
 
 

@@ -17,7 +17,7 @@ must_be_sorted(due)
 must_be_sorted(dead)
 must_be_sorted(P .. 'callback-since:' .. name)
 local key = P .. 'callback-endpoint:' .. name
-local state = redis.call('HMGET', key, 'failures', 'probe', 'probes')
+local probe, probes_before = unpack(redis.call('HMGET', key, 'probe', 'probes'))
 local tries, _, holder = callback_tries(name, member)
 
 local function log_try()
@@ -32,14 +32,14 @@ local function note_endpoint()
   elseif result == 'failed' then
     local failures = count_in(key, 'failures', 1) or open_from
     redis.call('HSETNX', key, 'failing_since', int(NOW))
-    if state[2] == member then
-      local probes = math.min(number(state[3]) + 1, 20)
+    if probe == member then
+      local probes = math.min(number(probes_before) + 1, 20)
       redis.call('HSET', key, 'probes', int(probes), 'probe_at', int(NOW + math.min(first_probe * 2 ^ probes, most_probe)))
       redis.call('HDEL', key, 'probe')
     elseif failures == open_from then
       redis.call('HSET', key, 'probe_at', int(NOW + first_probe))
     end
-  elseif state[2] == member then
+  elseif probe == member then
     -- A probe that was not sent says nothing: the next one may follow at once.
     redis.call('HDEL', key, 'probe', 'probe_at')
   end
