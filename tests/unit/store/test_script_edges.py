@@ -132,7 +132,11 @@ def test_row_of_a_canceled_batch_keeps_nothing_of_its_way(world: World) -> None:
         "quiet_at",
         "absent_at",
         "proven_absent_at",
+        "doubted",
         "operator_says",
+        "operator_by",
+        "operator_code",
+        "operator_unverified",
         "lapses",
         "verdicts",
         "server_errors",
@@ -143,6 +147,8 @@ def test_row_of_a_canceled_batch_keeps_nothing_of_its_way(world: World) -> None:
     )
     for name in worked_with:
         world.redis.hset(f"refunds:refund:{ID}", name, "no" if name == "retriable" else "1")
+    # Not only a person says that nothing was sent.
+    world.redis.hset(f"refunds:refund:{ID}", "evidence", "list")
     world.redis.hset(
         f"refunds:refund:{ID}", "baseline", '{"refunded":1,"currency":"usd","remaining":2}'
     )
