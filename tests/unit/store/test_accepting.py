@@ -333,7 +333,7 @@ def test_doubts_of_another_type_concern_no_refund_that_is_new(world: World) -> N
 def test_recovery_whose_begin_cannot_be_read_accepts_nothing(
     world: World, since: dict[Any, Any], told: str
 ) -> None:
-    until = {"suspect_until": to_ms(NOW + HOUR)}
+    until: dict[Any, Any] = {"suspect_until": to_ms(NOW + HOUR)}
     world.redis.hset("refunds:meta", mapping={**since, **until})
     before = world.dump()
     with pytest.raises(NotStorable, match=f"suspect_since {told} is not a whole number"):

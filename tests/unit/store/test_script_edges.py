@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import OutOfMemoryError
 
 from tests.factories import HOUR, MINUTE, NOT_DONE, SECOND, a_request, done_as
 from tests.support.store_world import ID, LEASE, P, World, at_stage
@@ -166,6 +167,23 @@ def test_canceled_batch_ends_no_doubt(world: World) -> None:
     world.redis.hset("refunds:batch:b", "state", "canceled")
     world.pass_time(HOUR)
     assert world.claim(kind="replay").claimed
+
+
+def test_claim_without_memory_begins_with_the_servers_code(world: World) -> None:
+    world.accept()
+    # As Redis 6 says it.
+    first = """
+    local server = redis
+    local redis = {call = server.call, error_reply = server.error_reply}
+    function redis.pcall(name, ...)
+        if name == 'SET' then return {err = '@user_script: 921: -OOM command not allowed'} end
+        return server.pcall(name, ...)
+    end
+    """
+    command = claims.claim(ID, "send", token="token", lease=LEASE)
+    _, _, _, *arguments = world.store.raw_command(command)
+    told: Any = world.redis.eval(f"{first}\n{command.script.text}", 0, *map(str, arguments))
+    assert isinstance(told[0], OutOfMemoryError)
 
 
 # Saving

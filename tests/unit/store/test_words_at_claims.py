@@ -24,7 +24,7 @@ def claimed(world: World, kind: ClaimKind, fields: dict[Any, Any], **options: An
     """Claim a refund with such fields, and return its record as it is stored."""
     at_stage(world, Stage.WAITING if kind == "send" else Stage.IN_DOUBT)
     world.pass_time(HOUR)
-    known = {} if kind == "send" else {"proven_absent_at": to_ms(world.now)}
+    known: dict[Any, Any] = {} if kind == "send" else {"proven_absent_at": to_ms(world.now)}
     world.redis.hset(f"{P}refund:{ID}", mapping={**known, **fields})
     claim = world.claim(kind=kind, **options)
     assert claim.claimed
