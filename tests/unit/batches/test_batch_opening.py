@@ -68,6 +68,7 @@ def test_a_batch_keeps_what_its_file_comes_to(records: Records) -> None:
 def test_an_unfinished_batch_is_gone_on_with_and_a_whole_one_is_refused(records: Records) -> None:
     begun(records)
     assert not open_batch(records.store, None, file="renamed.csv", digest="d1", rows=3).fresh
+    assert read_batch(records.store, "b-1").file == "season.csv"
     close_batch(records.store, "b-1", handed_in=3, conflicting=0)
     for batch_id in (None, "b-1", "b-2"):
         with pytest.raises(GuardRefused, match=r"imported as batch b-1 on .*--again"):

@@ -11,9 +11,14 @@ from worker.store import scripts
 
 
 def call(
-    client: redis.Redis, body: str, *arguments: str, now: int = 1_000_000, retention: str = "60000"
+    client: redis.Redis,
+    body: str,
+    *arguments: str,
+    now: int | str = 1_000_000,
+    retention: str = "60000",
+    first: str = "",
 ) -> Any:
-    """Run Lua code after what comes before every script."""
+    """Run Lua code after what comes before every script, and that after `first`."""
     shared = (resources.files("worker.store") / "lua" / "_record.lua").read_text("utf-8")
-    text = f"{scripts.beginning()}\n{shared}\n{body}"
+    text = f"{first}\n{scripts.beginning()}\n{shared}\n{body}"
     return client.eval(text, 0, "refunds:", str(now), retention, *arguments)

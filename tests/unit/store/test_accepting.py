@@ -217,6 +217,7 @@ def test_a_new_id_for_a_payment_and_amount_that_stand_is_left_out_if_repeats_are
     requests = [
         a_request("old"),
         a_request("again"),
+        a_request("again"),
         a_request("more", amount=501),
         a_request("all", payment_intent="pi_2", amount=None),
         a_request("part", payment_intent="pi_2"),
@@ -226,8 +227,8 @@ def test_a_new_id_for_a_payment_and_amount_that_stand_is_left_out_if_repeats_are
         for is_refused in (True, False)
     ]
     assert [[one.result for one in world.store.run(command)] for command in commands] == [
-        ["exists", "repeat", "created", "repeat", "created"],
-        ["exists", "created", "exists", "created", "exists"],
+        ["exists", "repeat", "repeat", "created", "repeat", "created"],
+        ["exists", "created", "exists", "exists", "created", "exists"],
     ]
     world.check()
 
@@ -291,7 +292,7 @@ def test_message_that_no_worker_of_the_lane_would_find_is_refused_and_nothing_is
         (3, "pi 1", "a row has no valid payment"),
         (3, "p" * 201, "a row has no valid payment"),
         (5, "0", "a row has the amount 0"),
-        (5, "1.5", "amount"),
+        (5, "1.5", r" amount 1\.5 is not a whole number"),
         (6, "EUR", "a currency is not three letters"),
         (6, "euro", "a currency is not three letters"),
         (7, "because", "because"),
@@ -308,6 +309,36 @@ def test_row_with_a_value_that_no_record_may_have_is_refused_and_nothing_is_acce
     before = world.dump()
     with pytest.raises(NotStorable, match=why):
         world.store.run(replace(command, arguments=arguments))
+    assert world.dump() == before
+
+
+def test_refund_for_a_lane_that_does_not_exist_is_refused(world: World) -> None:
+    command = creations.create(a_request("a"), Lane.SINGLE)
+    arguments = [*command.arguments]
+    arguments[1] = "refunds.odd"
+    with pytest.raises(NotStorable, match=r"refunds\.odd is none of"):
+        world.store.run(replace(command, arguments=arguments))
+    assert not world.keys("refund:*")
+
+
+def test_no_rows_are_accepted_as_none(world: World) -> None:
+    assert world.store.run(creations.create_several([], Lane.BULK)) == []
+
+
+def test_doubts_of_another_type_concern_no_refund_that_is_new(world: World) -> None:
+    world.redis.set(f"refunds:doubts:{PAYMENT}", "text")
+    assert world.accept().result == "created"
+
+
+@pytest.mark.parametrize(("since", "told"), [({}, "nothing"), ({"suspect_since": "odd"}, "odd")])
+def test_recovery_whose_begin_cannot_be_read_accepts_nothing(
+    world: World, since: dict[Any, Any], told: str
+) -> None:
+    until: dict[Any, Any] = {"suspect_until": to_ms(NOW + HOUR)}
+    world.redis.hset("refunds:meta", mapping={**since, **until})
+    before = world.dump()
+    with pytest.raises(NotStorable, match=f"suspect_since {told} is not a whole number"):
+        world.accept()
     assert world.dump() == before
 
 
@@ -361,6 +392,7 @@ def test_record_is_a_flat_hash_that_other_languages_can_read(world: World) -> No
     )
     assert json.loads(stored["metadata"]) == {"order": "1001"}
     assert stored["created_at"] == str(to_ms(NOW))
+    assert stored["idempotency_key"] == world.get().idempotency_key
     assert not {"reason", "currency", "provider_refund_id", "doubt_since"} & set(stored)
 
 

@@ -63,6 +63,16 @@ def test_row_of_a_canceled_batch_settles_unless_only_a_person_says_that_nothing_
     )
 
 
+@pytest.mark.parametrize("amount", [500, None])
+def test_row_of_a_canceled_batch_settles_as_a_whole_with_an_amount_or_without(
+    world: World, amount: int | None
+) -> None:
+    world.accept(batch="b1", amount=amount)
+    world.redis.hset("refunds:batch:b1", "state", "canceled")
+    assert world.claim().result == "canceled"
+    assert world.check()[ID].status is Status.CANCELED
+
+
 def test_state_of_a_batch_is_read_and_none_if_it_has_no_record(world: World) -> None:
     world.redis.hset("refunds:batch:b1", "state", "canceled")
     assert world.store.batch_state("b1") == "canceled"

@@ -33,6 +33,7 @@ def test_flag_for_all_holds_a_claim_back_without_version_history_or_attempt(
     assert due is not None
     assert world.now < due <= world.now + MINUTE
     assert (world.get().version, world.get().attempts) == (refund.version, refund.attempts)
+    world.check()
     world.redis.hdel("refunds:meta", flag)
     world.store.now = due
     assert world.claim(kind=kind).claimed  # type: ignore[arg-type]

@@ -131,6 +131,25 @@ def test_nothing_is_written_by_what_makes_memory_irrelevant(sync_redis: redis.Re
     assert sync_redis.exists("refunds:nothingx")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "microseconds", "time"),
+    [("5", "999999", "5999"), ("5", "0", "5000"), ("1800000000", "1000", "1800000000001")],
+)
+def test_servers_time_is_in_whole_milliseconds(
+    sync_redis: redis.Redis, seconds: str, microseconds: str, time: str
+) -> None:
+    first = """
+    local server = redis
+    local redis = {pcall = server.pcall}
+    function redis.call(name, ...)
+        if name == 'TIME' then return {ARGV[4], ARGV[5]} end
+        return server.call(name, ...)
+    end
+    """
+    read = call(sync_redis, "return int(NOW)", seconds, microseconds, now="", first=first)
+    assert read == time
+
+
 def clock(client: redis.Redis, at: int, ahead: int, server_now: int) -> tuple[int, int, int]:
     """Return the time, and what `clock` holds after it was read."""
     client.hset("refunds:clock", mapping={"at": at, "ahead": ahead})

@@ -11,7 +11,7 @@ from redis.exceptions import ResponseError
 
 from tests.factories import a_request
 from tests.unit.store.lua_calls import call
-from tests.unit.store.moving import NOW, RETENTION, scored
+from tests.unit.store.moving import NOW, RETENTION, put, scored
 from worker.errors import NotStorable
 from worker.model.refund import Lane
 from worker.store import creations
@@ -129,6 +129,18 @@ def test_refund_is_not_accepted_if_it_could_be_written_only_in_part(
         Store(sync_redis).run(creations.create(a_request("a"), lane))
     written: Any = sync_redis.keys("*")
     assert set(written) - {"refunds:clock"} == {f"refunds:{key}"}
+
+
+@pytest.mark.parametrize("key", ["due", "index:in_doubt"])
+def test_refund_is_not_accepted_after_a_recovery_if_it_could_be_written_only_in_part(
+    sync_redis: redis.Redis, key: str
+) -> None:
+    put(sync_redis, "meta", {"suspect_since": "1", "suspect_until": "999999999999999"})
+    sync_redis.set(f"refunds:{key}", "text")
+    with pytest.raises(NotStorable, match="a value of another type"):
+        Store(sync_redis).run(creations.create(a_request("a"), Lane.SINGLE))
+    written: Any = sync_redis.keys("*")
+    assert set(written) - {"refunds:clock", "refunds:meta"} == {f"refunds:{key}"}
 
 
 @pytest.mark.parametrize("key", ["contradicted", "owner:re_1"])

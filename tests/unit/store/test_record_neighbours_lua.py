@@ -164,6 +164,12 @@ def test_contradiction_is_kept_and_owned_until_it_is_resolved(sync_redis: redis.
     assert held(sync_redis, "counters") == {"contradicted": "2"}
 
 
+def test_hundred_contradictions_are_forgotten_at_a_time(sync_redis: redis.Redis) -> None:
+    sync_redis.zadd("refunds:contradicted", {f"old-{number:03}": number for number in range(101)})
+    call(sync_redis, "contradict('a', 'p', 're_1') return 1")
+    assert set(scored(sync_redis, "contradicted")) == {"old-100", "a"}
+
+
 @pytest.mark.parametrize(
     ("name", "lane", "index"),
     [

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from redis.exceptions import OutOfMemoryError
 
 from tests.factories import HOUR, MINUTE, NOT_DONE, SECOND, a_request, done_as
 from tests.support.store_world import ID, LEASE, P, World, at_stage
@@ -132,7 +133,11 @@ def test_row_of_a_canceled_batch_keeps_nothing_of_its_way(world: World) -> None:
         "quiet_at",
         "absent_at",
         "proven_absent_at",
+        "doubted",
         "operator_says",
+        "operator_by",
+        "operator_code",
+        "operator_unverified",
         "lapses",
         "verdicts",
         "server_errors",
@@ -143,6 +148,8 @@ def test_row_of_a_canceled_batch_keeps_nothing_of_its_way(world: World) -> None:
     )
     for name in worked_with:
         world.redis.hset(f"refunds:refund:{ID}", name, "no" if name == "retriable" else "1")
+    # Not only a person says that nothing was sent.
+    world.redis.hset(f"refunds:refund:{ID}", "evidence", "list")
     world.redis.hset(
         f"refunds:refund:{ID}", "baseline", '{"refunded":1,"currency":"usd","remaining":2}'
     )
@@ -160,6 +167,23 @@ def test_canceled_batch_ends_no_doubt(world: World) -> None:
     world.redis.hset("refunds:batch:b", "state", "canceled")
     world.pass_time(HOUR)
     assert world.claim(kind="replay").claimed
+
+
+def test_claim_without_memory_begins_with_the_servers_code(world: World) -> None:
+    world.accept()
+    # As Redis 6 says it.
+    first = """
+    local server = redis
+    local redis = {call = server.call, error_reply = server.error_reply}
+    function redis.pcall(name, ...)
+        if name == 'SET' then return {err = '@user_script: 921: -OOM command not allowed'} end
+        return server.pcall(name, ...)
+    end
+    """
+    command = claims.claim(ID, "send", token="token", lease=LEASE)
+    _, _, _, *arguments = world.store.raw_command(command)
+    told: Any = world.redis.eval(f"{first}\n{command.script.text}", 0, *map(str, arguments))
+    assert isinstance(told[0], OutOfMemoryError)
 
 
 # Saving

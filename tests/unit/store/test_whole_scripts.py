@@ -462,6 +462,9 @@ def test_command_without_arguments_is_refused(world: World, kind: str) -> None:
     [
         (scripts.PIN, 6),
         (scripts.BLOCK_GATE, 4),
+        (scripts.BEAT, 5),
+        (scripts.CLAIM, 12),
+        (record.STATE, 7),
         (callbacks.OUTBOX, 6),
         (callbacks.CALLBACK, 8),
         (callbacks.DELIVERED, 13),
