@@ -20,8 +20,6 @@ from tests.unit.store.calling_back import (
     switched_on,
     take,
 )
-from worker.errors import NotStorable
-from worker.model.times import to_ms
 from worker.store import callbacks
 from worker.store.callbacks import Wanted
 
@@ -170,98 +168,6 @@ def test_what_the_endpoint_does_not_want_ends_no_probe_of_another(world: World) 
     before = endpoint(world)
     assert end(world, "skipped", member="unwanted") == "done"
     assert endpoint(world) == before
-
-
-@pytest.mark.parametrize(
-    ("result", "left"),
-    [
-        ("delivered", {"delivered_at": "@"}),
-        ("refused", {"refused_at": "@", "paused_at": "@", "paused_by": "410"}),
-    ],
-)
-def test_answer_of_the_endpoint_ends_all_that_was_noted_of_its_failures(
-    world: World, result: callbacks.Result, left: dict[str, str]
-) -> None:
-    fail_times(world, callbacks.OPEN_FROM)
-    settle(world, "p1")
-    for _ in range(2):
-        world.pass_time(callbacks.HOLD + callbacks.FIRST_PROBE * 2)
-        due(world)
-        take(world, member="p1")
-        end(world, "failed", member="p1", wait=timedelta(0))
-    assert set(endpoint(world)) == {"failures", "probes", "probe_at", "failing_since"}
-    world.pass_time(HOUR)
-    assert due(world) == {"shop": ["p1"]}
-    assert endpoint(world)["probe"] == "p1"
-    take(world, member="p1")
-    end(world, result, member="p1")
-    now = str(to_ms(world.now))
-    assert endpoint(world) == {name: text.replace("@", now) for name, text in left.items()}
-    assert not world.hash("callback-tries:shop").get("p1")
-
-
-def test_endpoint_has_been_failing_since_the_first_failure(world: World) -> None:
-    began = world.now
-    for number in range(3):
-        settle(world, f"f{number}")
-        due(world)
-        take(world, member=f"f{number}")
-        end(world, "failed", member=f"f{number}", wait=HOUR)
-        world.pass_time(MINUTE)
-    assert endpoint(world)["failing_since"] == str(to_ms(began))
-
-
-def test_try_is_logged_and_counted_unless_nothing_was_sent(world: World) -> None:
-    settle(world)
-    due(world)
-    take(world)
-    now = str(to_ms(world.now))
-    end(world, "failed")
-    entries = [fields for _, fields in world.redis.xrange("refunds:callback-log:shop")]
-    assert entries == [{"at": now, "ms": "3"}]
-    world.pass_time(MINUTE)
-    due(world)
-    take(world)
-    version = str(world.get().version)
-    skipped = callbacks.ended("shop", ID, token="t1", result="skipped", version=version)
-    assert world.store.run(skipped) == "done"
-    assert world.redis.xlen("refunds:callback-log:shop") == 1
-    counted = {name for name in world.hash("counters") if name.startswith("callback:")}
-    assert counted == {"callback:shop:failed"}
-
-
-def test_skipped_probe_leaves_no_probe(world: World) -> None:
-    fail_times(world, callbacks.OPEN_FROM)
-    settle(world, "p1")
-    world.pass_time(callbacks.FIRST_PROBE)
-    due(world)
-    take(world, member="p1")
-    assert end(world, "skipped", member="p1") == "done"
-    assert not {"probe", "probe_at"} & set(endpoint(world))
-
-
-def test_dead_letters_are_kept_as_long_as_settled_records(world: World) -> None:
-    settle(world)
-    due(world)
-    take(world)
-    oldest = to_ms(world.now) - world.store.retention_ms
-    world.redis.zadd("refunds:callback-dead:shop", {"old": oldest, "kept": oldest + 1})
-    assert end(world, "failed", wait=None) == "dead"
-    assert world.redis.zrange("refunds:callback-dead:shop", 0, -1) == ["kept", ID]
-
-
-@pytest.mark.parametrize("key", ["callbacks", "callback-dead", "callback-since"])
-def test_end_of_a_try_changes_nothing_if_a_key_is_of_another_type(world: World, key: str) -> None:
-    settle(world)
-    due(world)
-    take(world)
-    version = world.get().version
-    world.redis.delete(f"refunds:{key}:shop")
-    world.redis.set(f"refunds:{key}:shop", "x")
-    before = world.dump()
-    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
-        end(world, "delivered", version=version)
-    assert world.dump() == before
 
 
 def test_one_success_between_failures_keeps_the_endpoint_open(world: World) -> None:

@@ -57,15 +57,6 @@ def test_too_few_arguments_are_refused(world: World, call: Any) -> None:
     assert world.dump() == before
 
 
-def test_end_of_a_try_that_is_not_known_is_refused(world: World) -> None:
-    command = a_callback(world)
-    arguments = ["lost" if one == "failed" else one for one in command.arguments]
-    before = world.dump()
-    with pytest.raises(NotStorable):
-        world.store.run(replace(command, arguments=arguments))
-    assert world.dump() == before
-
-
 @pytest.mark.parametrize("by", ["", "ann"])
 def test_flag_names_who_set_it_if_that_is_known(world: World, by: str) -> None:
     world.store.run(meta.flag("paused", once=True, by=by))
