@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.factories import MINUTE, SECOND, refund_payload
-from tests.unit.engine.rereads import OWN, Rereads, posts, settle
-from tests.unit.engine.shop import GONE, ID, PROBE, error, in_doubt, says
+from tests.factories import MINUTE, PAYMENT, SECOND, refund_payload
+from tests.unit.engine.rereads import NAMED, OWN, Rereads, posts, settle
+from tests.unit.engine.shop import GONE, ID, PAID, PROBE, error, in_doubt, says
 from worker.model.answers import ReadbackVerdict
 from worker.rules.rechecks import WAITS
 
@@ -63,6 +63,31 @@ async def test_403_of_a_candidate_is_told_as_the_probe_of_the_key_shows_it(
     assert read_back is not None
     assert read_back.credentials is of_the_key
     assert [outcome.credentials for outcome in rereads.trouble] == [of_the_key]
+
+
+async def test_candidate_that_is_shown_raises_no_question_about_the_payment(
+    rereads: Rereads,
+) -> None:
+    await rereads.shop.accept()
+    await rereads.shop.service.account.shown(PAYMENT)
+    await rereads.named(says(200, UNNAMED))
+    assert await rereads.run() is None
+    assert rereads.shop.provider.asked == [NAMED]
+
+
+async def test_candidate_that_is_missing_with_its_payment_is_told_as_a_matter_of_the_key(
+    rereads: Rereads,
+) -> None:
+    await in_doubt(rereads.shop)
+    await rereads.shop.service.account.shown(PAYMENT)
+    rereads.shop.provider.will(PAID, GONE)
+    await rereads.named(GONE)
+    read_back = await rereads.read_back()
+    assert read_back is not None
+    assert (read_back.reason, read_back.credentials) == (
+        "re_9, which a webhook named, was not shown: account_lost",
+        True,
+    )
 
 
 # What need not be read again

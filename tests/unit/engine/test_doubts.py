@@ -242,6 +242,33 @@ async def test_read_back_that_a_frozen_worker_held_for_long_is_polled_before_it_
         assert (await shop.stored()).status is Status.FAILED
 
 
+async def test_late_read_back_is_saved_though_redis_is_away_meanwhile(
+    async_redis: redis.asyncio.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.engine.recorder._PAUSE", 0.0)
+    async with opened(async_redis) as shop:
+        await in_doubt(shop)
+        shop.pass_time(HOUR)
+        shop.provider.will(LIST, listing(refund_payload()))
+        shop.wake_nobody()
+        shop.store.asked.clear()
+        run = shop.store.run
+
+        async def away_at_the_second(call: Any) -> Any:
+            if call.script is scripts.SAVE:
+                if "save" in shop.store.asked:
+                    shop.store.run = run  # type: ignore[method-assign]
+                    shop.store.failing.append("save")
+                else:
+                    shop.pass_time(121 * SECOND)
+            return await run(call)
+
+        shop.store.run = away_at_the_second  # type: ignore[method-assign]
+        assert await shop.handle() == "processing"
+        assert shop.store.asked.count("save") == 3
+        assert (await shop.stored()).provider_refund_id == "re_1"
+
+
 @pytest.mark.parametrize(("frozen", "counts"), [(120, True), (121, False)])
 async def test_total_that_a_frozen_worker_held_for_long_is_read_again(
     async_redis: redis.asyncio.Redis, frozen: int, *, counts: bool

@@ -168,6 +168,7 @@ async def test_one_that_contradicts_is_not_forgotten_if_a_person_decides_meanwhi
     refund = await rereads.shop.stored()
     assert (refund.stage, refund.error_code, refund.hinted) == (Stage.REVIEW, "conflict", None)
     assert refund.doubt_since is not None
+    assert (await rereads.shop.history())[-1]["seen"] == "webhook"
     assert posts(rereads.shop) == 0
 
 
@@ -327,6 +328,29 @@ async def test_settled_refund_keeps_its_status_beside_one_that_contradicts_it_wi
     )
     assert await moves(rereads) == before
     assert rereads.counts == ["confirmed", "contradicts"]
+    assert events(log, alarm=True, provider_refund_id="re_9") == ["proof_against_settled"]
+
+
+async def test_failed_refund_stands_as_failed_for_its_reason_beside_one_that_contradicts_it(
+    rereads: Rereads,
+) -> None:
+    await settle(rereads.shop, "failed")
+    rereads.shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+    await rereads.named(says(200, CONTRADICTORY))
+    assert str(await rereads.run()) == "failed (unknown)"
+
+
+async def test_canceled_refund_beside_one_that_contradicts_it_is_an_alarm_and_changes_nothing(
+    rereads: Rereads, log: list[Any]
+) -> None:
+    await rereads.shop.accept()
+    step = decisions.cancel(await rereads.shop.stored())
+    await rereads.shop.store.run(saves.save(await rereads.shop.stored(), step))
+    await rereads.named(says(200, CONTRADICTORY))
+    assert str(await rereads.run()) == "canceled"
+    refund = await rereads.shop.stored()
+    assert (refund.status, refund.prior_refund_ids) == (Status.CANCELED, None)
+    assert rereads.counts == ["contradicts"]
     assert events(log, alarm=True, provider_refund_id="re_9") == ["proof_against_settled"]
 
 
