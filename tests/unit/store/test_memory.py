@@ -15,10 +15,11 @@ import redis.asyncio
 
 from tests.factories import a_request, done_as
 from tests.support.store_world import ID, World
+from tests.unit.store.hinting import due, hint
 from worker.batches.record import pause_batch, resume_batch
 from worker.errors import StoreFull, StoreUnavailable
 from worker.model.callers import Scope
-from worker.model.refund import Lane
+from worker.model.refund import Lane, Stage
 from worker.store import (
     account_facts,
     audit,
@@ -155,6 +156,15 @@ def test_whatever_was_claimed_is_saved_and_swept_on_a_full_server(
     full_world.pass_time(sweeps.NUDGE_GRACE)
     assert full_world.swept() == ["later"]
     assert full_world.store.run(sweeps.give_back(["later"])) == 1
+
+
+def test_what_a_webhook_names_is_noted_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    full_world.accept()
+    fill(OVER)
+    assert hint(full_world) == due(full_world, Stage.QUEUED)
+    assert full_world.get().candidates == ("re_9",)
 
 
 def test_the_same_claim_asked_twice_is_given_twice_on_a_full_server(

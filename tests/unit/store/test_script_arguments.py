@@ -10,10 +10,11 @@ import pytest
 
 from tests.factories import HOUR, done_as
 from tests.support.store_world import ID, LEASE, P, World
+from tests.unit.store.hinting import NAMED
 from worker.errors import NotStorable
 from worker.model.refund import Stage, Status
 from worker.model.steps import Step
-from worker.store import callbacks, claims, erasure, meta, saves
+from worker.store import callbacks, claims, erasure, meta, rechecks, saves, sweeps
 from worker.store.scripts import Command
 
 
@@ -27,7 +28,7 @@ def a_save(world: World) -> Command[Any]:
 
 
 def a_note(_: World) -> Command[Any]:
-    return meta.once("meta", {"paused": "1"})
+    return meta.once("meta", {"paused": "1", "paused_by": "ann"})
 
 
 def a_callback(_: World) -> Command[Any]:
@@ -47,7 +48,11 @@ def test_field_without_a_value_is_refused(world: World, call: Any) -> None:
     assert world.dump() == before
 
 
-@pytest.mark.parametrize("call", [a_claim, a_save, a_note, a_callback])
+def a_hint(_: World) -> Command[Any]:
+    return rechecks.hint(NAMED)
+
+
+@pytest.mark.parametrize("call", [a_claim, a_save, a_note, a_callback, a_hint])
 def test_too_few_arguments_are_refused(world: World, call: Any) -> None:
     world.accept()
     command = call(world)
@@ -84,4 +89,16 @@ def test_proof_that_clears_a_contradiction_changes_nothing_if_its_list_is_of_ano
     before = world.dump()
     with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
         world.end(claim, done_as("succeeded", id="re_1"))
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("key", ["due", "index:queued"])
+def test_nothing_is_given_back_if_its_index_is_of_another_type(world: World, key: str) -> None:
+    world.accept()
+    world.pass_time(HOUR)
+    world.redis.delete(P + key)
+    world.redis.set(P + key, "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match="a key of the records holds a value of another type"):
+        world.store.run(sweeps.give_back([ID]))
     assert world.dump() == before

@@ -5,6 +5,7 @@ What is stored, what is dropped, and what is left as it was.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -225,6 +226,20 @@ def test_refund_that_no_worker_has_to_do_with_is_not_given_back(world: World, st
     before = world.dump()
     assert world.store.run(sweeps.give_back([ID, "nobody"])) == 0
     assert world.dump() == before
+
+
+@pytest.mark.parametrize("since", [0 * SECOND, SECOND])
+def test_doubt_that_a_sweep_took_is_due_again_when_it_was_once_it_is_given_back(
+    world: World, since: timedelta
+) -> None:
+    due = at_stage(world, Stage.IN_DOUBT).next_check_at
+    assert due is not None
+    world.store.now = due + since
+    assert world.swept() == [ID]
+    assert world.score("due", ID) == world.now + sweeps.SWEEP_HOLD
+    assert world.store.run(sweeps.give_back([ID])) == 1
+    assert (world.score("due", ID), world.get().next_check_at) == (due, due)
+    world.check()
 
 
 # Fields that are not whole numbers
