@@ -34,6 +34,7 @@ from worker.store import (
     reads,
     rechecks,
     record_time,
+    sessions,
     sweeps,
     tokens,
 )
@@ -293,6 +294,17 @@ def test_a_read_in_vain_is_noted_on_a_full_server(
     ended = full_world.store.run(rechecks.rechecked(ID, answered=False, possible="re_1"))
     assert ended.result == "again"
     assert full_world.hash(f"refund:{ID}")["possible_refund_id"] == "re_1"
+
+
+async def test_a_person_signs_in_on_a_full_server(
+    async_redis: redis.asyncio.Redis, fill: Callable[[float], None]
+) -> None:
+    """To stop what runs."""
+    fill(OVER)
+    store, day = AsyncStore(async_redis, durable=False), timedelta(days=1)
+    assert [
+        await sessions.secret_of_person(store, "1", fresh, longest=day) for fresh in ("a", "b")
+    ] == ["a", "a"]
 
 
 async def test_a_refused_key_is_noted_on_a_full_server(
