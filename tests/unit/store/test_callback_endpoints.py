@@ -65,6 +65,18 @@ def test_without_an_endpoint_everything_waits_for_one(world: World) -> None:
     assert due(world) == {"shop": [ID]}
 
 
+def test_no_more_is_shared_out_at_once_than_the_limit_oldest_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "SHARED_OUT", 2)
+    for number in range(3):
+        settle(world, f"r{number}")
+        world.pass_time(SECOND)
+    shared = [world.store.run(callbacks.outbox([SHOP])) for _ in range(3)]
+    assert [each.shared_out for each in shared] == [2, 1, 0]
+    assert [each.due.get("shop") for each in shared] == [["r0", "r1"], ["r2"], None]
+
+
 def test_sweep_takes_as_many_as_are_wanted_oldest_first(world: World) -> None:
     for number in range(5):
         settle(world, f"r{number}")
