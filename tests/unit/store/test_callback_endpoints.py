@@ -135,6 +135,21 @@ def test_after_five_failures_in_a_row_one_probe_at_a_time_is_sent(world: World) 
     assert due(world) == {"shop": ["p2"]}
 
 
+@pytest.mark.parametrize(
+    ("failures", "probe_at", "taken"), [(5, None, 1), (5, 1, 1), (4, 1, 2), (4, None, 2)]
+)
+def test_failures_in_a_row_alone_tell_whether_one_probe_is_sent(
+    world: World, failures: int, probe_at: int | None, taken: int
+) -> None:
+    world.redis.hset("refunds:callback-endpoint:shop", "failures", str(failures))
+    if probe_at is not None:
+        at = to_ms(world.now) - probe_at
+        world.redis.hset("refunds:callback-endpoint:shop", "probe_at", str(at))
+    for refund_id in ("a1", "a2"):
+        settle(world, refund_id)
+    assert len(due(world)["shop"]) == taken
+
+
 def test_probe_that_is_lost_or_not_wanted_is_followed_by_another(world: World) -> None:
     fail_times(world, callbacks.OPEN_FROM)
     for refund_id in ("p1", "p2"):
