@@ -1,4 +1,4 @@
-"""The names of tokens and the texts of sessions, as the scripts keep them."""
+"""The names of tokens, the texts of sessions and the provider, as the scripts keep them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.store_world import P, World
 from worker.errors import NotStorable
-from worker.store import scripts, sessions
+from worker.store import meta, scripts, sessions
 from worker.store.scripts import Argument, Command
 
 LIFE = timedelta(minutes=30)
@@ -55,3 +55,14 @@ def test_name_of_a_token_is_given_once_and_again_only_instead_of_the_token_that_
     assert named(world, "t2", "t1") == 1
     assert world.hash("tokens") == {"shop": "t2"}
     assert world.keys("token:*") == [f"{P}token:t2", f"{P}token:t3"]
+
+
+def test_provider_is_pinned_once_beside_the_flags(world: World) -> None:
+    first = world.store.run(meta.pin("one.example", "test"))
+    assert first[:2] == ("one.example", "test")
+    assert world.store.run(meta.pin("two.example", "live")) == first
+    assert world.hash("meta") == {
+        "provider_host": "one.example",
+        "mode": "test",
+        "schema": first[2],
+    }
