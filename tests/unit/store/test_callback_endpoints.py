@@ -63,6 +63,18 @@ def test_without_an_endpoint_everything_waits_for_one(world: World) -> None:
     assert due(world) == {"shop": [ID]}
 
 
+def test_no_more_is_shared_out_at_once_than_the_limit_oldest_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "SHARED_OUT", 2)
+    for number in range(3):
+        settle(world, f"r{number}")
+        world.pass_time(SECOND)
+    shared = [world.store.run(callbacks.outbox([SHOP])) for _ in range(3)]
+    assert [each.shared_out for each in shared] == [2, 1, 0]
+    assert [each.due.get("shop") for each in shared] == [["r0", "r1"], ["r2"], None]
+
+
 def test_sweep_takes_as_many_as_are_wanted_oldest_first(world: World) -> None:
     for number in range(5):
         settle(world, f"r{number}")
@@ -119,6 +131,21 @@ def test_after_five_failures_in_a_row_one_probe_at_a_time_is_sent(world: World) 
     assert end(world, "delivered", member="p1") == "done"
     assert "failures" not in endpoint(world)
     assert due(world) == {"shop": ["p2"]}
+
+
+@pytest.mark.parametrize(
+    ("failures", "probe_at", "taken"), [(5, None, 1), (5, 1, 1), (4, 1, 2), (4, None, 2)]
+)
+def test_failures_in_a_row_alone_tell_whether_one_probe_is_sent(
+    world: World, failures: int, probe_at: int | None, taken: int
+) -> None:
+    world.redis.hset("refunds:callback-endpoint:shop", "failures", str(failures))
+    if probe_at is not None:
+        at = to_ms(world.now) - probe_at
+        world.redis.hset("refunds:callback-endpoint:shop", "probe_at", str(at))
+    for refund_id in ("a1", "a2"):
+        settle(world, refund_id)
+    assert len(due(world)["shop"]) == taken
 
 
 def test_probe_that_is_lost_or_not_wanted_is_followed_by_another(world: World) -> None:

@@ -106,6 +106,23 @@ def test_refund_under_way_is_not_sent_any_more(world: World, stage: Stage) -> No
     assert [name for name, _ in open_ones(world)] == [ID]
 
 
+@pytest.mark.parametrize(
+    ("evidence", "resends", "left"),
+    [("reply", 0, None), ("list", 0, "re_1"), ("reply", 1, "re_1"), ("list", 1, "re_1")],
+)
+def test_only_the_reply_to_the_latest_send_clears_the_refund_that_it_shows(
+    world: World, evidence: str, resends: int, left: str | None
+) -> None:
+    world.accept()
+    refund = world.claim().refund
+    assert refund is not None
+    fields = {"contradicted_by": "re_1", "resends": str(resends)}
+    world.redis.hset(f"refunds:refund:{ID}", mapping=fields)
+    proof = proofs.done(refund, found(id="re_1"), evidence, world.now)
+    assert world.save(refund, proof).result == "saved"
+    assert world.hash(f"refund:{ID}").get("contradicted_by") == left
+
+
 def test_end_of_a_contradiction_takes_it_off_the_list(world: World) -> None:
     world.accept()
     world.attempt(FAILED)

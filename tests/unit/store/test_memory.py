@@ -17,6 +17,8 @@ from tests.factories import a_request, done_as
 from tests.support.store_world import ID, World
 from tests.unit.store.hinting import due, hint
 from worker.batches.record import pause_batch, resume_batch
+from worker.broker import rejected
+from worker.broker.kept import RejectedMessage
 from worker.errors import StoreFull, StoreUnavailable
 from worker.model.callers import Scope
 from worker.model.refund import Lane, Stage
@@ -31,7 +33,9 @@ from worker.store import (
     gate,
     meta,
     reads,
+    rechecks,
     record_time,
+    sessions,
     sweeps,
     tokens,
 )
@@ -280,6 +284,37 @@ def test_callbacks_are_sent_on_a_full_server(
             "shop", ID, token=result, result=result, version=version, wait=timedelta(0)
         )
         assert run(ended) == became
+
+
+def test_a_message_that_is_not_understood_is_kept_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    """It is removed from its broker next."""
+    fill(OVER)
+    odd = RejectedMessage(entry_id="m1", reason="odd", message="{}", refund_ids=(ID,))
+    assert full_world.store.run(rejected.keep(odd)) == 1
+    assert [each.entry_id for each in rejected.listed(full_world.store)] == ["m1"]
+
+
+def test_a_read_in_vain_is_noted_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    full_world.accept()
+    fill(OVER)
+    ended = full_world.store.run(rechecks.rechecked(ID, answered=False, possible="re_1"))
+    assert ended.result == "again"
+    assert full_world.hash(f"refund:{ID}")["possible_refund_id"] == "re_1"
+
+
+async def test_a_person_signs_in_on_a_full_server(
+    async_redis: redis.asyncio.Redis, fill: Callable[[float], None]
+) -> None:
+    """To stop what runs."""
+    fill(OVER)
+    store, day = AsyncStore(async_redis, durable=False), timedelta(days=1)
+    assert [
+        await sessions.secret_of_person(store, "1", fresh, longest=day) for fresh in ("a", "b")
+    ] == ["a", "a"]
 
 
 async def test_a_refused_key_is_noted_on_a_full_server(

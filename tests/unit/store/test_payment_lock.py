@@ -25,7 +25,7 @@ from tests.factories import (
 )
 from tests.support.store_world import LEASE, World, at_stage, only_time_moved
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
-from worker.model.refund import Lane, Stage
+from worker.model.refund import Lane, Refund, Stage
 from worker.rules import attempts, decisions, proofs, readback
 from worker.rules.rechecks import changed_by_provider
 from worker.store import reads
@@ -297,6 +297,16 @@ def test_siblings_beyond_the_bound_are_not_read_at_all(world: World) -> None:
     assert world.store.run(reads.siblings(PAYMENT, "a", most=3)) is None
     # Far beyond it, not even the names are read.
     assert world.store.run(reads.siblings(PAYMENT, "a", most=0)) is None
+
+
+@pytest.mark.parametrize(("fields", "read"), [(9, ()), (10, None)])
+def test_payment_with_more_fields_than_its_siblings_may_have_is_not_read(
+    world: World, fields: int, read: tuple[Refund, ...] | None
+) -> None:
+    """One sibling, the refund itself, two fields each, and five of the payment."""
+    owners = {f"owner:re_{number}": "gone" for number in range(fields)}
+    world.redis.hset(f"refunds:payment:{PAYMENT}", mapping=owners)
+    assert world.store.run(reads.siblings(PAYMENT, "a", most=1)) == read
 
 
 def test_waiter_looks_again_later_than_those_before_it(world: World) -> None:

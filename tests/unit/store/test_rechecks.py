@@ -7,19 +7,21 @@ from datetime import timedelta
 import pytest
 
 from tests.factories import (
+    HOUR,
     MAYBE,
     MINUTE,
+    NOT_DONE,
     REFUSED,
     SECOND,
     VERIFY,
     a_request,
     done_as,
 )
-from tests.support.store_world import ID, P, World
+from tests.support.store_world import ID, P, World, at_stage
 from tests.unit.store.hinting import hint
 from worker.errors import NotStorable
 from worker.model.hints import Hint
-from worker.model.refund import Lane, Status
+from worker.model.refund import Lane, Stage, Status
 from worker.rules import decisions, proofs
 from worker.store import reads, rechecks, sweeps
 from worker.store.rechecks import Rechecked
@@ -59,6 +61,76 @@ def test_recheck_of_an_unsent_refund_without_an_answer_holds_it_back(world: Worl
     world.pass_time(timedelta(minutes=1))
     assert world.swept(dry=frozenset(Lane)) == [ID]
     world.check()
+
+
+def test_recheck_of_a_waiting_refund_without_an_answer_postpones_it(world: World) -> None:
+    world.accept()
+    world.attempt(NOT_DONE)
+    world.pass_time(HOUR)
+    world.store.run(rechecks.rechecked(ID, answered=False))
+    assert world.score("due", ID) == world.now + MINUTE
+    assert world.keys("rechecks") == []
+    world.check()
+
+
+def test_event_that_comes_while_an_unsent_refund_is_read_in_vain_is_not_forgotten(
+    world: World,
+) -> None:
+    world.accept()
+    world.redis.zadd("refunds:rechecks", {ID: 5})
+    world.store.run(rechecks.rechecked(ID, answered=False, recheck="4"))
+    assert world.redis.zscore("refunds:rechecks", ID) == 5
+
+
+def test_recheck_whose_reads_in_vain_cannot_be_counted_is_given_up(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    world.redis.set("refunds:recheck-tries", "x")
+    world.redis.zadd("refunds:rechecks", {ID: 5})
+    ended = world.store.run(rechecks.rechecked(ID, answered=False, recheck="5"))
+    assert ended == Rechecked(result="given_up", wait=timedelta(0))
+    assert world.keys("rechecks") == []
+
+
+def test_recheck_that_was_answered_is_done_without_a_wait(world: World) -> None:
+    world.accept()
+    world.attempt(done_as("succeeded", id="re_9"))
+    ended = world.store.run(rechecks.rechecked(ID, answered=True))
+    assert ended == Rechecked(result="done", wait=timedelta(0))
+
+
+@pytest.mark.parametrize(
+    ("read", "left"),
+    [([], "re_1 re_2"), (["re_1"], "re_2"), (["re_1", "re_2"], None)],
+)
+def test_what_was_read_is_not_read_again_and_the_rest_is(
+    world: World, read: list[str], left: str | None
+) -> None:
+    world.accept()
+    world.redis.hset(f"{P}refund:{ID}", "hinted", "re_1 re_2")
+    world.store.run(rechecks.rechecked(ID, answered=True, read=read))
+    assert world.hash(f"refund:{ID}").get("hinted") == left
+
+
+@pytest.mark.parametrize(
+    ("stage", "marked"),
+    [
+        (Stage.PROCESSING, True),
+        (Stage.SETTLED, True),
+        (Stage.REVIEW, True),
+        (Stage.QUEUED, False),
+        (Stage.WAITING, False),
+        (Stage.IN_DOUBT, False),
+    ],
+)
+def test_what_moved_nothing_may_be_named_again_unless_the_refund_may_still_be_sent(
+    world: World, stage: Stage, *, marked: bool
+) -> None:
+    at_stage(world, stage)
+    world.redis.hset(f"{P}refund:{ID}", "hints_used", "re_1 re_2")
+    world.store.run(rechecks.rechecked(ID, answered=True, again=["re_2"]))
+    used = world.hash(f"refund:{ID}")["hints_used"]
+    assert used == ("re_1 re_2?" if marked else "re_1 re_2")
 
 
 def test_recheck_of_a_refund_whose_record_has_expired_is_over(world: World) -> None:

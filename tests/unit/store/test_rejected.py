@@ -84,17 +84,19 @@ def test_the_newest_comes_first_and_is_what_a_refund_is_told(store: Store) -> No
     assert store.redis.hget("refunds:counters", "rejected") == "2"
 
 
+@pytest.mark.parametrize("given", [3, 4])
 def test_the_oldest_go_beyond_the_bound_and_are_found_no_more(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch, given: int
 ) -> None:
     monkeypatch.setattr(rejected, "MOST", 2)
-    for number in range(4):
+    for number in range(given):
         store.run(rejected.keep(kept(f"e{number}", f"r-{number}", "r-all")))
-    assert [each.entry_id for each in rejected.listed(store)] == ["e3", "e2"]
+    last, before = given - 1, given - 2
+    assert [each.entry_id for each in rejected.listed(store)] == [f"e{last}", f"e{before}"]
     assert {name: each["id"] for name, each in found_under(store).items()} == {
-        "r-2": "e2",
-        "r-3": "e3",
-        "r-all": "e3",
+        f"r-{before}": f"e{before}",
+        f"r-{last}": f"e{last}",
+        "r-all": f"e{last}",
     }
 
 
@@ -144,6 +146,34 @@ def test_one_that_is_not_there_is_not_dropped(store: Store) -> None:
     assert store.run(rejected._dropping('{"id": "e1"}')) == 0
     assert len(lying(store)) == 1
     assert found_under(store).keys() == {"r-1"}
+
+
+def test_one_of_two_that_are_the_same_is_dropped(store: Store) -> None:
+    store.run(rejected.keep(kept("e1")))
+    (entry,) = (json.dumps(each) for each in lying(store))
+    store.redis.delete("refunds:rejected")
+    store.redis.rpush("refunds:rejected", entry, entry)
+    rejected.drop(store, "e1")
+    assert store.redis.lrange("refunds:rejected", 0, -1) == [entry]
+
+
+def test_one_that_is_dropped_already_is_not_forgotten_where_it_is_kept_again(
+    store: Store,
+) -> None:
+    store.run(rejected.keep(kept("e1", "r-1")))
+    before = found_under(store)
+    assert store.run(rejected._dropping('{"id": "e1", "refund_ids": ["r-1"]}')) == 0
+    assert found_under(store) == before
+
+
+@pytest.mark.parametrize("which", [2, 3])
+@pytest.mark.parametrize("text", ["{}", "text", ""])
+def test_what_is_not_an_object_is_not_kept(store: Store, which: int, text: str) -> None:
+    command = rejected.keep(kept("e1", "r-1"))
+    arguments = [*command.arguments[:which], text, *command.arguments[which + 1 :]]
+    with pytest.raises(NotStorable, match="is not a JSON object with a field"):
+        store.run(replace(command, arguments=arguments))
+    assert (lying(store), found_under(store)) == ([], {})
 
 
 def test_all_are_dropped(store: Store) -> None:

@@ -20,10 +20,13 @@ from tests.factories import (
     done_as,
 )
 from tests.support.saving import held, settle_by_totals
-from tests.support.store_world import LEASE, World, at_stage
+from tests.support.store_world import ID, LEASE, P, World, at_stage
+from worker.errors import NotStorable
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Stage, Status
+from worker.model.steps import Step
 from worker.rules import decisions, proofs, readback
+from worker.store import saves
 
 MILLISECOND = timedelta(milliseconds=1)
 
@@ -312,4 +315,30 @@ def test_total_settles_only_the_version_that_was_looked_at(world: World) -> None
     before = world.dump()
     step = readback.after_readback(seen, look, VERIFY, world.now, 0)
     assert (step.to, world.save(seen, step).result) == (Stage.SETTLED, "stale")
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
+@pytest.mark.parametrize(
+    ("status", "result"), [(Status.SUCCEEDED, "saved"), (Status.CANCELED, "stale")]
+)
+def test_what_is_settled_as_done_needs_no_read_of_a_refund_that_was_named_meanwhile(
+    world: World, stage: Stage, status: Status, result: str
+) -> None:
+    refund = at_stage(world, stage)
+    world.redis.hset(f"{P}refund:{ID}", "hinted", "re_9")
+    step = Step(to=Stage.SETTLED, status=status, label="x")
+    assert world.save(refund, step).result == result
+    assert world.get().settled is (result == "saved")
+
+
+def test_time_until_which_a_proof_settles_is_a_number(world: World) -> None:
+    claim = held(world)
+    assert claim.refund is not None
+    shown = done_as().found
+    assert shown is not None
+    command = saves.save(claim.refund, proofs.done(claim.refund, shown, "reply", world.now))
+    before = world.dump()
+    with pytest.raises(NotStorable, match="settles_until soon is not a whole number"):
+        world.store.run(replace(command, arguments=[*command.arguments, "settles_until", "soon"]))
     assert world.dump() == before

@@ -107,6 +107,22 @@ def test_slow_rate_is_saved_up_until_it_allows_one(world: World) -> None:
     assert added[9] == 2  # Both settled in one millisecond.
 
 
+@pytest.mark.parametrize(("status", "days"), [("failed", [1, 2]), ("succeeded", [1, 2, 3])])
+def test_failed_refund_is_read_again_on_the_first_rungs_only(
+    world: World, status: str, days: list[int]
+) -> None:
+    rungs = [number * DAY for number in (1, 2, 3)]
+    command = rechecks.watch(rungs, rate=1000, most=1000)
+    world.store.run(command)
+    settle(world, "a", status=status)
+    seen = []
+    for day in range(1, 5):
+        world.pass_time(DAY)
+        world.store.run(command)
+        seen += [day for _ in waiting(world)]
+    assert seen == days
+
+
 def test_failed_refunds_with_a_provider_id_are_read_again_and_others_are_passed_over(
     world: World,
 ) -> None:
