@@ -20,6 +20,7 @@ from tests.unit.store.calling_back import (
     switched_on,
     take,
 )
+from worker.model.times import to_ms
 from worker.store import callbacks
 from worker.store.callbacks import Wanted
 

@@ -116,7 +116,7 @@ def test_only_the_reply_to_the_latest_send_clears_the_refund_that_it_shows(
     world.accept()
     refund = world.claim().refund
     assert refund is not None
-    fields = {"contradicted_by": "re_1", "resends": str(resends)}
+    fields: dict[Any, Any] = {"contradicted_by": "re_1", "resends": str(resends)}
     world.redis.hset(f"refunds:refund:{ID}", mapping=fields)
     proof = proofs.done(refund, found(id="re_1"), evidence, world.now)
     assert world.save(refund, proof).result == "saved"

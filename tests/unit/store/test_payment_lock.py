@@ -304,7 +304,7 @@ def test_payment_with_more_fields_than_its_siblings_may_have_is_not_read(
     world: World, fields: int, read: tuple[Refund, ...] | None
 ) -> None:
     """One sibling, the refund itself, two fields each, and five of the payment."""
-    owners = {f"owner:re_{number}": "gone" for number in range(fields)}
+    owners: dict[Any, Any] = {f"owner:re_{number}": "gone" for number in range(fields)}
     world.redis.hset(f"refunds:payment:{PAYMENT}", mapping=owners)
     assert world.store.run(reads.siblings(PAYMENT, "a", most=1)) == read
 
