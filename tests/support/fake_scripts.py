@@ -14,10 +14,12 @@ _LUA: Final[Any] = scripting_mixin.LUA_MODULE
 _COLLECT: Final = "collectgarbage()"
 
 
+# fakeredis chooses the module of Lua when it is imported, so no type is known of it.
 class _Runtime(_LUA.LuaRuntime):  # type: ignore[misc]
     """Lua that keeps what it has translated, and collects garbage at its own time."""
 
     def __init__(self, *_args: object, **_options: object) -> None:
+        # The options are read where the object is made, before this.
         self._translated: dict[Any, Any] = {}
 
     def execute(self, code: Any, *args: Any) -> Any:

@@ -139,12 +139,16 @@ class NotedStore(AsyncStore):
         self.asked: list[str] = []
         self.handed: dict[str, Any] = {}
         self.failing: list[str] = []
+        self.away_at_save: int | None = None
+        """Redis is away for the save of this number, counted from 1."""
 
     async def run(self, call: scripts.Command[Any]) -> Any:
         name = call.script.name
         self.asked.append(name)
         self.handed[name] = call.arguments
         self._fail(name)
+        if name == "save" and self.asked.count(name) == self.away_at_save:
+            raise StoreUnavailable("redis is away")
         return await super().run(call)
 
     async def flag(self, name: str, *, once: bool) -> bool:

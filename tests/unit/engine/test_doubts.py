@@ -252,18 +252,8 @@ async def test_late_read_back_is_saved_though_redis_is_away_meanwhile(
         shop.provider.will(LIST, listing(refund_payload()))
         shop.wake_nobody()
         shop.store.asked.clear()
-        run = shop.store.run
-
-        async def away_at_the_second(call: Any) -> Any:
-            if call.script is scripts.SAVE:
-                if "save" in shop.store.asked:
-                    shop.store.run = run  # type: ignore[method-assign]
-                    shop.store.failing.append("save")
-                else:
-                    shop.pass_time(121 * SECOND)
-            return await run(call)
-
-        shop.store.run = away_at_the_second  # type: ignore[method-assign]
+        freeze_before_save(shop, 121 * SECOND)
+        shop.store.away_at_save = 2
         assert await shop.handle() == "processing"
         assert shop.store.asked.count("save") == 3
         assert (await shop.stored()).provider_refund_id == "re_1"

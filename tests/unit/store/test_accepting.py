@@ -371,7 +371,7 @@ def test_refunds_of_one_script_after_a_recovery_all_begin_in_doubt(world: World)
     made = world.store.run(creations.create_several(requests, Lane.BULK))
     assert [one.result for one in made] == ["created"] * 3
     assert {world.get(request.refund_id).stage for request in requests} == {Stage.IN_DOUBT}
-    # Whoever submitted them is told so.
+    # The result of each submission says so.
     for request, one in zip(requests, made, strict=True):
         assert record_of(request, Lane.BULK, one) == world.get(request.refund_id)
     world.check()

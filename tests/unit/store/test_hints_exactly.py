@@ -238,7 +238,7 @@ def test_event_changes_nothing_if_a_key_is_of_another_type(
 
 
 @pytest.mark.parametrize("named", [NAMED, OF_PAYMENT], ids=["refund", "payment"])
-def test_event_changes_nothing_if_the_record_has_a_field_that_is_no_whole_number(
+def test_event_changes_nothing_if_the_record_has_a_field_that_is_not_a_whole_number(
     world: World, named: Hint
 ) -> None:
     at_stage(world, Stage.IN_DOUBT)

@@ -165,19 +165,10 @@ def test_recheck_that_a_worker_took_and_never_ended_is_taken_again(world: World)
     assert world.swept() == [ID]
 
 
-def test_event_that_comes_while_a_refund_is_read_is_not_forgotten(world: World) -> None:
-    world.accept()
-    world.attempt(done_as("succeeded", id="re_9"))
-    hint(world)
-    recheck = world.store.run(reads.load(ID)).recheck
-    world.pass_time(SECOND)
-    hint(world)
-    world.store.run(rechecks.rechecked(ID, answered=True, recheck=recheck))
-    world.pass_time(rechecks.REST)
-    assert world.swept() == [ID]
-
-
-def test_event_that_comes_while_a_refund_is_read_in_vain_keeps_its_time(world: World) -> None:
+@pytest.mark.parametrize("answered", [True, False])
+def test_event_that_comes_while_a_refund_is_read_keeps_its_time(
+    world: World, *, answered: bool
+) -> None:
     world.accept()
     world.attempt(done_as("succeeded", id="re_9"))
     hint(world)
@@ -185,8 +176,11 @@ def test_event_that_comes_while_a_refund_is_read_in_vain_keeps_its_time(world: W
     world.pass_time(SECOND)
     hint(world)
     named = world.score("rechecks", ID)
-    assert world.store.run(rechecks.rechecked(ID, answered=False, recheck=recheck)).wait == MINUTE
+    ended = world.store.run(rechecks.rechecked(ID, answered=answered, recheck=recheck))
+    assert ended.wait == (timedelta(0) if answered else MINUTE)
     assert world.score("rechecks", ID) == named
+    world.pass_time(rechecks.REST)
+    assert world.swept() == [ID]
 
 
 def test_doubt_that_is_read_in_vain_stays_with_its_own_schedule(world: World) -> None:
