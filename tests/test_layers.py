@@ -51,6 +51,7 @@ RULES = (
     {"attempts"},
     {"contradictions", "rechecks"},
     {"preflight", "readback"},
+    {"polls"},
     {"decisions"},
 )
 
@@ -245,8 +246,8 @@ def test_every_package_has_its_place_and_imports_only_from_below_it() -> None:
         ),
         (
             "rules/preflight.py",
-            "from worker.rules.readback import after_poll",
-            "rules/preflight must not import rules/readback",
+            "from worker.rules.polls import after_poll",
+            "rules/preflight must not import rules/polls",
         ),
         ("rules/extra.py", "import json", "rules/extra has no place in RULES"),
         ("extra.py", "import json", "extra has no place in LAYERS"),

@@ -11,7 +11,7 @@ from worker.engine.recorder import Recorder
 from worker.model.answers import Answer, Outcome, Reply
 from worker.model.refund import Refund
 from worker.provider.gateway import Gateway, Permit, is_missing
-from worker.rules import proofs, readback
+from worker.rules import polls, proofs
 from worker.rules.outcomes import classify
 
 
@@ -48,13 +48,13 @@ class Poller:
         answer = await self._gateway.get_refund(refund.provider_refund_id, permit, about=refund)
         read_at = now + timedelta(seconds=self._clock() - began)
         await self._note_trouble(classify(answer, refund))
-        step = readback.after_poll(refund, answer, now, self._jitter())
+        step = polls.after_poll(refund, answer, now, self._jitter())
         if (
-            readback.says_gone(step)
+            polls.says_gone(step)
             and refund.missing_since is not None
             and await self._account_is_lost(refund, permit)
         ):
-            step = readback.account_lost()
+            step = polls.account_lost()
         step = proofs.settles_soon_after(step, read_at)
         _, ending = await self._recorder.save(
             refund, step, {"seen": _shape(answer)}, insist=step.proof

@@ -22,6 +22,7 @@ _RULES: Final = tuple(
         "rules/attempts",
         "rules/proofs",
         "rules/readback",
+        "rules/polls",
         "rules/preflight",
         "rules/decisions",
         "rules/contradictions",

@@ -20,10 +20,11 @@ from worker.rules import (
     decisions,
     evidence,
     payloads,
+    polls,
     preflight,
     proofs,
+    readback,
 )
-from worker.rules import readback as looks
 from worker.rules.attempts import Rules
 from worker.store import rechecks, saves
 
@@ -45,12 +46,12 @@ def others_never_fall_back(stack: ExitStack) -> None:
 
 def rise_believed_whenever(stack: ExitStack) -> None:
     """The total has risen by our amount, so it was ours, however long ago we have asked for it."""
-    put(stack, looks, "FOUND_WITHIN", _FOR_EVER)
+    put(stack, readback, "FOUND_WITHIN", _FOR_EVER)
 
 
 def all_that_was_left_is_ours(stack: ExitStack) -> None:
     """A refund of all that was left has taken what was left when that was read."""
-    real = looks._found_in_totals
+    real = readback._found_in_totals
 
     def filling(refund: Refund, rules: Rules, now: datetime) -> Step:
         step = real(refund, rules, now)
@@ -58,7 +59,7 @@ def all_that_was_left_is_ours(stack: ExitStack) -> None:
             return replace(step, changes={**step.changes, "amount": refund.baseline.remaining})
         return step
 
-    put(stack, looks, "_found_in_totals", filling)
+    put(stack, readback, "_found_in_totals", filling)
 
 
 def older_entries_are_not_ours(stack: ExitStack) -> None:
@@ -152,7 +153,8 @@ def unconfirmed_currency_will_do(stack: ExitStack) -> None:
 
 def not_found_is_gone(stack: ExitStack) -> None:
     """What the provider has just reported and does not find is gone."""
-    put(stack, looks, "MISSING_FOR", timedelta(0))
+    put(stack, readback, "MISSING_FOR", timedelta(0))
+    put(stack, polls, "MISSING_FOR", timedelta(0))
 
 
 def word_not_on_disk(stack: ExitStack) -> None:
@@ -220,7 +222,7 @@ def word_not_told(stack: ExitStack) -> None:
         return replace(step, changes={**step.changes, "provider_status": None})
 
     put(stack, attempts, "unknown_status", silent)
-    put(stack, looks, "unknown_status", silent)
+    put(stack, readback, "unknown_status", silent)
 
 
 OF_MONEY: Final[tuple[Bug, ...]] = (

@@ -25,8 +25,8 @@ from tests.unit.rules.stepping import ANEW, DAY, DROPPED, NO_WORD, TOLD, pending
 from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.steps import Step
 from worker.rules.attempts import after_attempt
+from worker.rules.polls import after_poll
 from worker.rules.proofs import done
-from worker.rules.readback import after_poll
 from worker.rules.rechecks import changed_by_provider
 
 # Proofs of done

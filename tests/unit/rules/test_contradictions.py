@@ -30,8 +30,8 @@ from worker.rules.decisions import (
     retry_failed,
     retry_one,
 )
+from worker.rules.polls import after_poll
 from worker.rules.proofs import done
-from worker.rules.readback import after_poll
 from worker.rules.rechecks import changed_by_provider, priors_of
 
 PROOF = done(a_refund(), found(id="re_2"), "reply", NOW)

@@ -21,7 +21,7 @@ from worker.model.request import MAX_AMOUNT
 from worker.model.steps import Step
 from worker.rules.attempts import after_attempt
 from worker.rules.outcomes import classify
-from worker.rules.readback import after_poll
+from worker.rules.polls import after_poll
 
 law = settings(deadline=None, max_examples=200)
 

@@ -40,8 +40,9 @@ from worker.rules.decisions import (
     retry_failed,
 )
 from worker.rules.outcomes import contradiction, fold
+from worker.rules.polls import after_poll
 from worker.rules.proofs import done
-from worker.rules.readback import after_poll, after_readback
+from worker.rules.readback import after_readback
 from worker.rules.rechecks import (
     CandidateVerdict,
     RecheckResult,

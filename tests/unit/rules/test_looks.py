@@ -33,7 +33,8 @@ from worker.model.request import shown
 from worker.model.steps import Action
 from worker.rules.attempts import MAX_RESENDS, Rules, after_attempt, after_lapse, next_action
 from worker.rules.decisions import resolve_resend, resolve_succeeded
-from worker.rules.readback import MAX_READBACKS, after_poll, after_readback
+from worker.rules.polls import after_poll
+from worker.rules.readback import MAX_READBACKS, after_readback
 
 law = settings(deadline=None, max_examples=100)
 

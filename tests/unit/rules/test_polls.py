@@ -28,8 +28,9 @@ from worker.model.refund import Refund, Stage, Status
 from worker.rules import preflight
 from worker.rules.attempts import MAX_PROCESSING, PARKED, after_attempt, backoff
 from worker.rules.decisions import resolve_resend
+from worker.rules.polls import after_poll, says_gone
 from worker.rules.proofs import poll_delay
-from worker.rules.readback import MISSING_FOR, after_poll, says_gone
+from worker.rules.readback import MISSING_FOR
 
 law = settings(deadline=None, max_examples=100)
 

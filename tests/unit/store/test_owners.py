@@ -24,7 +24,7 @@ from tests.support.saving import held, verdict
 from tests.support.store_world import ID, P, World, at_stage
 from worker.model.answers import Readback, ReadbackVerdict
 from worker.model.refund import Stage, Status
-from worker.rules import decisions, proofs, readback
+from worker.rules import decisions, polls, proofs, readback
 
 
 def test_provider_refund_that_belongs_to_another_record_is_refused_with_its_owner(
@@ -86,7 +86,7 @@ def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provid
     world.check()
     assert "owner:re_1" not in world.hash(f"payment:{PAYMENT}")
     for _ in range(2):
-        world.save(world.get(), readback.after_poll(world.get(), an_error(404), world.now, 0))
+        world.save(world.get(), polls.after_poll(world.get(), an_error(404), world.now, 0))
         world.pass_time(MINUTE)
     assert (world.get().stage, world.get().provider_refund_id) == (Stage.REVIEW, None)
     rightful = at_stage(world, Stage.PROCESSING, "1")
@@ -97,7 +97,7 @@ def test_provider_refund_that_a_person_only_names_is_not_owned_before_the_provid
 def test_provider_refund_that_a_person_named_is_owned_once_it_is_final(world: World) -> None:
     refund = at_stage(world, Stage.REVIEW)
     world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
-    step = readback.after_poll(world.get(), a_reply(200), world.now, 0)
+    step = polls.after_poll(world.get(), a_reply(200), world.now, 0)
     assert world.save(world.get(), step).result == "saved"
     assert world.hash(f"payment:{PAYMENT}")["owner:re_1"] == ID
 
@@ -108,7 +108,7 @@ def test_provider_refund_that_a_person_named_is_owned_once_the_provider_says_pen
     refund = at_stage(world, Stage.REVIEW)
     world.save(refund, decisions.resolve_succeeded(refund, "re_1", world.now))
     pending = a_reply(200, refund_payload(status="pending"))
-    world.save(world.get(), readback.after_poll(world.get(), pending, world.now, 0))
+    world.save(world.get(), polls.after_poll(world.get(), pending, world.now, 0))
     assert world.get().operator_says is None
     assert world.hash(f"payment:{PAYMENT}").get("owner:re_1") == ID
 

@@ -10,7 +10,7 @@ from tests.support.store_world import ID, World
 from tests.unit.store.test_contradicted import FAILED, contradict
 from worker.errors import NotRetriable
 from worker.model.refund import Stage, Status
-from worker.rules import contradictions, decisions, proofs, readback, rechecks
+from worker.rules import contradictions, decisions, polls, proofs, rechecks
 
 
 def settle_with_another_amount(world: World, refund_id: str) -> None:
@@ -29,7 +29,7 @@ def settle_with_another_amount(world: World, refund_id: str) -> None:
 def poll(world: World, refund_id: str) -> None:
     answer = a_reply(payload=refund_payload(id=refund_id, amount=1))
     refund = world.get()
-    world.save(refund, readback.after_poll(refund, answer, world.now, 0))
+    world.save(refund, polls.after_poll(refund, answer, world.now, 0))
 
 
 def fail_at_the_provider(world: World, refund_id: str) -> None:

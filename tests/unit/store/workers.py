@@ -22,7 +22,7 @@ from tests.unit.store.provider import FATES, UNDONE, Fate, Flight, Provider, Rea
 from worker.model.answers import NoReply, Outcome, Readback, ReadbackVerdict, TryVerdict
 from worker.model.refund import Baseline, Lane, Refund
 from worker.model.steps import Action, Step
-from worker.rules import attempts, contradictions, proofs, readback
+from worker.rules import attempts, contradictions, polls, proofs, readback
 from worker.rules.attempts import Rules
 from worker.rules.evidence import judge_list, judge_totals
 from worker.store import reads
@@ -200,7 +200,7 @@ class Workers(RuleBasedStateMachine):
         answer = self.provider.answer(refund.provider_refund_id)
         if reading == "unreadable":
             answer = NoReply(reason="reset")
-        self.decide(refund, readback.after_poll(refund, answer, self.world.now, 0))
+        self.decide(refund, polls.after_poll(refund, answer, self.world.now, 0))
 
     def take_off(self, claim: Claim, fate: Fate) -> None:
         if claim.result == "canceled":

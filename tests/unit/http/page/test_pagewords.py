@@ -25,6 +25,7 @@ SAID = {
     "rules/contradictions.py": on_page,
     "rules/decisions.py": on_page,
     "rules/evidence.py": on_page,
+    "rules/polls.py": on_page,
     "rules/readback.py": on_page,
     "wording/batches.py": on_page,
     "wording/held.py": on_page,
