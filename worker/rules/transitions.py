@@ -32,7 +32,7 @@ TRANSITIONS: Final[Mapping[Stage, Mapping[Stage, str]]] = MappingProxyType(
         Stage.WAITING: {
             Stage.SENDING: "claimed again",
             Stage.SETTLED: "budget spent, canceled by the caller, or a late proof",
-            Stage.PROCESSING: "a late proof: the provider reports it pending, or is read again",
+            Stage.PROCESSING: "a late proof: the provider reports it pending, or it must be reread",
             Stage.IN_DOUBT: (
                 "the server was restored, or the first read-back finds a possible match"
             ),
