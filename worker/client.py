@@ -350,7 +350,7 @@ class Refunds:
             pause = min(pause * 1.5, _LONGEST_POLL)
 
     def cancel(self, refund_id: str, *, by: str = decisions.CALLER) -> Refund:
-        """Cancel a refund that was never sent to the provider.
+        """Cancel a refund that was never sent, or was provably never done.
 
         Raises `NotCancelable` or `NotFound`.
         """
