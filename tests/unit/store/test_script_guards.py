@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from tests.factories import HOUR
-from tests.support.store_world import ID, P, World, at_stage
+from tests.factories import HOUR, done_as
+from tests.support.store_world import ID, LEASE, P, World, at_stage
 from tests.unit.store.calling_back import due, settle
+from worker.batches import opening, record
 from worker.broker import rejected
 from worker.broker.kept import RejectedMessage
 from worker.errors import NotStorable
-from worker.model.refund import Stage
-from worker.store import account_facts, callbacks, claims, meta, rechecks, scripts, sessions, sweeps
+from worker.model.refund import Stage, Status
+from worker.model.steps import Step
+from worker.store import (
+    callbacks,
+    claims,
+    erasure,
+    meta,
+    rechecks,
+    saves,
+    scripts,
+    sessions,
+    sweeps,
+)
 from worker.store.callbacks import Wanted
 from worker.store.scripts import Command
 
@@ -32,28 +45,93 @@ def kept(*refund_ids: str, entry_id: str = "m1") -> Command[int]:
     )
 
 
+# Arguments
+
+
+def a_claim(_: World) -> Command[Any]:
+    return claims.claim(ID, "send", token="t", lease=LEASE)
+
+
+def a_save(world: World) -> Command[Any]:
+    step = Step(to=Stage.QUEUED, status=Status.PENDING, label="x", delay=HOUR, quiet=True)
+    return saves.save(world.get(), step)
+
+
+def a_note(_: World) -> Command[Any]:
+    return meta.once("meta", {"paused": "1", "paused_by": "ann"})
+
+
+def a_callback(_: World) -> Command[Any]:
+    wait = timedelta(seconds=5)
+    return callbacks.ended(
+        "shop", ID, token="t", result="failed", version="1", wait=wait, log={"ms": "3"}
+    )
+
+
+@pytest.mark.parametrize("call", [a_claim, a_save, a_note, a_callback])
+def test_field_without_a_value_is_refused(world: World, call: Any) -> None:
+    world.accept()
+    command = call(world)
+    before = world.dump()
+    with pytest.raises(NotStorable, match="are not pairs"):
+        world.store.run(replace(command, arguments=[*command.arguments, "x"]))
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("by", ["", "ann"])
+def test_flag_names_who_set_it_if_that_is_known(world: World, by: str) -> None:
+    world.store.run(meta.flag("paused", once=True, by=by))
+    assert world.hash("meta").get("paused_by") == (by or None)
+
+
 @pytest.mark.parametrize(
-    ("command", "least"),
+    ("script", "least"),
     [
-        pytest.param(callbacks.outbox([]), 3, id="outbox"),
-        pytest.param(account_facts.payment("pi_1", "shown"), 2, id="payment"),
-        pytest.param(meta.pin("api.example.com", "test"), 3, id="pin"),
-        pytest.param(claims.position(""), 1, id="position"),
-        pytest.param(rechecks.rechecked(ID, answered=True), 6, id="rechecked"),
-        pytest.param(raw(rejected.SCRIPT, "drop", ""), 2, id="rejected-drop"),
-        pytest.param(kept(), 4, id="rejected-keep"),
-        pytest.param(raw(sessions.SESSION, "session:1", "text", 1000), 3, id="session"),
-        pytest.param(sweeps.sweep(1, dry=frozenset()), 8, id="sweep"),
-        pytest.param(raw(scripts.TOKEN_NAME, "shop", "t1", ""), 3, id="token_name"),
-        pytest.param(rechecks.watch([HOUR], rate=1, most=1), 5, id="watch"),
+        (scripts.ACCOUNT, 6),
+        (opening.OPEN, 9),
+        (opening.CLOSE, 6),
+        (scripts.BEAT, 5),
+        (scripts.BLOCK_GATE, 4),
+        (scripts.CLAIM, 12),
+        (scripts.CREATE, 9),
+        (scripts.FLAG, 6),
+        (scripts.GATE, 8),
+        (scripts.ONCE, 6),
+        (scripts.PAYMENT, 5),
+        (scripts.PIN, 6),
+        (scripts.POSITION, 4),
+        (scripts.SAVE, 17),
+        (scripts.SWEEP, 11),
+        (scripts.TOKEN_NAME, 6),
+        (callbacks.CALLBACK, 8),
+        (callbacks.DELIVERED, 13),
+        (callbacks.OUTBOX, 6),
+        (callbacks.REPLAY, 5),
+        (erasure.ERASE, 7),
+        (rechecks.HINT, 10),
+        (rechecks.RECHECKED, 9),
+        (rechecks.WATCH, 8),
+        (record.STATE, 7),
+        (rejected.SCRIPT, 5),
+        (sessions.SESSION, 6),
     ],
+    ids=lambda value: value.name if isinstance(value, scripts.Script) else "",
 )
-def test_one_argument_too_few_is_refused(world: World, command: Command[Any], least: int) -> None:
+def test_one_argument_too_few_is_refused_with_their_number(
+    world: World, script: scripts.Script, least: int
+) -> None:
+    """Three of the arguments are put before those of each call."""
     world.accept()
     before = world.dump()
-    with pytest.raises(NotStorable, match="too few arguments"):
-        world.store.run(replace(command, arguments=command.arguments[: least - 1]))
+    with pytest.raises(NotStorable, match=rf"too few arguments: {least - 1} of {least}$"):
+        world.store.run(raw(script, *["1"] * (least - 4)))
     assert world.dump() == before
+
+
+def test_message_is_kept_only_with_all_that_is_needed_of_it(world: World) -> None:
+    with pytest.raises(NotStorable, match=r"too few arguments: 6 of 7$"):
+        world.store.run(replace(kept(), arguments=kept().arguments[:3]))
+    assert world.dump() == {}
 
 
 def test_recheck_that_ends_in_an_unknown_way_is_refused(world: World) -> None:
@@ -72,6 +150,9 @@ def test_rejected_messages_stay_if_it_is_not_known_what_to_do(world: World) -> N
     with pytest.raises(NotStorable, match="hide is none of"):
         world.store.run(replace(kept(ID), arguments=arguments))
     assert world.dump() == before
+
+
+# Keys of another type
 
 
 @pytest.mark.parametrize("key", ["rejected", "rejected-ids"])
@@ -127,4 +208,40 @@ def test_recheck_in_vain_changes_nothing_if_a_key_is_of_another_type(
     before = world.dump()
     with pytest.raises(NotStorable, match=OF_ANOTHER_TYPE):
         world.store.run(rechecks.rechecked(ID, answered=False, read=["re_9"], possible="re_9"))
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("status", ["succeeded", "failed", "canceled"])
+def test_nothing_is_listed_for_erasure_if_its_index_is_of_another_type(
+    world: World, status: str
+) -> None:
+    world.redis.set(f"{P}index:{status}", "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match=OF_ANOTHER_TYPE):
+        world.store.run(erasure.erasable(Status(status), HOUR, most=10, done=1))
+    assert world.dump() == before
+
+
+def test_proof_that_clears_a_contradiction_changes_nothing_if_its_list_is_of_another_type(
+    world: World,
+) -> None:
+    world.accept()
+    claim = world.claim()
+    world.redis.hset(f"{P}refund:{ID}", "contradicted_by", "re_1")
+    world.redis.set(f"{P}contradicted", "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match=OF_ANOTHER_TYPE):
+        world.end(claim, done_as("succeeded", id="re_1"))
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("key", ["due", "index:queued"])
+def test_nothing_is_given_back_if_its_index_is_of_another_type(world: World, key: str) -> None:
+    world.accept()
+    world.pass_time(HOUR)
+    world.redis.delete(P + key)
+    world.redis.set(P + key, "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match=OF_ANOTHER_TYPE):
+        world.store.run(sweeps.give_back([ID]))
     assert world.dump() == before

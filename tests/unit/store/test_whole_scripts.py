@@ -29,7 +29,6 @@ from worker.model.times import to_ms
 from worker.rules import attempts, decisions, proofs
 from worker.store import (
     account_facts,
-    callbacks,
     claims,
     creations,
     erasure,
@@ -40,7 +39,7 @@ from worker.store import (
     scripts,
     sweeps,
 )
-from worker.store.scripts import Argument, Command, Script
+from worker.store.scripts import Argument, Command
 
 HUGE = "10000000000000000000"
 BATCH = "b1"
@@ -455,28 +454,6 @@ def test_command_without_arguments_is_refused(world: World, kind: str) -> None:
     if command.arguments and kind != "give back":
         with pytest.raises(NotStorable, match=r"too few arguments: 3 of \d+$"):
             world.store.run(replace(command, arguments=[]))
-
-
-@pytest.mark.parametrize(
-    ("script", "least"),
-    [
-        (scripts.PIN, 6),
-        (scripts.BLOCK_GATE, 4),
-        (scripts.BEAT, 5),
-        (scripts.CLAIM, 12),
-        (record.STATE, 7),
-        (callbacks.OUTBOX, 6),
-        (callbacks.CALLBACK, 8),
-        (callbacks.DELIVERED, 13),
-        (callbacks.REPLAY, 5),
-    ],
-    ids=lambda value: value.name if isinstance(value, Script) else "",
-)
-def test_call_with_too_few_arguments_is_refused_with_their_number(
-    world: World, script: Script, least: int
-) -> None:
-    with pytest.raises(NotStorable, match=f"too few arguments: {least - 1} of {least}$"):
-        world.store.run(Command(script=script, arguments=["1"] * (least - 4), read=list))
 
 
 @pytest.mark.parametrize(
