@@ -283,3 +283,13 @@ def test_script_that_is_given_too_little_changes_nothing(world: World, call: Com
     with pytest.raises(NotStorable, match="too few arguments"):
         world.store.run(replace(call, arguments=call.arguments[:-1]))
     assert world.dump() == {}
+
+
+def test_no_more_refunds_are_read_for_witnesses_than_are_asked_for(world: World) -> None:
+    """The newest is not a witness, and those after it are not read in its place."""
+    for name, number in (("old", 1), ("newest", 2)):
+        at_stage(world, Stage.REVIEW, name, payment_intent=f"pi_{name}")
+        world.redis.zadd(f"{P}index:review", {name: number})
+    world.redis.hdel(f"{P}refund:newest", "doubt_since")
+    assert witnesses(world, 1).unseen == []
+    assert witnesses(world, 2).unseen == ["pi_old"]

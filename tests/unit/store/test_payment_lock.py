@@ -393,6 +393,15 @@ def test_siblings_are_our_other_refunds_of_the_payment(world: World) -> None:
     assert world.store.run(reads.siblings("pi_none", "b")) == ()
 
 
+def test_refund_named_like_one_of_the_providers_is_not_a_sibling_by_that(world: World) -> None:
+    """The payment has a field `owner:re_1`."""
+    for name in ("e_1", "re_1"):
+        world.accept(name, payment_intent="pi_2")
+    world.accept("a")
+    world.attempt(done_as("succeeded", id="re_1"), "a")
+    assert [one.refund_id for one in world.store.run(reads.siblings(PAYMENT, "b")) or ()] == ["a"]
+
+
 def test_woken_row_of_a_file_is_swept_in_its_own_lane(world: World) -> None:
     world.accept("a")
     world.accept("b", lane=Lane.BULK)

@@ -276,6 +276,51 @@ def test_sweep_takes_nothing_while_an_index_is_of_another_type(world: World, ind
     assert world.dump() == before
 
 
+def test_key_of_another_type_is_passed_over_and_stays_in_its_index(world: World) -> None:
+    world.accept()
+    world.redis.set("refunds:refund:odd", "x")
+    world.redis.zadd("refunds:index:queued", {"odd": 1})
+    world.pass_time(HOUR)
+    assert world.swept(1) == [ID]
+    assert world.indexes_of("odd") == ["index:queued"]
+
+
+def test_what_was_taken_does_not_count_as_passed_over(world: World) -> None:
+    for name in ("held", "a", "b"):
+        world.accept(name, payment_intent=f"pi_{name}")
+        world.pass_time(SECOND)
+    world.redis.hset("refunds:meta", "paused", "1")
+    world.claim("held")
+    world.redis.hset("refunds:refund:held", "next_check_at", str(to_ms(NOW + 30 * HOUR)))
+    world.redis.zadd("refunds:index:queued", {"held": 1})
+    world.pass_time(HOUR)
+    assert world.swept(2) == ["a", "b"]
+
+
+def test_refund_that_is_brought_forward_stays_due_until_a_worker_has_it(world: World) -> None:
+    at_stage(world, Stage.WAITING)
+    hint(world)
+    world.redis.zadd("refunds:rechecks", {ID: to_ms(world.now)})
+    world.redis.zadd("refunds:due", {ID: to_ms(world.now + HOUR)})
+    world.redis.zadd("refunds:index:waiting", {ID: to_ms(world.now + HOUR)})
+    world.redis.hset(f"refunds:refund:{ID}", "next_check_at", str(to_ms(world.now + HOUR)))
+    assert world.swept() == [ID]
+    assert world.get().next_check_at == world.now
+    assert world.redis.zscore("refunds:index:waiting", ID) == to_ms(world.now)
+    assert world.redis.zscore("refunds:due", ID) == to_ms(world.now)
+
+
+@pytest.mark.parametrize("stage", [Stage.SETTLED, Stage.REVIEW, Stage.PROCESSING])
+def test_refund_that_is_not_to_be_sent_is_taken_to_be_read_again(
+    world: World, stage: Stage
+) -> None:
+    at_stage(world, stage)
+    world.redis.zadd("refunds:rechecks", {ID: to_ms(world.now)})
+    for most, taken in ((0, []), (1, [(ID, None)]), (1, [])):
+        due = world.store.run(sweeps.sweep(most, dry=frozenset()))
+        assert [(one.refund_id, one.stage) for one in due] == taken
+
+
 # Giving back
 
 

@@ -180,6 +180,70 @@ def test_refund_that_is_gone_or_no_longer_settled_is_passed_over(world: World) -
     assert waiting(world) == {"kept"}
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("stage", "queued"), ("status", "failed"), ("stage", "review")]
+)
+def test_refund_that_its_index_does_not_describe_is_passed_over(
+    world: World, field: str, value: str
+) -> None:
+    watch(world)
+    settle(world, "changed", "kept")
+    world.redis.hset("refunds:refund:changed", field, value)
+    world.pass_time(DAY)
+    assert watch(world) == 1
+    assert waiting(world) == {"kept"}
+
+
+def test_canceled_refund_that_had_never_failed_is_passed_over(world: World) -> None:
+    watch(world)
+    settle(world, "a", status="canceled")
+    world.redis.hset("refunds:refund:a", mapping={"status": "canceled"})
+    world.redis.zadd("refunds:index:canceled", {"a": to_ms(world.now)})
+    world.redis.zrem("refunds:index:failed", "a")
+    world.pass_time(DAY)
+    assert watch(world) == 0
+
+
+def test_nothing_is_saved_up_within_a_millisecond(world: World) -> None:
+    watch(world)
+    settle(world, "a")
+    world.pass_time(SECOND)
+    settle(world, "b")
+    world.pass_time(DAY)
+    assert [watch(world, rate=2000, most=1) for _ in range(2)] == [1, 0]
+
+
+def test_nothing_is_passed_over_if_the_budget_ends_before_it(world: World) -> None:
+    """What comes later keeps its cursor, whichever status and rung it is of."""
+    command = rechecks.watch([DAY, 2 * DAY], rate=1, most=1)
+    world.store.run(command)
+    settle(world, "good")
+    world.pass_time(MILLISECOND)
+    settle(world, "bad", status="failed")
+    settle(world, "retried", status="failed")
+    world.redis.hset("refunds:refund:retried", mapping={"prior_refund_ids": "re_0"})
+    world.redis.hset("refunds:refund:retried", mapping={"status": "canceled"})
+    world.redis.zadd("refunds:index:canceled", {"retried": to_ms(world.now)})
+    world.redis.zrem("refunds:index:failed", "retried")
+    world.pass_time(2 * DAY)
+    read: list[str] = []
+    for _ in range(6):
+        assert world.store.run(command) == 1
+        read += waiting(world)
+        world.pass_time(SECOND)
+    assert sorted(read) == ["bad", "bad", "good", "good", "retried", "retried"]
+    assert world.store.run(command) == 0
+
+
+def test_cursor_never_goes_back(world: World) -> None:
+    watch(world)
+    ahead = str(to_ms(world.now + HOUR))
+    field = f"succeeded:{int(DAY.total_seconds() * 1000)}"
+    world.redis.hset("refunds:watch", mapping={field: ahead, "spent_at": "1"})
+    watch(world)
+    assert world.hash("watch")[field] == ahead
+
+
 def test_more_than_a_page_of_refunds_is_walked_to_the_end(world: World) -> None:
     watch(world)
     start = to_ms(NOW)

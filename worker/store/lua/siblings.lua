@@ -6,13 +6,11 @@ local FIELDS_OF_PAYMENT = 5
 if redis.call('HLEN', payment) > 2 * (most + 1) + FIELDS_OF_PAYMENT then return {'0'} end
 local out = {'1'}
 for _, field in ipairs(redis.call('HKEYS', payment)) do
-  if string.sub(field, 1, 7) == 'refund:' then
-    local id = string.sub(field, 8)
-    local r = id ~= ARGV[5] and load(id)
-    if r then
-      if #out > most then return {'0'} end
-      out[#out + 1] = flat(r)
-    end
+  local id = string.match(field, '^refund:(.*)$')
+  local r = id and id ~= ARGV[5] and load(id)
+  if r then
+    if #out > most then return {'0'} end
+    out[#out + 1] = flat(r)
   end
 end
 return out

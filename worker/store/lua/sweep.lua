@@ -34,7 +34,7 @@ local function take_one(index, id, hold_ms)
   -- The time on the record stays: it says when the refund was due, and whether a nudge comes early.
   if r[1] == 'queued' then
     redis.call('HSET', P .. 'refund:' .. id, 'next_check_at', due)
-    if r[3] then redis.call('HDEL', P .. 'refund:' .. id, 'held') end
+    redis.call('HDEL', P .. 'refund:' .. id, 'held')
   end
   out[#out + 1] = id; out[#out + 1] = r[2] or 'refunds'; out[#out + 1] = r[1]
   left = left - 1
@@ -80,10 +80,8 @@ local function take_recheck(id)
   out[#out + 1] = id; out[#out + 1] = 'refunds.bulk'; out[#out + 1] = 'recheck'
 end
 local most = math.min(left, most_rechecks)
-if most > 0 then
-  for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'rechecks', '-inf', int(NOW), 'LIMIT', 0, most)) do
-    take_recheck(id)
-  end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', P .. 'rechecks', '-inf', int(NOW), 'LIMIT', 0, most)) do
+  take_recheck(id)
 end
 forget_contradictions()
 return out

@@ -32,6 +32,7 @@ local function visit(status, id)
 end
 
 local function walk(status, rung)
+  if added >= budget then return end
   local index, field, till = P .. 'index:' .. status, status .. ':' .. int(rung), NOW - rung
   local cursor = redis.call('HGET', WATCH, field)
   if not cursor then
@@ -42,16 +43,16 @@ local function walk(status, rung)
   local rows = redis.call('ZRANGEBYSCORE', index, '(' .. cursor, int(till), 'WITHSCORES', 'LIMIT', 0, PAGE)
   local last, visited = nil, {}
   for i = 1, #rows, 2 do
-    -- One script can settle several refunds in a millisecond. All of one time are added together.
-    if added >= budget and rows[i + 1] ~= last then break end
+    if added >= budget then break end
     last = rows[i + 1]
     visited[rows[i]] = true
     visit(status, rows[i])
   end
   if not last then
-    if tonumber(cursor) < till then redis.call('HSET', WATCH, field, int(till)) end
+    redis.call('HSET', WATCH, field, int(math.max(tonumber(cursor), till)))
     return
   end
+  -- One script can settle several refunds in a millisecond. All of one time are added together.
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', index, last, last)) do
     if not visited[id] then visit(status, id) end
   end
@@ -59,10 +60,10 @@ local function walk(status, rung)
 end
 
 for i, rung in ipairs(rungs) do
-  if added < budget then walk('succeeded', rung) end
+  walk('succeeded', rung)
   if i <= failed_rungs then
-    if added < budget then walk('failed', rung) end
-    if added < budget then walk('canceled', rung) end
+    walk('failed', rung)
+    walk('canceled', rung)
   end
 end
 redis.call('HSET', WATCH, 'spent_at', int(NOW))
