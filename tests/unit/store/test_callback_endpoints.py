@@ -45,6 +45,13 @@ def test_endpoint_gets_the_refunds_that_it_wants_and_others_are_not_concerned(
     assert take(world, name="books", member="b1").result == "taken"
 
 
+def test_endpoint_that_was_served_before_gets_no_more_than_it_wants(world: World) -> None:
+    due(world, SHOP, BOOKS)
+    settle(world, "a1")
+    assert due(world, SHOP, BOOKS) == {"shop": ["a1"]}
+    assert take(world, name="books", member="a1").result == "gone"
+
+
 def test_worker_whose_file_lacks_an_endpoint_leaves_it_what_is_due(world: World) -> None:
     """The file is changed, and the workers are restarted one by one."""
     due(world, SHOP, BOOKS)

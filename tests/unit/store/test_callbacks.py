@@ -82,6 +82,16 @@ def test_refund_is_over_once_the_endpoint_holds_its_version(world: World) -> Non
     world.check()
 
 
+def test_try_of_which_nothing_is_to_be_said_leaves_no_entry_in_the_log(world: World) -> None:
+    settle(world)
+    due(world)
+    take(world)
+    version = str(world.get().version)
+    ended = callbacks.ended("shop", ID, token="t1", result="skipped", version=version, wait=None)
+    assert world.store.run(ended) == "done"
+    assert not world.redis.exists("refunds:callback-log:shop")
+
+
 def test_moves_in_a_burst_make_one_callback_with_the_last_version(world: World) -> None:
     settle(world)
     change(world)

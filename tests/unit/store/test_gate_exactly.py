@@ -46,7 +46,7 @@ def clocks(world: World) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("rate", "share"), [(1e15, 0.7), (math.nan, 0.7), (100, 1.1), (100, math.nan)]
+    ("rate", "share"), [(1e15, 0.7), (1e15 - 1, 0.7), (math.nan, 0.7), (100, 1.1), (100, math.nan)]
 )
 def test_rate_or_share_that_no_schedule_can_have_reserves_nothing(
     world: World, rate: float, share: float

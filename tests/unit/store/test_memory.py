@@ -21,7 +21,7 @@ from worker.broker import rejected
 from worker.broker.kept import RejectedMessage
 from worker.errors import StoreFull, StoreUnavailable
 from worker.model.callers import Scope
-from worker.model.refund import Lane, Stage
+from worker.model.refund import Lane, Stage, Status
 from worker.store import (
     account_facts,
     audit,
@@ -29,6 +29,7 @@ from worker.store import (
     callbacks,
     claims,
     creations,
+    erasure,
     flags,
     gate,
     meta,
@@ -304,6 +305,15 @@ def test_a_read_in_vain_is_noted_on_a_full_server(
     ended = full_world.store.run(rechecks.rechecked(ID, answered=False, possible="re_1"))
     assert ended.result == "again"
     assert full_world.hash(f"refund:{ID}")["possible_refund_id"] == "re_1"
+
+
+def test_what_was_erased_is_noted_on_a_full_server(
+    full_world: World, fill: Callable[[float], None]
+) -> None:
+    fill(OVER)
+    command = erasure.erasable(Status.SUCCEEDED, timedelta(days=1), most=10, done=7)
+    assert full_world.store.run(command).refund_ids == ()
+    assert full_world.hash("watch") == {"erased:succeeded": "7"}
 
 
 async def test_a_person_signs_in_on_a_full_server(

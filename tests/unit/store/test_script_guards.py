@@ -10,7 +10,7 @@ import pytest
 
 from tests.factories import HOUR, done_as
 from tests.support.store_world import ID, LEASE, P, World, at_stage
-from tests.unit.store.calling_back import due, settle
+from tests.unit.store.calling_back import due, end, settle, take
 from worker.batches import opening, record
 from worker.broker import rejected
 from worker.broker.kept import RejectedMessage
@@ -188,6 +188,25 @@ def test_nothing_is_shared_out_if_a_key_of_one_endpoint_is_of_another_type(
     before = world.dump()
     with pytest.raises(NotStorable, match=OF_ANOTHER_TYPE):
         due(world, *([SHOP, BOOKS] if served else [SHOP]))
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("kind", ["callbacks", "callback-since", "callback-dead"])
+@pytest.mark.parametrize(
+    ("result", "wait"), [("delivered", None), ("failed", None), ("failed", HOUR), ("refused", None)]
+)
+def test_try_ends_without_a_trace_if_a_key_of_its_endpoint_is_of_another_type(
+    world: World, kind: str, result: callbacks.Result, wait: timedelta | None
+) -> None:
+    world.store.run(meta.flag("callbacks", once=True))
+    settle(world)
+    due(world, SHOP)
+    take(world)
+    world.redis.delete(f"{P}{kind}:shop")
+    world.redis.set(f"{P}{kind}:shop", "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match=OF_ANOTHER_TYPE):
+        end(world, result, wait=wait)
     assert world.dump() == before
 
 
