@@ -11,6 +11,7 @@ import pytest
 from tests.factories import HOUR, done_as
 from tests.support.store_world import ID, LEASE, P, World, at_stage
 from tests.unit.store.calling_back import due, end, settle, take
+from tests.unit.store.test_script_moves import recover
 from worker.batches import opening, record
 from worker.broker import rejected
 from worker.broker.kept import RejectedMessage
@@ -263,4 +264,14 @@ def test_nothing_is_given_back_if_its_index_is_of_another_type(world: World, key
     before = world.dump()
     with pytest.raises(NotStorable, match=OF_ANOTHER_TYPE):
         world.store.run(sweeps.give_back([ID]))
+    assert world.dump() == before
+
+
+@pytest.mark.parametrize("key", ["due", "index:in_doubt", "history:a", "doubts:pi_a"])
+def test_nothing_is_accepted_in_doubt_if_a_key_is_of_another_type(world: World, key: str) -> None:
+    recover(world)
+    world.redis.set(P + key, "x")
+    before = world.dump()
+    with pytest.raises(NotStorable, match=OF_ANOTHER_TYPE):
+        world.accept("a", payment_intent="pi_a")
     assert world.dump() == before
