@@ -434,6 +434,21 @@ async def test_refund_that_a_person_decided_is_read_by_the_id_that_the_provider_
     assert (lens.shop.provider.asked, lens.answers, lens.trouble) == ([BY_ID], 1, [])
 
 
+async def test_refund_with_an_unknown_status_is_kept_apart_if_a_person_says_it_never_happened(
+    lens: Lens,
+) -> None:
+    shown = refund_payload(status="odd")
+    lens.shop.provider.will(BY_ID, says(200, shown))
+    read_back = await lens.run(**NAMED | {"operator_says": "absent"})
+    assert (read_back.verdict, read_back.found, read_back.source) == (
+        ReadbackVerdict.CONFLICT,
+        found(status="odd"),
+        "lookup",
+    )
+    assert "odd" in read_back.reason
+    assert (lens.shop.provider.asked, lens.answers, lens.trouble) == ([BY_ID], 1, [])
+
+
 async def test_id_that_the_provider_does_not_know_leads_to_the_list(lens: Lens) -> None:
     lens.shop.provider.will(BY_ID, error(404, "resource_missing"))
     lens.shop.provider.will(LIST, listing())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -263,6 +263,22 @@ def test_insisted_on_refund_of_another_generation_is_read_before_a_retry_unless_
     step = after_poll(insisting, shown, NOW, 0)
     assert step.to is Stage.SETTLED
     assert step.changes.get("prior_refund_ids") == prior_ids
+
+
+@pytest.mark.parametrize(
+    ("answer", "since", "kept"),
+    [
+        (a_reply(200, refund_payload(status="odd")), NOW, "re_1"),
+        (a_reply(200, refund_payload(status="pending")), NOW - MAX_PROCESSING, "re_1"),
+        (a_reply(200, refund_payload(id="re_9")), NOW, None),
+    ],
+)
+def test_named_refund_that_may_be_ours_is_read_before_anything_is_sent(
+    answer: Answer, since: datetime, kept: str | None
+) -> None:
+    step = after_poll(replace(NAMED, processing_since=since), answer, NOW, 0)
+    assert (step.to, step.changes["provider_refund_id"]) == (Stage.REVIEW, None)
+    assert step.changes.get("prior_refund_ids") == kept
 
 
 def test_person_may_insist_on_a_refund_that_does_not_name_its_kind() -> None:
