@@ -24,6 +24,8 @@ from worker.reconcile.window import zone_of
 
 AT = 1_769_850_000_000  # 2026-01-31T09:00:00Z
 HEADER = "id,amount,currency,status"
+DECIMALS, PERCENT = 2, 9
+"""Formats of numbers: `0.00` and `0%`."""
 ROW = "re_1,5,usd,failed"
 MISSING = "must not be blank"
 LINE: dict[str, Any] = {"id": "re_1", "amount": 5, "currency": "usd", "status": "failed"}
@@ -410,35 +412,40 @@ def test_refund_of_nothing_is_a_row_too(tmp_path: Path, amount: str, how: dict[s
     assert ([row.amount for row in rows], export.errors) == ([0], [])
 
 
+def styled(values: list[Any], cell: str, number_format: int) -> bytes:
+    """A workbook of one row in which a cell has one of the formats that every workbook knows."""
+    book = io.BytesIO(workbook([HEADER.split(","), values]))
+    with zipfile.ZipFile(book) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    sheet, plain = "xl/worksheets/sheet1.xml", f'<c r="{cell}">'
+    parts[sheet] = parts[sheet].replace(plain.encode(), f'<c r="{cell}" s="1">'.encode())
+    formats = f'<styleSheet><cellXfs><xf/><xf numFmtId="{number_format}"/></cellXfs></styleSheet>'
+    parts["xl/styles.xml"] = formats.encode()
+    with zipfile.ZipFile(book, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    return book.getvalue()
+
+
 def test_whole_number_that_a_workbook_shows_as_money_is_not_read_as_minor_units(
     tmp_path: Path,
 ) -> None:
-    book = io.BytesIO(workbook([HEADER.split(","), ["re_1", 5, "usd", "failed"]]))
-    with zipfile.ZipFile(book) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    sheet = "xl/worksheets/sheet1.xml"
-    parts[sheet] = parts[sheet].replace(b'<c r="B2">', b'<c r="B2" s="0">')
-    parts["xl/styles.xml"] = b'<styleSheet><cellXfs><xf numFmtId="2"/></cellXfs></styleSheet>'
-    with zipfile.ZipFile(book, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
-    _, export = rows_of(tmp_path / "a.xlsx", book.getvalue())
+    values = ["re_1", 5, "usd", "failed"]
+    book = styled(values, "B2", DECIMALS)
+    _, export = rows_of(tmp_path / "a.xlsx", book)
     assert [(error.column, error.code) for error in export.errors] == [("amount", "amount_shown")]
-    rows, _ = rows_of(tmp_path / "a.xlsx", book.getvalue(), unit="major")
+    rows, _ = rows_of(tmp_path / "a.xlsx", book, unit="major")
     assert [row.amount for row in rows] == [500]
     # One that is shown as another number is read in no unit.
-    percent = parts | {"xl/styles.xml": parts["xl/styles.xml"].replace(b'"2"', b'"9"')}
-    shown = io.BytesIO()
-    with zipfile.ZipFile(shown, "w") as archive:
-        for name, content in percent.items():
-            archive.writestr(name, content)
     for unit in ("minor", "major"):
-        rows, export = rows_of(tmp_path / "a.xlsx", shown.getvalue(), unit=unit)
+        rows, export = rows_of(tmp_path / "a.xlsx", styled(values, "B2", PERCENT), unit=unit)
         assert (rows, [error.code for error in export.errors]) == ([], ["amount_shown"])
     # A currency without decimals has one unit.
-    parts[sheet] = parts[sheet].replace(b">usd<", b">JPY<")
-    with zipfile.ZipFile(book, "w") as archive:
-        for name, content in parts.items():
-            archive.writestr(name, content)
-    rows, export = rows_of(tmp_path / "a.xlsx", book.getvalue())
+    yen = styled(["re_1", 5, "JPY", "failed"], "B2", DECIMALS)
+    rows, export = rows_of(tmp_path / "a.xlsx", yen)
     assert ([row.amount for row in rows], export.errors) == ([5], [])
+
+
+def test_only_an_amount_must_be_shown_as_the_number_that_it_is(tmp_path: Path) -> None:
+    rows, export = rows_of(tmp_path / "a.xlsx", styled([5, 7, "usd", "failed"], "A2", PERCENT))
+    assert ([row.id for row in rows], export.errors) == (["5"], [])
