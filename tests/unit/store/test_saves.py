@@ -19,6 +19,7 @@ from tests.factories import (
     SECOND,
     TRUST,
     VERIFY,
+    a_request,
     done_as,
     found,
 )
@@ -26,7 +27,7 @@ from tests.support.saving import held
 from tests.support.store_world import ID, LEASE, World, at_stage
 from worker.model.answers import Outcome, Readback, ReadbackVerdict
 from worker.model.refund import Lane, Retriable, Stage, Status
-from worker.model.request import idempotency_key
+from worker.model.request import idempotency_key, request_body
 from worker.model.steps import Step
 from worker.model.times import to_ms
 from worker.rules import attempts, decisions, proofs, readback, transitions
@@ -236,6 +237,22 @@ def test_quiet_step_may_count_and_clear_without_a_version(world: World) -> None:
     world.check()
 
 
+def test_doubt_that_a_quiet_step_notes_is_remembered(world: World) -> None:
+    refund = at_stage(world, Stage.WAITING)
+    world.save(
+        refund,
+        Step(
+            to=Stage.WAITING,
+            status=Status.PENDING,
+            label="x",
+            quiet=True,
+            delay=HOUR,
+            changes={"doubt_since": world.now},
+        ),
+    )
+    assert world.get().doubted
+
+
 def test_quiet_step_on_another_stage_or_version_changes_nothing(world: World) -> None:
     refund = at_stage(world, Stage.PROCESSING)
     quiet = Step(
@@ -374,4 +391,6 @@ def test_lease_that_lapses_is_saved_once(world: World) -> None:
 def test_body_is_dropped_when_the_refund_settles_and_not_before(world: World) -> None:
     for stage in Stage:
         at_stage(world, stage, stage.value, payment_intent=f"pi_{stage}")
-        assert (f"refunds:body:{stage}" in world.keys("body:*")) is (stage is not Stage.SETTLED)
+        body = world.redis.get(f"refunds:body:{stage}")
+        accepted = request_body(a_request(stage.value, payment_intent=f"pi_{stage}"), 1)
+        assert body == (None if stage is Stage.SETTLED else accepted.decode())

@@ -113,7 +113,7 @@ local function save(ARGV)
     redis.call('SET', P .. 'body:' .. id, ARGV[15])
     gathered.bodies[id] = nil
   end
-  if to ~= 'sending' then set.claim = '' end
+  set.claim = ''
   local woken, rows = move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])
   return {'saved', int(NOW), woken, unpack(rows)}
 end
