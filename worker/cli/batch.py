@@ -268,15 +268,15 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
             for kind, count in sorted(done.left.items())
         ]
         rows += [("changed meanwhile", f"{done.moved:,}")] if done.moved else []
-        rows += [("not sent, imported again", f"{done.attempted:,}")] if done.attempted else []
+        rows += [("not sent, submitted again", f"{done.attempted:,}")] if done.attempted else []
         rows.append(
             ("failed before", f"{done.retried + done.left.total() + done.moved + done.attempted:,}")
         )
         render.put(render.heading(batch_id), render.facts(rows))
     for refund_id, other in done.first_attempted:
         note(
-            f"refund {refund_id} was not sent again, because its row was imported again as {other},"
-            " which is in progress or has succeeded"
+            f"refund {refund_id} was not sent again, because {other}, another attempt at its row or"
+            " with its payment and amount, is in progress or has succeeded"
         )
     if done.left[Retriable.UNKNOWN.value]:
         note(

@@ -16,3 +16,8 @@ local function standing(payment_intent, amount, most)
   end
   return ''
 end
+-- Return the same if another refund is found, nil if not, also if the payment has too many fields.
+local function found_standing(payment_intent, amount, most)
+  local other = standing(payment_intent, amount, most)
+  if other ~= '' and other ~= '?' then return other end
+end

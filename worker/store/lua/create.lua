@@ -61,9 +61,7 @@ end
 
 -- The rows of one file were compared with each other before.
 local function is_repeat(payment_intent, amount)
-  if most == 0 then return false end
-  local other = standing(payment_intent, amount, most)
-  return other ~= '' and other ~= '?'
+  return most ~= 0 and found_standing(payment_intent, amount, most) ~= nil
 end
 
 local out, new, names, existing_at, twice = {int(NOW)}, {}, {}, {}, {}
