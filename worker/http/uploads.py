@@ -328,7 +328,9 @@ class Uploads:
                 is_needed = _failed(
                     batch_id,
                     "the records do not know the batch of this file, as after a restored snapshot:"
-                    " the file is kept until 7 days after its upload, to be imported again",
+                    " the file is kept until 7 days after its upload; send it again while new ids"
+                    " begin in doubt, since its rows may have been paid ('refunds doctor' says"
+                    " until when)",
                 )
                 return is_needed and not kept.is_old
             except RefundError as error:
