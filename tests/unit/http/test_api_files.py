@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from tests.support.api_door import Door, a_door
 from worker.batches import cancel_batch, open_batch
 from worker.errors import NotDurable, NotStorable, RefundError, StoreFull, StoreUnavailable
-from worker.file_import import submit, submitting
+from worker.file_import import submit
 from worker.http import spool, uploads
 from worker.http.uploads import Stopped, Uploads
 from worker.model.request import RefundRequest
@@ -330,7 +330,6 @@ async def test_the_rows_with_errors_of_a_batch_that_is_canceled_meanwhile_are_ke
 ) -> None:
     """The cancel comes while the rows are accepted."""
     store = api.refunds.store
-    monkeypatch.setattr(submitting, "_CHECK_EVERY", 500)
     monkeypatch.setattr(Uploads, "submitted", lambda *_: cancel_batch(store, "season", "kim"))
     wrong = b"order-x,pi_x,wrong,usd"
     await send(api, rows(1200) + wrong, "name=season&on_error=skip&max_errors=1")
