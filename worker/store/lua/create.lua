@@ -61,7 +61,8 @@ end
 
 -- The rows of one file were compared with each other before.
 local function is_repeat(payment_intent, amount)
-  return most ~= 0 and found_standing(payment_intent, amount, most) ~= nil
+  if most == 0 then return false end
+  return found_standing(payment_intent, amount, most) ~= nil
 end
 
 local out, new, names, existing_at, twice = {int(NOW)}, {}, {}, {}, {}
