@@ -65,6 +65,11 @@ _TAKEN: Final = {
         "refund {refund_id} was submitted again as {other}, which is unsettled or has succeeded: it"
         " was left as it is, since both would be paid; see the other with 'refunds status {other}'"
     ),
+    "repeated": (
+        "refund {refund_id} was not sent again, since refund {other} of the same payment and amount"
+        " is unsettled or has succeeded, and the file of {refund_id} was imported without allowing"
+        " repeats: both would be paid; if both are meant, submit a new refund under a new id"
+    ),
 }
 
 
@@ -372,7 +377,8 @@ class Refunds:
 
         `unknown`: also if it is not known whether that can help. One already being sent again is
         returned unchanged. With `version`, only the failure that this version shows is sent again.
-        Raises `NotRetriable`, `Changed`, `GuardRefused` if its batch was canceled, `NotFound`.
+        Raises `NotRetriable`, `Changed`, `NotFound`, and `GuardRefused` if its batch was canceled
+        or if it seems to be submitted again as another refund.
         """
         return self.retry_once(refund_id, unknown=unknown, by=by, version=version)[1]
 

@@ -109,7 +109,8 @@ class Files:
         judge = self._world.judge
         for row in file.rows:
             judge.accepted(row, said=False)
-        opening = BatchDraft(delay=_seconds(file.delay))
+        # Rows of other files, and single refunds, have the same payments and amounts.
+        opening = BatchDraft(delay=_seconds(file.delay), allow_repeat=True)
         opened = batches.open_batch(
             store,
             file.batch_id,

@@ -98,12 +98,14 @@ class _Payments:
                 with store.redis.pipeline(transaction=False) as pipeline:
                     for refund_id in page:
                         pipeline.hmget(
-                            store.key(f"refund:{refund_id}"), "status", "amount", "all_remaining"
+                            store.key(f"refund:{refund_id}"),
+                            *("status", "amount", "all_remaining", "contradicted_by"),
                         )
-                    for refund_id, (status, amount, rest) in zip(
+                    for refund_id, (status, amount, rest, contradicted) in zip(
                         page, pipeline.execute(), strict=True
                     ):
-                        if status in {"pending", "succeeded"}:
+                        # As `stands` in `lua/_record.lua`.
+                        if status in {"pending", "succeeded"} or contradicted:
                             found.setdefault(
                                 None if rest == "1" or amount is None else int(amount), refund_id
                             )

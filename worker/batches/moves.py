@@ -26,6 +26,8 @@ _NAMED: Final = 20
 _SENT: Final = ("sending", "in_doubt", "processing", "review")
 _NOT_SENT: Final = (Stage.QUEUED.value, Stage.WAITING.value)
 _UNSENT: Final = frozenset(_NOT_SENT)
+_STANDING: Final = frozenset({"attempted", "repeated"})
+"""Why a failed refund is not sent again beside another one."""
 
 Decide = Callable[[Refund], Step | None]
 Progress = Callable[[int], None]
@@ -73,8 +75,9 @@ class Retried:
     """The number of failed refunds sent again, and of those left, by whether a retry can help.
 
     `moved` are those that another caller moved, or the provider contradicted, before they could be
-    sent again. `attempted` are those whose row was imported again, and whose new attempt is active
-    or done: `first_attempted` holds twenty of them, each with that other refund.
+    sent again. `attempted` are those that seem to be submitted again: another attempt at the row,
+    or another refund of the payment and amount, is active or done. `first_attempted` holds twenty
+    of them, each with that other refund.
     """
 
     retried: int = 0
@@ -200,7 +203,7 @@ def _apply(
 ) -> tuple[list[str], list[tuple[str, str]]]:
     """Decide and save a step for each refund.
 
-    Returns the saved ids, and the ids that have another attempt pending or done, with that attempt.
+    Returns the saved ids, and the ids beside which another refund stands, with that refund.
     """
     saved: list[str] = []
     attempted: list[tuple[str, str]] = []
@@ -221,7 +224,7 @@ def _apply(
                 saved.append(refund.refund_id)
             elif result.result == "stale":
                 left.append(refund.refund_id)
-            elif result.result == "attempted":
+            elif result.result in _STANDING:
                 attempted.append((refund.refund_id, result.other or ""))
     return saved, attempted
 

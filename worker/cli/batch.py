@@ -18,7 +18,7 @@ from worker.broker.names import BULK_IDS
 from worker.cli import batch_tables, render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.outputs import RESULT_ROWS, RESULTS, Write, output, standard_output
-from worker.cli.progress import detached, progress, verdict, watch_batch
+from worker.cli.progress import detached, progress, verdict, watch_batch, why_still
 from worker.cli.session import ALL_PAUSED, act, note, opened, operator
 from worker.errors import InputError
 from worker.file_import import reading_of
@@ -108,10 +108,14 @@ def show(*, batch_id: str, wait: bool, as_json: bool) -> int:
             except KeyboardInterrupt:
                 raise detached(batch_id) from None
         seen = batches.look_at_batch(refunds.store, batch_id)
+        is_still = seen.batch.state == "running" and seen.batch.moving > 0 and not seen.rate
+        why = why_still(refunds, seen) if is_still and not as_json else None
     if as_json:
         render.as_json(seen.as_dict())
     else:
         batch_tables.put(seen)
+    if why is not None:
+        note(f"no refund has settled recently: {why}")
     if wait and seen.batch.imported_at is None:
         note(f"not every row was imported so far: see 'refunds batch show {batch_id}'")
     return verdict(seen.batch) if wait else DONE
@@ -268,15 +272,15 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
             for kind, count in sorted(done.left.items())
         ]
         rows += [("changed meanwhile", f"{done.moved:,}")] if done.moved else []
-        rows += [("not sent, imported again", f"{done.attempted:,}")] if done.attempted else []
+        rows += [("not sent, submitted again", f"{done.attempted:,}")] if done.attempted else []
         rows.append(
             ("failed before", f"{done.retried + done.left.total() + done.moved + done.attempted:,}")
         )
         render.put(render.heading(batch_id), render.facts(rows))
     for refund_id, other in done.first_attempted:
         note(
-            f"refund {refund_id} was not sent again, because its row was imported again as {other},"
-            " which is in progress or has succeeded"
+            f"refund {refund_id} was not sent again, because {other}, another attempt at its row or"
+            " with its payment and amount, is in progress or has succeeded"
         )
     if done.left[Retriable.UNKNOWN.value]:
         note(

@@ -202,6 +202,8 @@ def say_not_failed(source: Source, compared: Comparison) -> None:
 
 def _attempt_state(refund: Refund) -> str:
     state = _state(refund)
+    if refund.contradicted_by is not None:
+        state += f", but the provider shows {refund.contradicted_by} for it,"
     return f"{state} on payment {refund.payment_intent}"
 
 

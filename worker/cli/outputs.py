@@ -99,7 +99,9 @@ def output(file: str, target: Path | None, kind: Kind) -> Iterator[Write]:
     try:
         yield write
     finally:
-        out.close()
+        # On a full disk the rest of the buffer cannot be written. It is not needed.
+        with suppress(OSError):
+            out.close()
         if plain:
             part.unlink(missing_ok=True)
             if not is_written and target.is_file() and target.stat().st_size:

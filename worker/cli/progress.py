@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol
@@ -19,20 +20,25 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from worker.batches import Batch, look_at_batch, read_batch
+from worker.batches import Batch, BatchProgress, look_at_batch, read_batch
 from worker.cli import render
 from worker.cli.exits import DONE, SOME_FAILED, Detached
 from worker.cli.session import ALL_PAUSED, note
 from worker.client import Refunds
+from worker.listing import Filter, page
+from worker.model.refund import Stage, Status
 from worker.store import flags
 from worker.wording import held, values
 from worker.wording.batches import span
+from worker.words import counted, verb
 
 LINE_SECONDS: Final = 5.0
 STILL_LINE_SECONDS: Final = 60.0
 """Seconds between two lines with the same figures."""
 STILL_SECONDS: Final = 15.0
 _POLL_SECONDS: Final = 0.2
+_LOOKED_AT: Final = 100
+"""Unsettled refunds of a batch that are read to see what they wait for."""
 _SHOWN: Final = ("succeeded", "failed", "canceled", "review")
 
 
@@ -133,26 +139,45 @@ def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
                 return batch
             if is_still and not said:
                 said = True
-                note(f"no refund has changed for {STILL_SECONDS:g} s: {_why_still(refunds, batch)}")
+                seen = look_at_batch(refunds.store, batch_id)
+                note(f"no refund has changed for {STILL_SECONDS:g} s: {why_still(refunds, seen)}")
             time.sleep(_POLL_SECONDS)
             before, batch = batch, read_batch(refunds.store, batch_id)
             if batch.stages != before.stages:
                 moved = time.monotonic()
 
 
-def _why_still(refunds: Refunds, batch: Batch) -> str:
+def why_still(refunds: Refunds, seen: BatchProgress) -> str:
     """Return why no refund of a batch changes, or how to find out."""
+    batch = seen.batch
     if batch.state == "paused":
         return f"the batch is paused {held.paused(batch)}"
-    seen = look_at_batch(refunds.store, batch.batch_id)
     if batch.not_before is not None and batch.not_before > seen.now:
         return f"nothing is sent before {values.moment(batch.not_before)}"
-    if flags.read(refunds.store).paused_at is not None:
+    switches = flags.read(refunds.store)
+    if switches.paused_at is not None:
         return ALL_PAUSED
+    if switches.stopped:
+        return "nothing at all is sent: see why with 'refunds doctor'"
     return (
-        f"see what the rest waits for with 'refunds list --batch {batch.batch_id}"
-        " --status pending', and check the workers with 'refunds doctor'"
+        f"{_waiting_for(refunds, batch.batch_id)}see what the rest waits for with 'refunds list"
+        f" --batch {batch.batch_id} --status pending', and check the workers with 'refunds doctor'"
     )
+
+
+def _waiting_for(refunds: Refunds, batch_id: str) -> str:
+    """Return the code with which most unsettled refunds of a batch wait; '' if none has a code."""
+    wanted = Filter(status=Status.PENDING, batch=batch_id)
+    found = page(refunds.store, wanted, after=None, limit=_LOOKED_AT).refunds
+    moving = [each for each in found if each.stage is not Stage.REVIEW]
+    codes = Counter(each.error_code for each in moving if each.error_code is not None)
+    if not codes:
+        return ""
+    code, count = codes.most_common(1)[0]
+    said = next(each.error_message for each in moving if each.error_code == code)
+    words = f"{code}: {said}" if said else code
+    seen = f"of {counted(len(moving), 'refund')} looked at, {count:,}"
+    return f"{seen} {verb(count, 'waits', 'wait')} with {words}; "
 
 
 def detached(batch_id: str) -> Detached:

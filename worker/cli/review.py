@@ -18,6 +18,7 @@ from worker.errors import NotInReview
 from worker.listing import Filter, matching
 from worker.model.refund import Refund, Stage
 from worker.model.statements import checked_code, checked_note, checked_provider_id
+from worker.ranges import Whole
 from worker.store import reads
 from worker.store.records import history_as_json
 from worker.wording import history, reasons
@@ -134,8 +135,8 @@ def show(*, refund_id: str, as_json: bool) -> int:
         render.put(
             render.heading("\nwhat you can decide"),
             render.facts(resolutions(refund).items()),
-            f"\n  refunds review resolve {shlex.quote(refund.refund_id)} {_choice(refund)} --note"
-            " 'how you know'",
+            f"\n  refunds review resolve {shlex.quote(refund.refund_id)} {_choice(refund)}"
+            f" --version {refund.version} --note 'how you know'",
         )
     else:
         note(f"refund {refund_id} is {refund.stage}, not in review: there is nothing to decide")
@@ -179,8 +180,9 @@ Examples:
   refunds review resolve order-1001-1 --resend --note "the provider's support says it never arrived"
 
 \b
-Exit code: 6 if the refund is not in review, if the provider's refund belongs
-to another of your refunds, or if the provider has shown one meanwhile.""",
+Exit code: 6 if the refund is not in review, if it has moved since --version, if
+the provider's refund belongs to another of your refunds, or if the provider has
+shown one meanwhile.""",
 )
 @click.argument("refund_id")
 @click.option(
@@ -198,6 +200,12 @@ to another of your refunds, or if the provider has shown one meanwhile.""",
     help="Your decision counts if nothing at the provider contradicts it.",
 )
 @click.option(
+    "--version",
+    type=Whole(min=1),
+    metavar="N",
+    help="Only if nothing has moved it since version N, as 'refunds review show' prints it.",
+)
+@click.option(
     "--note", "reason", required=True, metavar="TEXT", help="How you know; stored in the history."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -208,6 +216,7 @@ def resolve(
     failed: str | None,
     resend: bool,
     unverified: bool,
+    version: int | None,
     reason: str,
     as_json: bool,
 ) -> int:
@@ -227,7 +236,13 @@ def resolve(
                 f"resolve as {decision}",
                 refund_id,
                 lambda: refunds.resolve(
-                    refund_id, decision, note=reason, by=by, unverified=unverified, **stated
+                    refund_id,
+                    decision,
+                    note=reason,
+                    by=by,
+                    unverified=unverified,
+                    version=version,
+                    **stated,
                 ),
                 reason=reason,
             )

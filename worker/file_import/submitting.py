@@ -17,9 +17,8 @@ from worker.importer.prefetch import ahead
 from worker.model.refund import Lane
 from worker.model.request import RefundRequest
 
-_CHECK_EVERY: Final = 10_000
-"""Rows after which an import checks whether its batch was canceled meanwhile."""
 _SHOW_EVERY: Final = 500
+"""Rows after which an import shows its progress, and checks whether its batch was canceled."""
 _COMPARED_AT_ONCE: Final = 500
 
 
@@ -64,8 +63,11 @@ def submit(
     `counts` grow on the way, so that they say after an error what is accepted. `on_progress`
     receives the number of rows now and then. Raises `BatchCanceled`, `NotFound`.
     """
+    batch = batches.read_batch(refunds.store, batch_id)
+    # An import that was deferred submits its rows long after its batch was opened.
+    _refuse_canceled(batch_id, batch.state, batch.accepted)
     # Since the comparison, another file may have been imported, perhaps for days.
-    is_guarded = not batches.read_batch(refunds.store, batch_id).allow_repeat
+    is_guarded = not batch.allow_repeat
     differing: list[RefundRequest] = []
     same_refund = SameRefund()
     requests: Iterator[RefundRequest] = (row.request for row in accepted(source, validation))
@@ -87,8 +89,8 @@ def submit(
             done = counts.rows
             if done % _SHOW_EVERY == 0:
                 on_progress(done)
-            if done % _CHECK_EVERY == 0:
-                _refuse_canceled(refunds, batch_id, counts)
+                state = batches.state_of_batch(refunds.store, batch_id)
+                _refuse_canceled(batch_id, state, counts.rows)
     _count_known(refunds, differing, counts, same_refund)
     rows_in = counts.created + counts.known
     batches.close_batch(refunds.store, batch_id, handed_in=rows_in, conflicting=counts.left_out)
@@ -110,10 +112,10 @@ def _count_known(
     differing.clear()
 
 
-def _refuse_canceled(refunds: Refunds, batch_id: str, counts: SubmitCounts) -> None:
-    if batches.state_of_batch(refunds.store, batch_id) == "canceled":
+def _refuse_canceled(batch_id: str, state: str | None, rows: int) -> None:
+    if state == "canceled":
         raise BatchCanceled(
-            f"batch {batch_id} was canceled after {counts.rows:,} rows were accepted: the rest was"
-            " not imported, and refunds that were not sent are canceled; see 'refunds batch show"
+            f"batch {batch_id} was canceled after {rows:,} rows were accepted: the rest was not"
+            " imported, and refunds that were not sent are canceled; see 'refunds batch show"
             f" {batch_id}'"
         )

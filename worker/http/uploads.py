@@ -26,6 +26,7 @@ from worker.errors import (
     NotFound,
     NotStorable,
     RefundError,
+    StoreFull,
     StoreUnavailable,
 )
 from worker.file_import import (
@@ -68,6 +69,11 @@ MOST_READ: Final = 2
 FIRST_ERRORS: Final = 100
 AGAIN_SECONDS: Final = 5.0
 """How long an import waits after Redis did not reply."""
+FULL_SECONDS: Final = 300.0
+"""How long an import waits while the records have too little memory.
+
+Each try first submits again every row that was accepted, and the server writes all of them again.
+"""
 CLEAN_SECONDS: Final = 3600.0
 _END_SECONDS: Final = 10.0
 _OPTION: Final = re.compile(r"--([a-z]+(?:-[a-z]+)*)")
@@ -310,7 +316,8 @@ class Uploads:
                 return work() and not kept.is_old
             except (StoreUnavailable, NotDurable) as error:
                 log.warning("import_deferred", batch_id=batch_id, error=str(error))
-                if self._ended.wait(AGAIN_SECONDS):
+                is_full = isinstance(error, StoreFull)
+                if self._ended.wait(FULL_SECONDS if is_full else AGAIN_SECONDS):
                     return True
             except Stopped:
                 return True
@@ -321,7 +328,9 @@ class Uploads:
                 is_needed = _failed(
                     batch_id,
                     "the records do not know the batch of this file, as after a restored snapshot:"
-                    " the file is kept until 7 days after its upload, to be imported again",
+                    " the file is kept until 7 days after its upload; send it again while new ids"
+                    " begin in doubt, since its rows may have been paid ('refunds doctor' says"
+                    " until when)",
                 )
                 return is_needed and not kept.is_old
             except RefundError as error:
@@ -355,7 +364,23 @@ class Uploads:
         with Source(name=stored.file, file=file, options=reading_of(stored.options)) as source:
             if source.digest != stored.digest:
                 raise NotFound(f"batch {batch_id} is that of another file")
-            return self._submit(batch_id, source, validate(source, self.progress))
+            validation = validate(source, self.progress)
+            _require_same(stored, validation)
+            return self._submit(batch_id, source, validation)
+
+
+def _require_same(stored: batches.Batch, validation: Validation) -> None:
+    """Raise `GuardRefused` if a file is read otherwise than it was when its batch was opened.
+
+    The sender was told which rows are invalid, and may have submitted them corrected.
+    """
+    refused_now = validation.summary.refused
+    if refused_now != stored.invalid:
+        raise GuardRefused(
+            f"{counted(stored.invalid, 'row')} of the file of batch {stored.batch_id} had errors"
+            f" when it was received, and {refused_now:,} by the rules of this version: send the"
+            " file again, and compare the report, or cancel the batch"
+        )
 
 
 def _failed(batch_id: str, error: str) -> bool:

@@ -19,7 +19,7 @@ from worker.store.sweeps import NUDGE_GRACE
 MOST_FIELDS: Final = 200
 """Maximum fields of a payment that a script reads to find a repeat.
 
-A comparison reads a payment with more in pages.
+A comparison reads a payment with more in pages; what accepts or retries a refund lets it through.
 """
 _ms = timedelta(milliseconds=1)
 

@@ -14,6 +14,7 @@ from worker.model.steps import Step
 from worker.model.times import from_ms, to_ms
 from worker.rules.transitions import sources_of
 from worker.store import scripts
+from worker.store.creations import MOST_FIELDS
 from worker.store.records import text
 from worker.store.scripts import Argument, Command
 from worker.store.sweeps import NUDGE_GRACE
@@ -43,6 +44,7 @@ class Saved:
         "owned",
         "contradicts",
         "attempted",
+        "repeated",
         "late",
     ]
     now: datetime
@@ -103,6 +105,8 @@ def save(
             arguments += (name, value)
     if step.settles_until is not None:
         arguments += ("settles_until", str(to_ms(step.settles_until)))
+    if retried:
+        arguments += ("most_fields", MOST_FIELDS)
 
     def read(reply: Any) -> Saved:
         result, now = reply[0], from_ms(int(reply[1]))

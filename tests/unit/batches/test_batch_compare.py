@@ -70,6 +70,18 @@ def test_what_failed_moved_nothing_and_may_be_paid_back_under_another_id(records
     assert compared(records, [row("b")]).repeats == 0
 
 
+@pytest.mark.parametrize("others", [0, 201])
+def test_what_failed_is_repeated_if_the_provider_shows_that_it_was_done_after_all(
+    records: Records, others: int
+) -> None:
+    records.failed("a", payment_intent="pi_1")
+    records.store.redis.hset("refunds:refund:a", "contradicted_by", "re_late")
+    for number in range(others):
+        records.queued(f"old-{number}", payment_intent="pi_1", amount=1000 + number)
+    found = compared(records, [row("b")])
+    assert [(each.row.line, each.refund_id) for each in found.first_repeats] == [(2, "a")]
+
+
 def test_a_row_that_stands_is_no_repeat_of_itself(records: Records) -> None:
     records.queued("a", payment_intent="pi_1")
     found = compared(records, [row("a")])

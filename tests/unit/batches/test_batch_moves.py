@@ -14,6 +14,7 @@ import redis
 
 from tests.support.cli_runner import Records
 from worker.batches import (
+    BatchDraft,
     cancel_batch,
     close_batch,
     look_at_batch,
@@ -213,6 +214,31 @@ def test_retry_with_unknown_takes_those_too_and_never_what_cannot_help(batch: Re
     nudged: list[str] = []
     done = retry_batch(batch.store, "b-1", "kim", kinds=ALL, nudge=nudged.extend)
     assert (done.retried, done.left, sorted(nudged)) == (3, {"no": 1}, ["unknown", "x", "yes"])
+
+
+@pytest.mark.parametrize("amount", [500, None])
+@pytest.mark.parametrize(
+    ("is_allowed", "other", "is_sent"),
+    [
+        (False, "queued", False),
+        (False, "succeeded", False),
+        (False, "failed", True),
+        (True, "queued", True),
+    ],
+)
+def test_what_failed_is_not_sent_again_beside_another_refund_of_its_payment_and_amount(
+    records: Records, amount: int | None, other: str, *, is_allowed: bool, is_sent: bool
+) -> None:
+    """As when a corrected file was imported under ids of its own."""
+    opening = BatchDraft(allow_repeat=is_allowed)
+    open_batch(records.store, "b-1", file="a.csv", digest="d1", rows=1, opening=opening)
+    before = failed(records, "row", Retriable.YES, amount=amount)
+    getattr(records, other)("new", payment_intent="pi_row", amount=amount)
+    records.queued("less", payment_intent="pi_row", amount=499)
+    done = retry_batch(records.store, "b-1", "kim", kinds=YES, nudge=lambda _: None)
+    assert (done.retried, done.attempted, done.moved) == (int(is_sent), int(not is_sent), 0)
+    assert done.first_attempted == ([] if is_sent else [("row", "new")])
+    assert (records.get("row") == before) is not is_sent
 
 
 def test_a_retry_of_all_that_is_left_asks_for_all_that_is_left_again(batch: Records) -> None:

@@ -107,10 +107,13 @@ def test_an_unfinished_batch_is_refused_under_another_name_or_read_in_another_wa
         begun(records, None, BatchDraft(options="by order"))
 
 
-def test_who_continues_a_batch_says_anew_whether_repeats_are_allowed(records: Records) -> None:
-    for is_allowed in (False, True, False):
-        begun(records, opening=BatchDraft(allow_repeat=is_allowed))
-        assert read_batch(records.store, "b-1").allow_repeat is is_allowed
+def test_who_continues_a_batch_says_anew_whether_repeats_are_allowed_and_what_is_invalid(
+    records: Records,
+) -> None:
+    for invalid, is_allowed in enumerate((False, True, False)):
+        begun(records, opening=BatchDraft(allow_repeat=is_allowed, invalid=invalid))
+        batch = read_batch(records.store, "b-1")
+        assert (batch.allow_repeat, batch.invalid) == (is_allowed, invalid)
         foresee_batch(records.store, None, "d1", BatchDraft(allow_repeat=not is_allowed))
         assert read_batch(records.store, "b-1").allow_repeat is is_allowed
     records.store.redis.hdel("refunds:batch:b-1", "allow_repeat")

@@ -130,6 +130,26 @@ def test_show_tells_counts_by_status_and_stage_sums_and_pace(
     assert "'refunds list --batch b-1 --status failed'" in ran.err
 
 
+def test_show_says_what_holds_a_batch_of_which_nothing_settles(
+    cli: Cli, records: Records, batch: str
+) -> None:
+    client = records.store.redis
+    assert "recently: see what the rest waits for with" in cli("batch", "show", batch).err
+    held = {"error_code": "currency_unconfirmed", "error_message": "not sent, unknown currency"}
+    for number in range(2):
+        client.hset(f"refunds:refund:row-{number}", mapping=held)
+    shown = cli("batch", "show", batch).err
+    why = "currency_unconfirmed: not sent, unknown currency; see what the rest"
+    assert f"of 4 refunds looked at, 2 wait with {why}" in shown
+    client.hset("refunds:meta", "credentials_refused_at", "1")
+    shown = cli("batch", "show", batch).err
+    assert "nothing at all is sent: see why with 'refunds doctor'" in shown
+    cli("pause")
+    assert "all sending is still paused" in cli("batch", "show", batch).err
+    cli("batch", "pause", batch)
+    assert "recently" not in cli("batch", "show", batch).err
+
+
 def test_show_can_wait_for_the_end(cli: Cli, records: Records, batch: str) -> None:
     for number in range(3):
         settled(records, f"row-{number}")

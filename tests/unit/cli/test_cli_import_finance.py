@@ -272,10 +272,9 @@ def test_a_failed_row_that_was_handed_in_again_is_not_retried(
     again = f"{first.refund_id}-a2"
     ran = cli("batch", "retry", "b-1", "--unknown")
     named = (
-        f"refund {first.refund_id} was not sent again, because its row was imported again as"
-        f" {again}, which is in "
+        f"refund {first.refund_id} was not sent again, because {again}, another attempt at its row"
     )
-    assert (ran.code, named in ran.err, "not sent, imported again" in ran.out) == (0, True, True)
+    assert (ran.code, named in ran.err, "not sent, submitted again" in ran.out) == (0, True, True)
     assert [records.get(each.refund_id).status for each in (first, other)] == ["failed", "pending"]
     ran = cli("batch", "retry", "b-1", "--unknown", "--json")
     assert (
@@ -292,6 +291,21 @@ def test_a_failed_row_that_was_handed_in_again_is_not_retried(
     assert cli("batch", "retry", "b-1", "--unknown").code == 0
     ran = cli("retry", again, "--unknown")
     assert (ran.code, f"was submitted again as {first.refund_id}," in ran.err) == (6, True)
+
+
+def test_a_failed_row_that_another_file_replaced_under_a_new_id_is_not_retried(
+    cli: Cli, records: Records, tmp_path: Path
+) -> None:
+    head = "refund_id,payment_intent,amount\n"
+    assert cli("import", a_file(tmp_path, f"{head}a,pi_1,500\n"), "--batch", "b-1").code == 0
+    records.failed_again("a")
+    corrected = a_file(tmp_path, f"{head}b,pi_1,500\n", "corrected.csv")
+    assert cli("import", corrected).code == 0
+    ran = cli("batch", "retry", "b-1", "--unknown")
+    assert (ran.code, "refund a was not sent again, because b" in ran.err) == (9, True)
+    ran = cli("retry", "a", "--unknown")
+    assert (ran.code, "refund b of the same payment and amount" in ran.err) == (6, True)
+    assert (records.get("a").status, records.get("b").status) == ("failed", "pending")
 
 
 def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(

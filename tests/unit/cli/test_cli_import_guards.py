@@ -292,7 +292,6 @@ def test_a_delayed_batch_is_held_by_the_claim_and_can_be_canceled_meanwhile(
 def test_an_import_whose_batch_is_canceled_meanwhile_stops(
     cli: Cli, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.file_import.submitting._CHECK_EVERY", 500)
     monkeypatch.setattr("worker.batches.state_of_batch", lambda *_: "canceled")
     rows = [f"row-{number},pi_{number},500,usd" for number in range(2_000)]
     ran = cli("import", a_file(tmp_path, *rows), "--batch", "b-1")

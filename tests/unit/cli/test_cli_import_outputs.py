@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -351,7 +352,12 @@ def test_a_name_as_long_as_names_may_be_is_written(cli: Cli, tmp_path: Path) -> 
 def test_a_result_that_cannot_be_written_at_the_end_takes_nothing_back(
     cli: Cli, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*facts: Any) -> None:
+        out = facts[-1]
+        out.write("half a row")
+        with Path(os.devnull).open("rb") as unwritable:
+            # So the rest of the buffer cannot be written either when the file is closed.
+            os.dup2(unwritable.fileno(), out.fileno())
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("worker.cli.import_run.write_result", full)

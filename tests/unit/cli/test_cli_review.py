@@ -265,6 +265,27 @@ def test_only_a_refund_in_review_can_be_decided(cli: Cli, records: Records) -> N
     assert cli("review", "resolve", "nobody", "--resend", "--note", "x").code == 3
 
 
+def test_a_decision_about_what_was_shown_does_not_count_for_a_later_review(
+    cli: Cli, records: Records
+) -> None:
+    """Another person's decision had it sent again, and it came back with another doubt."""
+    shown = records.in_review("stuck-1", doubt=False)
+    command = cli("review", "show", "stuck-1").out.splitlines()[-1]
+    assert f" --version {shown.version} " in command
+    decided = ("review", "resolve", "stuck-1", "--resend", "--note", "never arrived")
+    of_shown = (*decided, "--version", str(shown.version))
+    assert cli(*of_shown).code == 0
+    again = records.claimed("stuck-1")
+    changes = {"doubt_since": again.updated_at}
+    step = proofs.to_review(changes, "inconclusive", "it cannot be told")
+    assert records.store.run(saves.save(again, step)).result == "saved"
+    later = records.get("stuck-1")
+    ran = cli(*of_shown, "--unverified")
+    assert (ran.code, "read it again and decide on what it shows" in ran.err) == (6, True)
+    assert records.get("stuck-1") == later
+    assert cli(*decided, "--version", str(later.version)).code == 0
+
+
 def test_a_provider_refund_that_is_another_ones_is_refused(cli: Cli, records: Records) -> None:
     records.succeeded("sibling-1", "re_sibling")
     records.in_review("stuck-1")

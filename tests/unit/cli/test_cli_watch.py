@@ -136,5 +136,5 @@ def test_review_shows_the_refund_that_it_possibly_is(
     assert shown["evidence"]["possible_refund_id"] == "re_maybe"
     text = cli("review", "show", "order-1").out
     assert "re_maybe, which agrees and names no refund of yours" in text
-    assert "refunds review resolve order-1 --succeeded re_maybe --note" in text
+    assert "refunds review resolve order-1 --succeeded re_maybe --version" in text
     assert "possibly re_maybe" in cli("review", "list").out

@@ -19,7 +19,10 @@ PATH = "/v1/batches"
 def a_batch(api: Door, batch_id: str, *, rows: int = 0, prefix: str | None = None) -> None:
     """Import a file of so many refunds under the id of the batch and a number."""
     store = api.refunds.store
-    batches.open_batch(store, batch_id, file="season.csv", digest=f"of {batch_id}", rows=rows)
+    # All rows have one payment and amount.
+    opening = batches.BatchDraft(allow_repeat=True)
+    digest = f"of {batch_id}"
+    batches.open_batch(store, batch_id, file="a.csv", digest=digest, rows=rows, opening=opening)
     for number in range(rows):
         api.records.queued(f"{prefix or batch_id}-{number}", batch_id=batch_id)
     batches.close_batch(store, batch_id, handed_in=rows, conflicting=0)

@@ -18,8 +18,8 @@ from structlog.testing import capture_logs
 
 from tests.support.api_door import Door, a_door
 from worker.batches import cancel_batch, open_batch
-from worker.errors import NotDurable, NotStorable, RefundError, StoreUnavailable
-from worker.file_import import submit, submitting
+from worker.errors import NotDurable, NotStorable, RefundError, StoreFull, StoreUnavailable
+from worker.file_import import submit
 from worker.http import spool, uploads
 from worker.http.uploads import Stopped, Uploads
 from worker.model.request import RefundRequest
@@ -191,11 +191,20 @@ async def test_a_file_is_on_disk_before_its_batch_is_opened(
     assert names(folder) == []
 
 
-@pytest.mark.parametrize("error", [StoreUnavailable("away"), NotDurable("no append-only file")])
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [
+        (StoreUnavailable("away"), 5),
+        (NotDurable("no append-only file"), 5),
+        # Each try writes every row again that was accepted.
+        (StoreFull("nearly full"), 300),
+    ],
+)
 async def test_an_import_goes_on_once_redis_replies_and_keeps_what_is_written_again(
-    api: Door, monkeypatch: pytest.MonkeyPatch, error: RefundError
+    api: Door, monkeypatch: pytest.MonkeyPatch, error: RefundError, seconds: float
 ) -> None:
-    monkeypatch.setattr(uploads, "AGAIN_SECONDS", 0.01)
+    waits: list[float] = []
+    monkeypatch.setattr(api.part.uploads._ended, "wait", waits.append)
     calls: list[str] = []
 
     def away_at_first(refunds: Refunds, batch_id: str, *more: Any) -> None:
@@ -207,7 +216,30 @@ async def test_an_import_goes_on_once_redis_replies_and_keeps_what_is_written_ag
     monkeypatch.setattr(uploads, "submit", away_at_first)
     await send(api, rows(3), "name=season")
     assert (await imported(api, "season"))["accepted"] == 3
-    assert calls == ["season"] * 3
+    assert (calls, waits) == (["season"] * 3, [seconds] * 2)
+
+
+async def test_an_import_that_waited_accepts_no_row_of_a_batch_that_was_canceled_meanwhile(
+    api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def full_at_first(refunds: Refunds, batch_id: str, *more: Any) -> None:
+        if not waits:
+            raise StoreFull("nearly full")
+        submit(refunds, batch_id, *more)
+
+    def canceled(seconds: float) -> None:
+        waits.append(seconds)
+        cancel_batch(api.refunds.store, "season", "kim")
+
+    monkeypatch.setattr(uploads, "submit", full_at_first)
+    monkeypatch.setattr(api.part.uploads._ended, "wait", canceled)
+    assert (await send(api, rows(3), "name=season")).status == 202
+    await until(lambda: not api.part.uploads.active)
+    batch = (await api.get(f"{PATH}/season")).json
+    assert (batch["state"], batch["accepted"], batch["imported_at"]) == ("canceled", 0, None)
+    assert names(folder) == []
 
 
 async def test_the_file_of_an_import_that_the_records_cannot_hold_is_kept(
@@ -254,6 +286,30 @@ async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept_for_a_week
         ]
 
 
+@pytest.mark.parametrize("invalid", [0, 2])
+async def test_an_import_whose_rows_another_version_judged_otherwise_is_left_to_a_person(
+    api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch, invalid: int
+) -> None:
+    """The sender was told which rows are invalid, and may have sent them corrected."""
+    data, query = rows(1200) + b"order-x,pi_x,wrong,usd\n", "name=season&on_error=skip"
+    with monkeypatch.context() as patch:
+        patch.setattr(Uploads, "submitted", killed)
+        assert (await send(api, data, query)).status == 202
+        await until(lambda: not api.part.uploads.active)
+    await api.store.redis.hset("refunds:batch:season", "invalid", str(invalid))
+    before = (await api.get(f"{PATH}/season")).json["accepted"]
+    with capture_logs() as logs:
+        await api.part.uploads.take_up()
+        await until(lambda: not api.part.uploads.active)
+    assert [(each["event"], each["alarm"]) for each in logs] == [("import_failed", True)]
+    batch = (await api.get(f"{PATH}/season")).json
+    assert (batch["accepted"], batch["imported_at"]) == (before, None)
+    assert names(folder) == ["batch-season"]
+    assert (await send(api, data, query)).status == 202
+    batch = await imported(api, "season")
+    assert (batch["accepted"], batch["invalid"]) == (1200, 1)
+
+
 async def test_a_batch_that_was_canceled_meanwhile_is_not_taken_up(
     redis_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,7 +330,6 @@ async def test_the_rows_with_errors_of_a_batch_that_is_canceled_meanwhile_are_ke
 ) -> None:
     """The cancel comes while the rows are accepted."""
     store = api.refunds.store
-    monkeypatch.setattr(submitting, "_CHECK_EVERY", 500)
     monkeypatch.setattr(Uploads, "submitted", lambda *_: cancel_batch(store, "season", "kim"))
     wrong = b"order-x,pi_x,wrong,usd"
     await send(api, rows(1200) + wrong, "name=season&on_error=skip&max_errors=1")

@@ -472,6 +472,23 @@ def test_id_handed_in_again_after_a_recovery_begins_in_doubt_until_the_time_for_
     world.check()
 
 
+def test_rows_of_a_file_begun_before_a_recovery_begin_in_doubt_however_late_they_come(
+    world: World,
+) -> None:
+    """The restored server knows the batch, and may have lost these rows after they were sent."""
+    since, recovered_at = NOW - 2 * HOUR, NOW - HOUR
+    meta = {"suspect_since": since, "suspect_until": NOW, "recovered_at": recovered_at}
+    world.redis.hset("refunds:meta", mapping={name: to_ms(at) for name, at in meta.items()})
+    world.redis.hset("refunds:batch:b1", "created_at", to_ms(recovered_at))
+    world.redis.hset("refunds:batch:b2", "created_at", to_ms(recovered_at) + 1)
+    for name, batch in (("lost", "b1"), ("later", "b2"), ("single", None)):
+        world.accept(name, payment_intent=f"pi_{name}", batch=batch)
+    lost = world.get("lost")
+    assert (lost.stage, lost.doubt_since) == (Stage.IN_DOUBT, since)
+    assert {world.get(name).stage for name in ("later", "single")} == {Stage.QUEUED}
+    world.check()
+
+
 def test_unknown_id_is_no_refund(world: World) -> None:
     world.accept()
     assert world.store.get("nobody") is None

@@ -196,6 +196,7 @@ def test_retry_brings_a_new_body_and_key_and_waits_for_its_nudge() -> None:
         "generation": "2",
         "idempotency_key": idempotency_key(refund.refund_id, 2),
         "fingerprint": refund.fingerprint,
+        "most_fields": 200,
     }
     soon = Step(
         to=Stage.QUEUED, status=Status.PENDING, label="x", changes={"generation": 2}, delay=SECOND

@@ -219,12 +219,19 @@ local function row_in(id)
   if base and #base == MADE then return base, rest end
 end
 
+-- Return whether a refund has moved money or may still, so that the same is not paid a second time beside it. One that is
+-- recorded as failed or canceled, and that the provider shows as done, has moved it until a person says otherwise.
+local function stands(status, contradicted_by)
+  return status == 'pending' or status == 'succeeded' or (contradicted_by or '') ~= ''
+end
+
 -- Ids that are derived from a row's columns name the attempt: 'f-' and 32 digits, then '-a2' to '-a99' unless it is the
--- first attempt, then which of several equal rows it is. Two attempts at one row must never both be pending or
--- succeeded. Return the other attempt that is, nil if none is. Called for an attempt that failed or does not exist yet.
+-- first attempt, then which of several equal rows it is. Two attempts at one row must never both stand. Return the
+-- other attempt that does, nil if none does. Called for an attempt that failed or does not exist yet.
 local function may_be_paid(other)
-  local status = field_of(other, 'status')
-  return status == 'pending' or status == 'succeeded'
+  -- An error, as of a key of another type, has no such fields.
+  local found = redis.pcall('HMGET', P .. 'refund:' .. other, 'status', 'contradicted_by')
+  return stands(found[1], found[2])
 end
 local function other_attempt(id)
   local base, rest = row_in(id)

@@ -62,8 +62,7 @@ end
 -- The rows of one file were compared with each other before.
 local function is_repeat(payment_intent, amount)
   if most == 0 then return false end
-  local other = standing(payment_intent, amount, most)
-  return other ~= '' and other ~= '?'
+  return found_standing(payment_intent, amount, most) ~= nil
 end
 
 local out, new, names, existing_at, twice = {int(NOW)}, {}, {}, {}, {}
@@ -125,6 +124,17 @@ local function check_all(since)
     check_row(i)
     if since ~= '' then must_be_sorted(P .. 'doubts:' .. ARGV[i + 3]) end
   end
+end
+
+-- Return since when new rows may have been sent, '' if they were not: a restored server has lost what was accepted then.
+-- A file whose import it knows as begun is continued however late, as a person is told to.
+local function suspect_since()
+  local suspect = redis.call('HMGET', P .. 'meta', 'suspect_since', 'suspect_until', 'recovered_at')
+  local is_suspect = suspect[2] and whole('the end of what is suspect', suspect[2]) > NOW
+  if not is_suspect and suspect[3] and batch ~= '' then
+    is_suspect = number(redis.call('HGET', P .. 'batch:' .. batch, 'created_at')) <= number(suspect[3])
+  end
+  return is_suspect and (suspect[1] or 'nothing') or ''
 end
 
 -- After a recovery a new id may be that of a lost record that was already sent, or retried. So it starts in doubt.
@@ -212,10 +222,10 @@ local NEARLY_FULL = 90
 if #new > 0 then
   local percentage = used()
   if percentage >= NEARLY_FULL then return redis.error_reply('NEARLYFULL ' .. int(percentage)) end
-  local suspect = redis.call('HMGET', P .. 'meta', 'suspect_since', 'suspect_until')
-  local in_doubt = suspect[2] and whole('the end of what is suspect', suspect[2]) > NOW
-  check_all(in_doubt and (suspect[1] or 'nothing') or '')
-  if in_doubt then accept_in_doubt(suspect[1]) else accept() end
+  local since = suspect_since()
+  local in_doubt = since ~= ''
+  check_all(since)
+  if in_doubt then accept_in_doubt(since) else accept() end
   if queue ~= '' then push() end
 end
 for place, existing in pairs(existing_at) do out[place] = answer(existing, FIRST + (place - 2) * ROW) end

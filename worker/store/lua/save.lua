@@ -5,10 +5,11 @@
 -- fragment that begins with a comma, or ''; [14] the stages from which the move is legal, ',a,b,'; [15] a new body or
 -- ''; [16] the stage on which it was decided, because on a restored server the same version may be another record; [17]
 -- the fields to remove, between spaces; then field, value pairs to write (`settles_until` is not stored: after that time
--- in ms a proof of success is `late`).
+-- in ms a proof of success is `late`; nor is `most_fields`, of a retry: the most fields of its payment to read).
 -- Returns {'saved', now, id of a woken waiter or '', id of a woken row, …}, or {reason, now, …}: missing, stale,
--- illegal, already, owned (with the owner's id), attempted (a retry, with the other attempt at its row), contradicts and
--- late (a proof that the record does not allow: nothing is changed, and the caller stores it by another step).
+-- illegal, already, owned (with the owner's id), attempted (a retry, with the other attempt at its row), repeated (a retry,
+-- with the other refund of its payment and amount), contradicts and late (a proof that the record does not allow: nothing
+-- is changed, and the caller stores it by another step).
 at_any_memory()
 
 -- Return whether a restored server may have lost a retry of a refund: it was not settled in the snapshot, or has not moved
@@ -16,6 +17,14 @@ at_any_memory()
 local function retry_may_be_lost(r)
   local recovered_at = redis.pcall('HGET', P .. 'meta', 'recovered_at')
   return r.retry_may_be_lost or type(recovered_at) == 'string' and number(r.updated_at) <= number(recovered_at)
+end
+
+-- Return another refund beside which a failed one is not sent again, nil if there is none: its file may not repeat the
+-- payment and amount of a refund that is pending or has succeeded, and one was accepted since it failed. An older version
+-- stored nothing of that with the file.
+local function repeated_by(r, most)
+  if not r.batch_id or redis.pcall('HGET', P .. 'batch:' .. r.batch_id, 'allow_repeat') ~= '0' then return nil end
+  return found_standing(r.payment_intent, r.all_remaining == '1' and '' or r.amount or '', most)
 end
 
 local record, written = {}, {}
@@ -30,7 +39,8 @@ local function save(ARGV)
   for name in string.gmatch(ARGV[17], '%S+') do set[name] = '' end
   for i = 18, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
   local is_late = set.settles_until and NOW > whole('settles_until', set.settles_until)
-  set.settles_until = nil
+  local most_fields = set.most_fields
+  set.settles_until, set.most_fields = nil, nil
   if set.prior_refund_ids and r.prior_refund_ids then
     -- A quiet step adds ids without another version, and a decision made before it does not know of them. Each is read
     -- before a send, so none is ever removed.
@@ -109,6 +119,8 @@ local function save(ARGV)
   if ARGV[15] ~= '' and (r.metadata_erased_at or r.retriable == 'no') then return {'stale', int(NOW), ''} end
   local other = ARGV[15] ~= '' and other_attempt(id)
   if other then return {'attempted', int(NOW), other} end
+  other = ARGV[15] ~= '' and repeated_by(r, whole('the fields of a payment', most_fields))
+  if other then return {'repeated', int(NOW), other} end
   if ARGV[15] ~= '' then
     redis.call('SET', P .. 'body:' .. id, ARGV[15])
     gathered.bodies[id] = nil
