@@ -135,7 +135,10 @@ def test_show_says_what_holds_a_batch_of_which_nothing_settles(
 ) -> None:
     client = records.store.redis
     assert "recently: see what the rest waits for with" in cli("batch", "show", batch).err
-    held = {"error_code": "currency_unconfirmed", "error_message": "not sent, unknown currency"}
+    held: dict[Any, Any] = {
+        "error_code": "currency_unconfirmed",
+        "error_message": "not sent, unknown currency",
+    }
     for number in range(2):
         client.hset(f"refunds:refund:row-{number}", mapping=held)
     shown = cli("batch", "show", batch).err
