@@ -8,14 +8,15 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import refund_payload
+from tests.factories import found, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, sources
 from tests.unit.engine.rereads import NAMED as READ_OF_NAMED
-from tests.unit.engine.rereads import hint, posts
+from tests.unit.engine.rereads import hint, posts, retry
 from tests.unit.engine.shop import BY_ID, Shop, error, opened, says
 from worker.model.refund import Refund, Stage, Status
-from worker.rules import decisions
+from worker.rules import decisions, proofs
 from worker.rules.attempts import MAX_PROCESSING, Rules
+from worker.store import saves
 
 NOT_OURS: dict[str, Any] = {"payment_intent": None, "metadata": None}
 
@@ -115,6 +116,26 @@ async def test_named_refund_is_read_before_one_of_ours_that_a_webhook_named(
             await shop.handle()
         refund = await look(shop)
         assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
+
+
+async def test_retry_is_not_sent_beside_a_named_refund_that_a_late_reply_had_replaced(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        refund = await bring_to_review(shop)
+        sent = posts(shop)
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        # A worker that was frozen saves what it had read before.
+        late = proofs.done(refund, found(id="re_9", status="pending"), "reply", shop.now)
+        assert (await shop.store.run(saves.save(refund, late))).result == "saved"
+        failed = says(200, refund_payload(id="re_9", status="failed"))
+        shop.provider.will(READ_OF_NAMED, failed)
+        assert (await look(shop)).status is Status.FAILED
+        await retry(shop)
+        shop.provider.will(BY_ID, says(200, refund_payload(**NOT_OURS)))
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
+        assert posts(shop) == sent
 
 
 @pytest.mark.parametrize("shown", [says(200, refund_payload(status="odd", **NOT_OURS)), error(500)])

@@ -18,6 +18,13 @@ local function retry_may_be_lost(r)
   return r.retry_may_be_lost or type(recovered_at) == 'string' and number(r.updated_at) <= number(recovered_at)
 end
 
+-- Return words and those of `more` that are not among them, nil for none.
+local function with_words(words, more)
+  local new = without_words(more, words)
+  if new == '' then return words end
+  return words and words .. ' ' .. new or new
+end
+
 local record, written = {}, {}
 local function save(ARGV)
   takes(17, ARGV)
@@ -31,12 +38,9 @@ local function save(ARGV)
   for i = 18, #ARGV, 2 do set[ARGV[i]] = ARGV[i + 1] end
   local is_late = set.settles_until and NOW > whole('settles_until', set.settles_until)
   set.settles_until = nil
-  if set.prior_refund_ids and r.prior_refund_ids then
-    -- A quiet step adds ids without another version, and a decision made before it does not know of them. Each is read
-    -- before a send, so none is ever removed.
-    local more = without_words(set.prior_refund_ids, r.prior_refund_ids)
-    set.prior_refund_ids = more == '' and r.prior_refund_ids or r.prior_refund_ids .. ' ' .. more
-  end
+  -- A quiet step adds ids without another version, and a decision made before it does not know of them. Each is read
+  -- before a send, so none is ever removed.
+  if set.prior_refund_ids then set.prior_refund_ids = with_words(r.prior_refund_ids, set.prior_refund_ids) end
   check(id, r, to, ARGV[9], set)
   if ARGV[6] ~= '' then
     local resends = whole('the resends', ARGV[6])
@@ -71,6 +75,8 @@ local function save(ARGV)
       must_be_sorted(P .. 'contradicted')
       set.contradicted_by = ''
     end
+    -- Another one counts now, and may fail later. What a person named is read before a retry, as if of an earlier generation.
+    if is_named then set.prior_refund_ids = with_words(set.prior_refund_ids or r.prior_refund_ids, r.provider_refund_id) end
   elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
     return {'stale', int(NOW), ''}
   elseif to == 'settled' and r.hinted
