@@ -134,8 +134,6 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
             "error_code": reason,
             "error_message": in_words(f"the provider reports the refund as {status}", found),
             "retriable": retriable(reason) if can_be_repeated else Retriable.NO,
-            # A retry must not be sent beside one that contradicted this refund.
-            **named_again(refund),
         }
     by = refund.operator_by if evidence == "operator" else None
     dropped = settled_drops()

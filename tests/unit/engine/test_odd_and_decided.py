@@ -11,7 +11,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, HOUR, VERIFY, refund_payload
+from tests.factories import BLIND, HOUR, VERIFY, found, refund_payload
 from tests.unit.engine.decided import (
     ODD,
     SECOND_GENERATION,
@@ -37,7 +37,8 @@ from tests.unit.engine.shop import (
     totals,
 )
 from worker.model.refund import Stage, Status
-from worker.rules import decisions
+from worker.rules import decisions, proofs
+from worker.store import saves
 
 
 @pytest.mark.parametrize("shown", [{"status": "settling"}, ODD])
@@ -155,6 +156,46 @@ async def test_retry_is_not_sent_beside_one_that_a_list_showed_and_a_person_did_
         shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
         await shop.handle()
         assert posts(shop) == 1
+
+
+@pytest.mark.parametrize("comes", ["late", "in time"])
+async def test_retry_is_not_sent_beside_an_odd_one_that_a_frozen_worker_did_not_know_of(
+    async_redis: redis.asyncio.Redis, comes: str
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        before = await shop.stored()
+        await in_conflict_with_an_odd_one(shop)
+        known = before if comes == "late" else await shop.stored()
+        failed = proofs.done(known, found(status="failed"), "reply", shop.now)
+        assert (await shop.store.run(saves.save(known, failed))).result == "saved"
+        sent = posts(shop)
+        await retry(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, sent)
+
+
+async def test_retry_of_a_reversed_refund_is_not_sent_beside_an_odd_one(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        await in_conflict_with_an_odd_one(shop)
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        own = refund_payload(metadata={})
+        shop.provider.will(BY_ID, says(200, own))
+        assert await shop.handle() == "succeeded"
+        await shop.handle()
+        shop.provider.will(BY_ID, says(200, own | {"status": "failed"}))
+        await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
+        assert (await shop.handle()).startswith("failed")
+        sent = posts(shop)
+        await retry(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, sent)
 
 
 async def test_odd_one_is_read_before_a_send_although_a_person_named_another_id_in_vain(

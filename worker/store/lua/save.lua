@@ -77,6 +77,12 @@ local function save(ARGV)
     end
     -- Another one counts now, and may fail later. What a person named is read before a retry, as if of an earlier generation.
     if is_named then set.prior_refund_ids = with_words(set.prior_refund_ids or r.prior_refund_ids, r.provider_refund_id) end
+    -- So is what webhooks named, also since this was decided: a retry must not be sent beside one that contradicted this
+    -- refund.
+    if to == 'settled' and r.hints_used then
+      local named = string.gsub(r.hints_used, '%?', '')
+      set.hinted = without_words(named, set.prior_refund_ids or r.prior_refund_ids)
+    end
   elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
     return {'stale', int(NOW), ''}
   elseif to == 'settled' and r.hinted
