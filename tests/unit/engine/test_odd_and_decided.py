@@ -135,6 +135,23 @@ async def test_retry_is_not_sent_beside_an_odd_one_that_a_person_did_not_name(
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, sent)
 
 
+async def test_retry_is_not_sent_beside_an_odd_one_that_was_read_with_the_one_that_failed(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        for name, shown in (("re_9", ODD), ("re_1", {"status": "failed"})):
+            await hint(shop, name)
+            answer = says(200, refund_payload(id=name, **shown))
+            shop.provider.will(f"GET /v1/refunds/{name}", answer)
+        assert (await shop.handle()).startswith("failed")
+        await shop.handle()
+        await retry(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 0)
+
+
 @pytest.mark.parametrize("other", [{}, ODD])
 async def test_retry_is_not_sent_beside_one_that_a_list_showed_and_a_person_did_not_name(
     async_redis: redis.asyncio.Redis, other: dict[str, Any]
