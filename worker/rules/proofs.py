@@ -60,8 +60,12 @@ def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any
 
 
 def named_again(refund: Refund) -> dict[str, Any]:
-    """Return the change by which all that webhooks named is read again before anything is sent."""
-    named = [one for one in refund.ids_named if one not in refund.prior_ids]
+    """Return the change by which all that webhooks named is read again before anything is sent.
+
+    Its own and those of earlier generations are read in any case.
+    """
+    known = {*refund.prior_ids, refund.provider_refund_id}
+    named = [one for one in refund.ids_named if one not in known]
     return {"hinted": " ".join(named)} if named else {}
 
 

@@ -5,6 +5,7 @@ Every POST is counted.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -38,6 +39,7 @@ from tests.unit.engine.shop import (
 )
 from worker.model.refund import Stage, Status
 from worker.rules import decisions, proofs
+from worker.rules.attempts import MAX_PROCESSING
 from worker.store import saves
 
 
@@ -215,25 +217,61 @@ async def test_retry_of_a_reversed_refund_is_not_sent_beside_an_odd_one(
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, sent)
 
 
+@pytest.mark.parametrize(
+    ("shown", "owner", "wait", "code"),
+    [
+        (error(404), None, HOUR, "refund_missing"),
+        (error(500), None, MAX_PROCESSING, "pending_too_long"),
+        (says(200, refund_payload(metadata={})), "order-2", HOUR, "owned_elsewhere"),
+    ],
+)
 async def test_odd_one_is_read_before_a_send_although_a_person_named_another_id_in_vain(
     async_redis: redis.asyncio.Redis,
+    shown: httpx.Response,
+    owner: str | None,
+    wait: timedelta,
+    code: str,
 ) -> None:
     async with opened(async_redis, BLIND) as shop:
         await shop.accept()
         await in_conflict_with_an_odd_one(shop)
         refund = await shop.stored()
         await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
-        shop.provider.will(BY_ID, error(404))
+        if owner is not None:
+            await shop.store.redis.set("refunds:owner:re_1", owner)
+        shop.provider.will(BY_ID, shown)
         shop.provider.will(PAID, totals(0))
         for _ in range(3):
             await shop.handle()
-            shop.pass_time(HOUR)
-        assert (await shop.stored()).error_code == "refund_missing"
+            shop.service.breaker.answered()
+            shop.pass_time(wait)
+        assert (await shop.stored()).error_code == code
         await insisted(shop)
         shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
         shop.provider.will(POST, says(200, refund_payload(id="re_2")))
         await shop.handle()
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
+async def test_odd_one_is_read_before_a_send_although_its_own_was_named_and_is_gone(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await pending_and_in_review(shop)
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(OWN, says(200, refund_payload(status="pending")), error(404))
+        shop.provider.will(PAID, totals(0))
+        for _ in range(3):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        refund = await shop.stored()
+        assert (refund.error_code, refund.provider_refund_id) == ("refund_missing", "re_1")
+        await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
 
 
 async def test_odd_one_is_read_before_a_send_although_the_refund_of_its_own_is_gone(
