@@ -138,7 +138,15 @@ async def test_retry_is_not_sent_beside_a_named_refund_that_a_late_reply_had_rep
         assert posts(shop) == sent
 
 
-@pytest.mark.parametrize("shown", [says(200, refund_payload(status="odd", **NOT_OURS)), error(500)])
+@pytest.mark.parametrize(
+    "shown",
+    [
+        says(200, refund_payload(status="odd", **NOT_OURS)),
+        says(200, refund_payload(amount=7)),
+        says(200, refund_payload(id="re_2")),
+        error(500),
+    ],
+)
 async def test_named_refund_that_a_poll_could_not_judge_is_read_before_a_send(
     async_redis: redis.asyncio.Redis, shown: httpx.Response
 ) -> None:
