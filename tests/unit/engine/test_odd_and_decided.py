@@ -154,6 +154,32 @@ async def test_retry_is_not_sent_beside_an_odd_one_that_was_read_with_the_one_th
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 0)
 
 
+async def test_refund_that_a_person_named_while_an_odd_one_was_read_is_read_before_a_send(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        assert (await shop.handle()).startswith("in review")
+        await hint(shop)
+
+        async def read(_: httpx.Request) -> httpx.Response:
+            refund = await shop.stored()
+            await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+            return says(200, refund_payload(id="re_9", **ODD))
+
+        other = refund_payload(id="re_9", metadata={"refund_id": "other"})
+        shop.provider.will(NAMED, read, says(200, other))
+        shop.wake_nobody()
+        assert await shop.handle() == "in review (conflict)"
+        await insisted(shop)
+        shop.provider.will(OWN, says(200, refund_payload(metadata={})))
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
+
+
 @pytest.mark.parametrize("other", [{}, ODD])
 async def test_retry_is_not_sent_beside_one_that_a_list_showed_and_a_person_did_not_name(
     async_redis: redis.asyncio.Redis, other: dict[str, Any]
