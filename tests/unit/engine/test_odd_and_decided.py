@@ -39,7 +39,7 @@ from tests.unit.engine.shop import (
 )
 from worker.model.refund import Stage, Status
 from worker.rules import decisions, proofs
-from worker.rules.attempts import MAX_PROCESSING
+from worker.rules.attempts import MAX_PROCESSING, after_lapse
 from worker.store import saves
 
 
@@ -69,6 +69,29 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_is_done_by_then(
         # Two of ours may both have moved the money.
         stage = Stage.SETTLED if first is None else Stage.REVIEW
         assert ((await shop.stored()).stage, posts(shop)) == (stage, 1)
+
+
+async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_a_late_reply_showed(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+
+        async def late(_: httpx.Request) -> httpx.Response:
+            shop.pass_time(BLIND.lease)
+            claimed = await shop.stored()
+            step = after_lapse(claimed, BLIND, shop.now, 0)
+            assert (await shop.store.run(saves.save(claimed, step))).result == "saved"
+            return says(200, refund_payload(status="settling"))
+
+        shop.provider.will(POST, late, says(200, refund_payload(id="re_2")))
+        shop.provider.will(OWN, says(200, refund_payload(status="settling")))
+        await shop.handle()
+        assert await shop.handle() == "in review (conflict)"
+        await insisted(shop)
+        shop.provider.will(OWN, says())
+        await shop.handle()
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 1)
 
 
 async def test_refund_is_not_failed_on_a_word_beside_an_odd_one_that_shows_that_it_was_done(
