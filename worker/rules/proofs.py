@@ -196,17 +196,20 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
     if not by_word and not may_be_earlier:
         return step
     changes = {
+    kept = " ".join(dict.fromkeys((*refund.prior_ids, found.id)))
         "error_code": step.changes["error_code"],
         "error_message": step.changes["error_message"],
         "retriable": Retriable.NO,
         "doubt_since": refund.doubt_since or now,
         "quiet_at": refund.quiet_at or now,
-        "prior_refund_ids": " ".join(dict.fromkeys((*refund.prior_ids, found.id))),
+        "prior_refund_ids": kept,
         "provider_refund_id": None,
         "provider_status": None,
         "processing_since": None,
         "evidence": None,
     }
+        # The record no longer tells of one that contradicted it.
+        **named_again(replace(refund, prior_refund_ids=kept)),
     alarm = (
         f"{found.id} is {found.status}, and only a person says that an earlier attempt did not"
         " happen: that one may have moved the money"

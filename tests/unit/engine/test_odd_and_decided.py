@@ -203,6 +203,25 @@ async def test_refund_that_a_person_named_while_an_odd_one_was_read_is_read_befo
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
 
 
+async def test_odd_one_is_read_before_a_send_although_another_one_that_failed_was_shown_since(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        # A restored server may have lost a retry.
+        await shop.set(retry_may_be_lost="1")
+        await in_conflict_with_an_odd_one(shop)
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        await hint(shop, "re_1")
+        shop.wake_nobody()
+        assert await shop.handle() == "in review (unknown)"
+        await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
 @pytest.mark.parametrize("other", [{}, ODD])
 async def test_retry_is_not_sent_beside_one_that_a_list_showed_and_a_person_did_not_name(
     async_redis: redis.asyncio.Redis, other: dict[str, Any]

@@ -70,6 +70,12 @@ def test_failed_one_is_kept_after_those_known_before_and_only_once() -> None:
     assert step.changes["prior_refund_ids"] == "re_0 re_2"
 
 
+def test_what_webhooks_named_beside_the_failed_one_is_read_again() -> None:
+    refund = in_doubt(**BY_WORD, prior_refund_ids="re_0", hints_used="re_0 re_2 re_8? re_9")
+    step = done_alone(refund, failed(), "lookup", LATER)
+    assert (step.to, step.changes["hinted"]) == (Stage.REVIEW, "re_8 re_9")
+
+
 def test_canceled_one_moved_nothing_either() -> None:
     step = done_alone(in_doubt(**BY_WORD), found(id="re_2", status="canceled"), "reply", LATER)
     assert (step.to, step.label) == (Stage.REVIEW, "canceled")
