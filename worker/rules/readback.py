@@ -27,7 +27,6 @@ from worker.rules.payloads import STATUSES
 from worker.rules.proofs import (
     NO_READBACKS,
     NO_WORD,
-    done,
     done_alone,
     poll_delay,
     settled_drops,
@@ -458,7 +457,7 @@ def _as_named(refund: Refund, named: ProviderRefund, now: datetime) -> Step:
     It is recorded as the provider shows it, whether final or not.
     """
     evidence = "operator" if refund.operator_unverified else _read_by(refund, named)
-    step = done(replace(refund, currency=None), named, evidence, now)
+    step = done_alone(replace(refund, currency=None), named, evidence, now)
     changes = dict(step.changes)
     if named.is_pending and refund.operator_unverified:
         # The next polls show the same difference.

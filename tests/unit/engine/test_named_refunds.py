@@ -11,8 +11,8 @@ import redis.asyncio
 from tests.factories import found, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, sources
 from tests.unit.engine.rereads import NAMED as READ_OF_NAMED
-from tests.unit.engine.rereads import hint, posts, retry
-from tests.unit.engine.shop import BY_ID, Shop, error, opened, says
+from tests.unit.engine.rereads import failed_and_retried, hint, posts, retry
+from tests.unit.engine.shop import BY_ID, ID, POST, Shop, error, opened, says
 from worker.model.refund import Refund, Stage, Status
 from worker.rules import decisions, proofs
 from worker.rules.attempts import MAX_PROCESSING, Rules
@@ -116,6 +116,28 @@ async def test_named_refund_is_read_before_one_of_ours_that_a_webhook_named(
             await shop.handle()
         refund = await look(shop)
         assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
+
+
+@pytest.mark.parametrize("shown", [["failed"], ["pending", "failed"]])
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_named_refund_of_an_earlier_generation_that_failed_does_not_end_the_doubt_of_a_retry(
+    async_redis: redis.asyncio.Redis, shown: list[str], *, is_known: bool
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(BY_ID, says(200, refund_payload(status="failed")))
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        assert (await shop.handle()).startswith("in review")
+        if not is_known:
+            # One of records that a restored server lost, which contradicted the record.
+            await shop.store.redis.hdel(f"refunds:refund:{ID}", "prior_refund_ids")
+            await shop.set(contradicted_by="re_1")
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(BY_ID, *(says(200, refund_payload(status=each)) for each in shown))
+        refund = await look(shop, len(shown))
+        assert (refund.stage, refund.prior_ids, posts(shop)) == (Stage.REVIEW, ("re_1",), 1)
+        assert refund.contradicted_by is None
 
 
 async def test_retry_is_not_sent_beside_a_named_refund_that_a_late_reply_had_replaced(

@@ -103,6 +103,37 @@ def test_failed_one_ends_the_refund_if_nothing_is_left_beside_it(fields: dict[st
     assert (step.to, step.status) == (Stage.SETTLED, Status.FAILED)
 
 
+@pytest.mark.parametrize(
+    ("generation", "fields", "ends"),
+    [
+        ("1", {}, False),
+        ("2", {}, True),
+        ("3", {}, True),
+        (None, {}, True),
+        ("x", {}, True),
+        # The retry was never sent, or did nothing.
+        ("1", {"doubt_since": None}, True),
+        # That one had been shown as pending, which ended the doubt.
+        ("1", {"doubt_since": None, "doubted": True}, False),
+    ],
+)
+@pytest.mark.parametrize("says", ["succeeded", None])
+def test_failed_one_of_an_earlier_generation_does_not_end_the_doubt_of_a_retry(
+    generation: str | None, fields: dict[str, Any], says: str | None, *, ends: bool
+) -> None:
+    named = {"generation": 2, "provider_refund_id": "re_2", "operator_says": says}
+    step = done_alone(in_doubt(**named | fields), failed(generation=generation), "lookup", LATER)
+    expected = (Stage.SETTLED, Status.FAILED) if ends else (Stage.REVIEW, Status.PENDING)
+    assert (step.to, step.status) == expected
+
+
+def test_failed_one_of_an_earlier_generation_contradicts_nothing_any_more() -> None:
+    known = {"generation": 2, "provider_refund_id": "re_2", "contradicted_by": "re_2"}
+    refund = in_doubt(**known, operator_says="succeeded", operator_by="ann")
+    step = done_alone(refund, failed(generation="1"), "lookup", LATER)
+    assert plain(step) == asked("lost_or_stolen_card", source="lookup", contradicted_by=None)
+
+
 @pytest.mark.parametrize("known", [None, "re_2"])
 def test_word_counts_whether_the_failed_one_was_known_before_or_not(known: str | None) -> None:
     refund = in_doubt(**BY_WORD, provider_refund_id=known)
