@@ -39,7 +39,7 @@ from tests.unit.engine.shop import (
 )
 from worker.model.refund import Stage, Status
 from worker.rules import decisions, proofs
-from worker.rules.attempts import MAX_PROCESSING, after_lapse
+from worker.rules.attempts import MAX_PROCESSING, Rules, after_lapse
 from worker.store import saves
 
 
@@ -218,6 +218,29 @@ async def test_odd_one_is_read_before_a_send_although_another_one_that_failed_wa
         await insisted(shop)
         shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
         shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
+async def test_odd_one_that_was_read_before_a_person_decided_is_read_again_before_a_send(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, Rules(idempotency="verify", readback="totals")) as shop:
+        shop.wake_nobody()
+        shop.provider.will(PAID, totals(0))
+        await in_doubt(shop)
+        await hint(shop)
+        odd = says(200, refund_payload(id="re_9", status="settling"))
+        shop.provider.will(NAMED, odd)
+        shop.pass_time(HOUR)
+        assert await shop.handle() == "in review (conflict)"
+
+        async def decided_meanwhile(_: httpx.Request) -> httpx.Response:
+            await insisted(shop)
+            return odd
+
+        shop.provider.will(NAMED, decided_meanwhile, says(200, refund_payload(id="re_9")))
+        await shop.handle()
         await shop.handle()
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
 

@@ -23,7 +23,9 @@ if not r then
   return {'done', 0}
 end
 local key = P .. 'refund:' .. id
-if r.hinted and read ~= '' then
+-- A recheck began before a person decided: what it read is read once more. One in doubt is read back, which has no time.
+local is_overtaken = r.stage == 'in_doubt' and due ~= ''
+if r.hinted and read ~= '' and not is_overtaken then
   local left = without_words(r.hinted, read)
   if left == '' then redis.call('HDEL', key, 'hinted') else redis.call('HSET', key, 'hinted', left) end
 end
