@@ -12,7 +12,7 @@ from tests.factories import found, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, sources
 from tests.unit.engine.rereads import NAMED as READ_OF_NAMED
 from tests.unit.engine.rereads import failed_and_retried, hint, posts, retry
-from tests.unit.engine.shop import BY_ID, ID, POST, Shop, error, opened, says
+from tests.unit.engine.shop import BY_ID, ID, PAID, POST, Shop, error, opened, says, totals
 from worker.model.refund import Refund, Stage, Status
 from worker.rules import decisions, proofs
 from worker.rules.attempts import MAX_PROCESSING, Rules
@@ -138,6 +138,27 @@ async def test_named_refund_of_an_earlier_generation_that_failed_does_not_end_th
         refund = await look(shop, len(shown))
         assert (refund.stage, refund.prior_ids, posts(shop)) == (Stage.REVIEW, ("re_1",), 1)
         assert refund.contradicted_by is None
+
+
+async def test_named_refund_that_a_webhook_named_too_is_read_before_a_send_although_it_was_missing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        refund = await bring_to_review(shop)
+        sent = posts(shop)
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        await hint(shop, "re_1")
+        shop.provider.will(BY_ID, error(404))
+        shop.provider.will(PAID, totals(0))
+        while (refund := await look(shop)).stage is not Stage.REVIEW:
+            pass
+        assert refund.error_code == "refund_missing"
+        await decided(shop, decisions.resolve_resend(refund, by="bob", unverified=True))
+        # A replica had lagged.
+        shop.provider.will(BY_ID, says())
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
+        assert posts(shop) == sent
 
 
 async def test_retry_is_not_sent_beside_a_named_refund_that_a_late_reply_had_replaced(
