@@ -23,7 +23,7 @@ from tests.unit.engine.decided import (
     insisted,
     pending_and_in_review,
 )
-from tests.unit.engine.rereads import NAMED, OWN, hint, posts, retry
+from tests.unit.engine.rereads import NAMED, OWN, hint, posts, retry, settle
 from tests.unit.engine.shop import (
     BY_ID,
     ID,
@@ -175,6 +175,24 @@ async def test_retry_is_not_sent_beside_an_odd_one_that_was_read_with_the_one_th
         shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
         await shop.handle()
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 0)
+
+
+async def test_odd_one_that_was_named_before_a_retry_is_read_before_a_send_on_a_word(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await settle(shop, "failed")
+        await hint(shop)
+        await retry(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
+        assert await shop.handle() == "in review (conflict)"
+        await insisted(shop)
+        ours = refund_payload(id="re_9", metadata=SECOND_GENERATION)
+        shop.provider.will(NAMED, says(200, ours))
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 0)
 
 
 async def test_refund_that_a_person_named_while_an_odd_one_was_read_is_read_before_a_send(

@@ -124,6 +124,8 @@ local function save(ARGV)
   if ARGV[15] ~= '' then
     redis.call('SET', P .. 'body:' .. id, ARGV[15])
     gathered.bodies[id] = nil
+    -- What is still to be read is named in the new generation too.
+    if r.hinted then set.hints_used = r.hinted end
   end
   if to ~= 'sending' then set.claim = '' end
   local woken, rows = move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])
