@@ -35,7 +35,8 @@ if r.hints_used and again ~= '' and (r.stage == 'settled' or r.stage == 'review'
     return has_word(again, word) and word .. '?' or word
   end)))
 end
-if possible ~= '' then redis.call('HSET', key, 'possible_refund_id', possible) end
+-- A settled record names none.
+if possible ~= '' and r.stage ~= 'settled' then redis.call('HSET', key, 'possible_refund_id', possible) end
 if result == 'done' then
   forget()
   return {'done', 0}
