@@ -5,7 +5,7 @@ Webhooks and the watch of settled refunds cause them; `rules.rechecks` judges th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -65,7 +65,8 @@ class Rechecker:
         # record as it was loaded would not be saved.
         for candidate in sorted(candidates, key=_agrees):
             ending = await self._act_on(refund, candidate, read_at) or ending
-        ended = await self._candidates.end(refund, candidates, recheck=recheck, answered=answered)
+        over = _over(refund, candidates)
+        ended = await self._candidates.end(refund, over, recheck=recheck, answered=answered)
         if ended.result != "done":
             self._on_recheck(ended.result)
         unread = [one.id for one in candidates if one.verdict is CandidateVerdict.UNREADABLE]
@@ -246,6 +247,19 @@ class Rechecker:
 
 def _agrees(candidate: Candidate) -> bool:
     return candidate.verdict is not CandidateVerdict.CONTRADICTS
+
+
+def _over(refund: Refund, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates that need not be read again.
+
+    What contradicts a refund that another one has just ended is read once more on what the record
+    is now, and so before a retry.
+    """
+    is_ended = not refund.settled and any(
+        one.verdict is CandidateVerdict.OURS and one.found is not None and not one.found.is_pending
+        for one in candidates
+    )
+    return [one for one in candidates if _agrees(one) or not is_ended]
 
 
 def _may_be_sent(refund: Refund) -> bool:

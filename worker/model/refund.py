@@ -196,7 +196,8 @@ class Refund:
     prior_refund_ids: str | None = None
     """Provider refunds of earlier generations, between spaces; read again before a send.
 
-    Also one that failed while only a person said that an earlier send did not happen.
+    Also one that failed while only a person said that an earlier send did not happen, and one that
+    a person named and that was not confirmed.
     """
     set_aside_ids: str | None = None
     """Provider refunds shown for this one beside the one that a person named, between spaces.

@@ -34,7 +34,14 @@ from worker.rules.proofs import (
 CALLER: Final = "caller"
 """The author of a decision if no person is named: the calling program."""
 _MAY_BE_OF_AN_ODD_ONE: Final = frozenset(
-    {"conflict", "refund_missing", "contradictory_reply", "unknown_status"}
+    {
+        "conflict",
+        "refund_missing",
+        "contradictory_reply",
+        "unknown_status",
+        "pending_too_long",
+        "owned_elsewhere",
+    }
 )
 """A refund in conflict has one of the others once a person has named an id in vain."""
 
@@ -174,9 +181,8 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     if refund.may_have_happened:
         changes |= NO_READBACKS
         changes |= _odd_one_again(refund)
-        if refund.error_code == "conflict" and refund.provider_refund_id is not None:
-            # Its own is read first. Once that is gone, what contradicted it is read before a send.
-            changes |= contradictions.kept_as_earlier(refund, *refund.ids_named)
+        if refund.error_code in _MAY_BE_OF_AN_ODD_ONE and refund.provider_refund_id is not None:
+            changes |= _odd_one_beside_own(refund)
         return _decided(refund, "absent", Stage.IN_DOUBT, changes, by, unverified=unverified)
     changes["provider_refund_id"] = None
     if unverified and (refund.prior_ids or refund.candidates):
@@ -201,6 +207,15 @@ def _odd_one_again(refund: Refund) -> dict[str, Any]:
     """
     is_odd = refund.error_code in _MAY_BE_OF_AN_ODD_ONE and refund.provider_refund_id is None
     return named_again(refund) if is_odd or refund.absent_by_word else {}
+
+
+def _odd_one_beside_own(refund: Refund) -> dict[str, Any]:
+    """Return the change by which what contradicted the refund's own is read before a send."""
+    if refund.error_code == "conflict":
+        # Its own is read first, and the other one once that is gone.
+        return contradictions.kept_as_earlier(refund, *refund.ids_named)
+    # Its own was read since, and may be gone.
+    return named_again(refund)
 
 
 def _decided(

@@ -14,16 +14,17 @@ from worker.rules import contradictions
 from worker.rules.attempts import MAX_PROCESSING
 from worker.rules.outcomes import classify, contradiction, is_later
 from worker.rules.payloads import STATUSES
-from worker.rules.proofs import NO_WORD, done, done_alone, poll_delay, to_review
+from worker.rules.proofs import NO_WORD, done_alone, poll_delay, to_review
 from worker.rules.readback import MISSING_FOR
+from worker.rules.rechecks import CandidateVerdict, judge_candidate
 
 NAMED_MISSING_FOR: Final = timedelta(minutes=1)
 """How long a 404 means "not yet" for an id that a person named.
 
 It is most likely mistyped, and the person is still waiting.
 """
-_UNDECIDED: Final = frozenset({"unknown_status", "pending_too_long"})
-"""Codes of failed polls that do not show whether the refund is ours, and whether it moved money."""
+_NOT_OURS: Final = frozenset({CandidateVerdict.OTHER, CandidateVerdict.UNNAMED})
+"""What a poll shows by which a refund is another's, or carries no id of ours and does not agree."""
 
 
 def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> Step:
@@ -32,15 +33,14 @@ def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> 
     found = outcome.found
     if found is not None:
         if found.id != refund.provider_refund_id:
-            return _poll_failed(
-                refund, "contradictory_reply", "the provider answered with another refund's id", now
-            )
+            reason = "the provider answered with another refund's id"
+            return _poll_failed(refund, "contradictory_reply", reason, now, may_be_ours=True)
         if outcome.verdict is TryVerdict.DONE and not found.is_pending:
             return done_alone(refund, found, _read_by(refund, found), now)
     if outcome.code in {"contradictory_reply", "unknown_status"}:
         named = _insisted_on(refund, answer)
         if named is None:
-            return _contradicted(refund, outcome, now)
+            return _contradicted(refund, answer, outcome, now)
         if refund.operator_says is not None or not named.is_pending:
             return _as_named(refund, named, now)
         # It is followed like any other that is pending.
@@ -60,7 +60,8 @@ def _not_final(
     """Return the step after a poll that shows a pending refund, or none (`found` is None then)."""
     since = refund.processing_since or now
     if now - since >= MAX_PROCESSING:
-        return _poll_failed(refund, "pending_too_long", "it has been pending for 30 days", now)
+        reason = "it has been pending for 30 days"
+        return _poll_failed(refund, "pending_too_long", reason, now, may_be_ours=True)
     delay = max(poll_delay(now - since) * (1 + jitter / 4), retry_after or timedelta(0))
     changes: dict[str, Any] = {}
     if found is not None and found.status != refund.provider_status:
@@ -77,9 +78,12 @@ def _not_final(
     return _poll_again("pending", changes, delay)
 
 
-def _contradicted(refund: Refund, outcome: Outcome, now: datetime) -> Step:
+def _contradicted(refund: Refund, answer: Answer, outcome: Outcome, now: datetime) -> Step:
     """Return the step after a poll that does not show our refund, or shows an unknown status."""
-    step = _poll_failed(refund, outcome.code, outcome.message or outcome.code, now)
+    seen = judge_candidate(refund, refund.provider_refund_id or "", answer).verdict
+    may_be_ours = outcome.code == "unknown_status" or seen not in _NOT_OURS
+    reason = outcome.message or outcome.code
+    step = _poll_failed(refund, outcome.code, reason, now, may_be_ours=may_be_ours)
     if outcome.found is None:
         return step
     return replace(step, changes={**step.changes, "provider_status": outcome.found.status or None})
@@ -91,7 +95,7 @@ def _as_named(refund: Refund, named: ProviderRefund, now: datetime) -> Step:
     It is recorded as the provider shows it, whether final or not.
     """
     evidence = "operator" if refund.operator_unverified else _read_by(refund, named)
-    step = done(replace(refund, currency=None), named, evidence, now)
+    step = done_alone(replace(refund, currency=None), named, evidence, now)
     changes = dict(step.changes)
     if named.is_pending and refund.operator_unverified:
         # The next polls show the same difference.
@@ -172,10 +176,13 @@ def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
     return found if contradiction(found, taken) is None else None
 
 
-def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
+def _poll_failed(
+    refund: Refund, code: str, reason: str, now: datetime, *, may_be_ours: bool = False
+) -> Step:
     """Return the step to review after a failed poll.
 
-    The provider had the refund, so it may have happened.
+    The provider had the refund, so it may have happened. One that a person named and that
+    `may_be_ours` all the same is read before anything is sent.
     """
     changes: dict[str, Any] = {
         "error_code": code,
@@ -187,7 +194,6 @@ def _poll_failed(refund: Refund, code: str, reason: str, now: datetime) -> Step:
     if refund.operator_says is not None:
         # A person named this id, and the provider did not confirm it.
         changes |= {"provider_refund_id": None, "processing_since": None, **NO_WORD}
-        if code in _UNDECIDED and refund.provider_refund_id is not None:
-            # It may be ours all the same, so it is read before anything is sent.
+        if may_be_ours and refund.provider_refund_id is not None:
             changes |= contradictions.kept_as_earlier(refund, refund.provider_refund_id)
     return replace(to_review(changes, code, reason), source="lookup")

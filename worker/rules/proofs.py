@@ -60,8 +60,12 @@ def unknown_status(found: ProviderRefund, reason: str, changes: Mapping[str, Any
 
 
 def named_again(refund: Refund) -> dict[str, Any]:
-    """Return the change by which all that webhooks named is read again before anything is sent."""
-    named = [one for one in refund.ids_named if one not in refund.prior_ids]
+    """Return the change by which all that webhooks named is read again before anything is sent.
+
+    Its own and those of earlier generations are read in any case.
+    """
+    known = {*refund.prior_ids, refund.provider_refund_id}
+    named = [one for one in refund.ids_named if one not in known]
     return {"hinted": " ".join(named)} if named else {}
 
 
@@ -134,8 +138,6 @@ def done(refund: Refund, found: ProviderRefund, evidence: str, now: datetime) ->
             "error_code": reason,
             "error_message": in_words(f"the provider reports the refund as {status}", found),
             "retriable": retriable(reason) if can_be_repeated else Retriable.NO,
-            # A retry must not be sent beside one that contradicted this refund.
-            **named_again(refund),
         }
     by = refund.operator_by if evidence == "operator" else None
     dropped = settled_drops()
@@ -182,10 +184,11 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
     an earlier generation: it moved nothing, and is read before a send.
     """
     step = done(refund, found, evidence, now)
-    is_the_one = refund.operator_says == "succeeded"
+    is_of_before = _is_of_before(refund, found)
+    is_the_one = refund.operator_says == "succeeded" and not is_of_before
     is_another = refund.provider_refund_id not in {None, found.id}
     moved_nothing = step.status in {Status.FAILED, Status.CANCELED}
-    may_be_earlier = _may_be_of_an_earlier_send(refund, evidence)
+    may_be_earlier = is_of_before or _may_be_of_an_earlier_send(refund, evidence)
     # A word that no send has followed, since everything is paused or as the version before left it
     # in the record, leaves nothing beside what failed.
     by_word = refund.absent_by_word and refund.resends > 0
@@ -193,18 +196,23 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
         return step
     if not by_word and not may_be_earlier:
         return step
+    kept = " ".join(dict.fromkeys((*refund.prior_ids, found.id)))
     changes = {
         "error_code": step.changes["error_code"],
         "error_message": step.changes["error_message"],
         "retriable": Retriable.NO,
         "doubt_since": refund.doubt_since or now,
         "quiet_at": refund.quiet_at or now,
-        "prior_refund_ids": " ".join(dict.fromkeys((*refund.prior_ids, found.id))),
+        "prior_refund_ids": kept,
         "provider_refund_id": None,
         "provider_status": None,
         "processing_since": None,
         "evidence": None,
+        # The record no longer tells of one that contradicted it.
+        **named_again(replace(refund, prior_refund_ids=kept)),
     }
+    if "contradicted_by" in step.changes:
+        changes["contradicted_by"] = None
     alarm = (
         f"{found.id} is {found.status}, and only a person says that an earlier attempt did not"
         " happen: that one may have moved the money"
@@ -214,6 +222,17 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
     )
     to_person = to_review({**changes, **NO_WORD, **NO_READBACKS}, step.changes["error_code"], alarm)
     return replace(to_person, source=evidence)
+
+
+def _is_of_before(refund: Refund, found: ProviderRefund) -> bool:
+    """Return whether the record's own refund is of an earlier generation than a send in doubt.
+
+    A person may have named it.
+    """
+    may_have_left = refund.doubt_since is not None or refund.doubted
+    generation = found.generation or ""
+    is_earlier = generation.isdigit() and int(generation) < refund.generation
+    return is_earlier and may_have_left and found.id == refund.provider_refund_id
 
 
 def _may_be_of_an_earlier_send(refund: Refund, evidence: str) -> bool:

@@ -214,8 +214,10 @@ def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | N
         **NO_WORD,
     }
     if refund.operator_says == "succeeded":
-        # A person named an id, and the provider did not confirm it.
+        # A person named an id, and it was not read yet. It is read before anything is sent.
         changes |= {"provider_refund_id": None, "processing_since": None, "missing_since": None}
+        if (named := refund.provider_refund_id) is not None:
+            changes["prior_refund_ids"] = " ".join(dict.fromkeys((*refund.prior_ids, named)))
     return replace(to_review(changes, "conflict", reason), source="lookup")
 
 

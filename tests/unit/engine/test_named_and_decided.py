@@ -156,7 +156,8 @@ async def test_refund_is_sent_after_the_last_read_in_vain_of_what_a_webhook_name
             shop.pass_time(wait)
         assert await shop.handle() == "succeeded"
         refund = await shop.stored()
-        assert (posts(shop), refund.hinted) == (1, None)
+        # It may be a second one of ours, so it is read again now.
+        assert (posts(shop), refund.candidates) == (1, ("re_9",))
         assert has_no_decision(refund)
         entries = [entry["label"] for entry in await shop.history()]
         assert entries[-3:] == ["operator_says_absent", "send", "succeeded"]

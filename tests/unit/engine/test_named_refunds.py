@@ -8,14 +8,15 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import refund_payload
+from tests.factories import found, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, sources
 from tests.unit.engine.rereads import NAMED as READ_OF_NAMED
-from tests.unit.engine.rereads import hint, posts
-from tests.unit.engine.shop import BY_ID, Shop, error, opened, says
+from tests.unit.engine.rereads import failed_and_retried, hint, posts, retry
+from tests.unit.engine.shop import BY_ID, ID, PAID, POST, Shop, error, opened, says, totals
 from worker.model.refund import Refund, Stage, Status
-from worker.rules import decisions
+from worker.rules import decisions, proofs
 from worker.rules.attempts import MAX_PROCESSING, Rules
+from worker.store import saves
 
 NOT_OURS: dict[str, Any] = {"payment_intent": None, "metadata": None}
 
@@ -117,7 +118,78 @@ async def test_named_refund_is_read_before_one_of_ours_that_a_webhook_named(
         assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
 
 
-@pytest.mark.parametrize("shown", [says(200, refund_payload(status="odd", **NOT_OURS)), error(500)])
+@pytest.mark.parametrize("shown", [["failed"], ["pending", "failed"]])
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_named_refund_of_an_earlier_generation_that_failed_does_not_end_the_doubt_of_a_retry(
+    async_redis: redis.asyncio.Redis, shown: list[str], *, is_known: bool
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(BY_ID, says(200, refund_payload(status="failed")))
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        assert (await shop.handle()).startswith("in review")
+        if not is_known:
+            # One of records that a restored server lost, which contradicted the record.
+            await shop.store.redis.hdel(f"refunds:refund:{ID}", "prior_refund_ids")
+            await shop.set(contradicted_by="re_1")
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(BY_ID, *(says(200, refund_payload(status=each)) for each in shown))
+        refund = await look(shop, len(shown))
+        assert (refund.stage, refund.prior_ids, posts(shop)) == (Stage.REVIEW, ("re_1",), 1)
+        assert refund.contradicted_by is None
+
+
+async def test_named_refund_that_a_webhook_named_too_is_read_before_a_send_although_it_was_missing(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        refund = await bring_to_review(shop)
+        sent = posts(shop)
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        await hint(shop, "re_1")
+        shop.provider.will(BY_ID, error(404))
+        shop.provider.will(PAID, totals(0))
+        while (refund := await look(shop)).stage is not Stage.REVIEW:
+            pass
+        assert refund.error_code == "refund_missing"
+        await decided(shop, decisions.resolve_resend(refund, by="bob", unverified=True))
+        # A replica had lagged.
+        shop.provider.will(BY_ID, says())
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
+        assert posts(shop) == sent
+
+
+async def test_retry_is_not_sent_beside_a_named_refund_that_a_late_reply_had_replaced(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        refund = await bring_to_review(shop)
+        sent = posts(shop)
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        # A worker that was frozen saves what it had read before.
+        late = proofs.done(refund, found(id="re_9", status="pending"), "reply", shop.now)
+        assert (await shop.store.run(saves.save(refund, late))).result == "saved"
+        failed = says(200, refund_payload(id="re_9", status="failed"))
+        shop.provider.will(READ_OF_NAMED, failed)
+        assert (await look(shop)).status is Status.FAILED
+        await retry(shop)
+        shop.provider.will(BY_ID, says(200, refund_payload(**NOT_OURS)))
+        refund = await look(shop)
+        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
+        assert posts(shop) == sent
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        says(200, refund_payload(status="odd", **NOT_OURS)),
+        says(200, refund_payload(amount=7)),
+        says(200, refund_payload(id="re_2")),
+        error(500),
+    ],
+)
 async def test_named_refund_that_a_poll_could_not_judge_is_read_before_a_send(
     async_redis: redis.asyncio.Redis, shown: httpx.Response
 ) -> None:

@@ -5,13 +5,14 @@ Every POST is counted.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, HOUR, VERIFY, refund_payload
+from tests.factories import BLIND, HOUR, VERIFY, found, refund_payload
 from tests.unit.engine.decided import (
     ODD,
     SECOND_GENERATION,
@@ -22,7 +23,7 @@ from tests.unit.engine.decided import (
     insisted,
     pending_and_in_review,
 )
-from tests.unit.engine.rereads import NAMED, OWN, hint, posts, retry
+from tests.unit.engine.rereads import NAMED, OWN, hint, posts, retry, settle
 from tests.unit.engine.shop import (
     BY_ID,
     ID,
@@ -37,7 +38,9 @@ from tests.unit.engine.shop import (
     totals,
 )
 from worker.model.refund import Stage, Status
-from worker.rules import decisions
+from worker.rules import decisions, proofs
+from worker.rules.attempts import MAX_PROCESSING, Rules, after_lapse
+from worker.store import saves
 
 
 @pytest.mark.parametrize("shown", [{"status": "settling"}, ODD])
@@ -66,6 +69,29 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_is_done_by_then(
         # Two of ours may both have moved the money.
         stage = Stage.SETTLED if first is None else Stage.REVIEW
         assert ((await shop.stored()).stage, posts(shop)) == (stage, 1)
+
+
+async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_a_late_reply_showed(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+
+        async def late(_: httpx.Request) -> httpx.Response:
+            shop.pass_time(BLIND.lease)
+            claimed = await shop.stored()
+            step = after_lapse(claimed, BLIND, shop.now, 0)
+            assert (await shop.store.run(saves.save(claimed, step))).result == "saved"
+            return says(200, refund_payload(status="settling"))
+
+        shop.provider.will(POST, late, says(200, refund_payload(id="re_2")))
+        shop.provider.will(OWN, says(200, refund_payload(status="settling")))
+        await shop.handle()
+        assert await shop.handle() == "in review (conflict)"
+        await insisted(shop)
+        shop.provider.will(OWN, says())
+        await shop.handle()
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 1)
 
 
 async def test_refund_is_not_failed_on_a_word_beside_an_odd_one_that_shows_that_it_was_done(
@@ -134,6 +160,109 @@ async def test_retry_is_not_sent_beside_an_odd_one_that_a_person_did_not_name(
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, sent)
 
 
+async def test_retry_is_not_sent_beside_an_odd_one_that_was_read_with_the_one_that_failed(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        for name, shown in (("re_9", ODD), ("re_1", {"status": "failed"})):
+            await hint(shop, name)
+            answer = says(200, refund_payload(id=name, **shown))
+            shop.provider.will(f"GET /v1/refunds/{name}", answer)
+        assert (await shop.handle()).startswith("failed")
+        await shop.handle()
+        await retry(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 0)
+
+
+async def test_odd_one_that_was_named_before_a_retry_is_read_before_a_send_on_a_word(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await settle(shop, "failed")
+        await hint(shop)
+        await retry(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9", **ODD)))
+        assert await shop.handle() == "in review (conflict)"
+        await insisted(shop)
+        ours = refund_payload(id="re_9", metadata=SECOND_GENERATION)
+        shop.provider.will(NAMED, says(200, ours))
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 0)
+
+
+async def test_refund_that_a_person_named_while_an_odd_one_was_read_is_read_before_a_send(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        shop.provider.will(POST, httpx.ReadError("cut"))
+        assert (await shop.handle()).startswith("in review")
+        await hint(shop)
+
+        async def read(_: httpx.Request) -> httpx.Response:
+            refund = await shop.stored()
+            await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+            return says(200, refund_payload(id="re_9", **ODD))
+
+        other = refund_payload(id="re_9", metadata={"refund_id": "other"})
+        shop.provider.will(NAMED, read, says(200, other))
+        shop.wake_nobody()
+        assert await shop.handle() == "in review (conflict)"
+        await insisted(shop)
+        shop.provider.will(OWN, says(200, refund_payload(metadata={})))
+        shop.provider.will(PAID, totals(0))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
+
+
+async def test_odd_one_is_read_before_a_send_although_another_one_that_failed_was_shown_since(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        # A restored server may have lost a retry.
+        await shop.set(retry_may_be_lost="1")
+        await in_conflict_with_an_odd_one(shop)
+        shop.provider.will(OWN, says(200, refund_payload(status="failed")))
+        await hint(shop, "re_1")
+        shop.wake_nobody()
+        assert await shop.handle() == "in review (unknown)"
+        await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
+async def test_odd_one_that_was_read_before_a_person_decided_is_read_again_before_a_send(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, Rules(idempotency="verify", readback="totals")) as shop:
+        shop.wake_nobody()
+        shop.provider.will(PAID, totals(0))
+        await in_doubt(shop)
+        await hint(shop)
+        odd = says(200, refund_payload(id="re_9", status="settling"))
+        shop.provider.will(NAMED, odd)
+        shop.pass_time(HOUR)
+        assert await shop.handle() == "in review (conflict)"
+
+        async def decided_meanwhile(_: httpx.Request) -> httpx.Response:
+            await insisted(shop)
+            return odd
+
+        shop.provider.will(NAMED, decided_meanwhile, says(200, refund_payload(id="re_9")))
+        await shop.handle()
+        await shop.handle()
+        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
 @pytest.mark.parametrize("other", [{}, ODD])
 async def test_retry_is_not_sent_beside_one_that_a_list_showed_and_a_person_did_not_name(
     async_redis: redis.asyncio.Redis, other: dict[str, Any]
@@ -157,7 +286,25 @@ async def test_retry_is_not_sent_beside_one_that_a_list_showed_and_a_person_did_
         assert posts(shop) == 1
 
 
-async def test_odd_one_is_read_before_a_send_although_a_person_named_another_id_in_vain(
+@pytest.mark.parametrize("comes", ["late", "in time"])
+async def test_retry_is_not_sent_beside_an_odd_one_that_a_frozen_worker_did_not_know_of(
+    async_redis: redis.asyncio.Redis, comes: str
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        before = await shop.stored()
+        await in_conflict_with_an_odd_one(shop)
+        known = before if comes == "late" else await shop.stored()
+        failed = proofs.done(known, found(status="failed"), "reply", shop.now)
+        assert (await shop.store.run(saves.save(known, failed))).result == "saved"
+        sent = posts(shop)
+        await retry(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, sent)
+
+
+async def test_retry_of_a_reversed_refund_is_not_sent_beside_an_odd_one(
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis, BLIND) as shop:
@@ -165,17 +312,75 @@ async def test_odd_one_is_read_before_a_send_although_a_person_named_another_id_
         await in_conflict_with_an_odd_one(shop)
         refund = await shop.stored()
         await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
-        shop.provider.will(BY_ID, error(404))
+        own = refund_payload(metadata={})
+        shop.provider.will(BY_ID, says(200, own))
+        assert await shop.handle() == "succeeded"
+        await shop.handle()
+        shop.provider.will(BY_ID, says(200, own | {"status": "failed"}))
+        await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
+        assert (await shop.handle()).startswith("failed")
+        sent = posts(shop)
+        await retry(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION)))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, sent)
+
+
+@pytest.mark.parametrize(
+    ("shown", "owner", "wait", "code"),
+    [
+        (error(404), None, HOUR, "refund_missing"),
+        (error(500), None, MAX_PROCESSING, "pending_too_long"),
+        (says(200, refund_payload(metadata={})), "order-2", HOUR, "owned_elsewhere"),
+    ],
+)
+async def test_odd_one_is_read_before_a_send_although_a_person_named_another_id_in_vain(
+    async_redis: redis.asyncio.Redis,
+    shown: httpx.Response,
+    owner: str | None,
+    wait: timedelta,
+    code: str,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        await in_conflict_with_an_odd_one(shop)
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        if owner is not None:
+            await shop.store.redis.set("refunds:owner:re_1", owner)
+        shop.provider.will(BY_ID, shown)
         shop.provider.will(PAID, totals(0))
         for _ in range(3):
             await shop.handle()
-            shop.pass_time(HOUR)
-        assert (await shop.stored()).error_code == "refund_missing"
+            shop.service.breaker.answered()
+            shop.pass_time(wait)
+        assert (await shop.stored()).error_code == code
         await insisted(shop)
         shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
         shop.provider.will(POST, says(200, refund_payload(id="re_2")))
         await shop.handle()
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
+
+
+async def test_odd_one_is_read_before_a_send_although_its_own_was_named_and_is_gone(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await pending_and_in_review(shop)
+        refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        shop.provider.will(OWN, says(200, refund_payload(status="pending")), error(404))
+        shop.provider.will(PAID, totals(0))
+        for _ in range(3):
+            await shop.handle()
+            shop.pass_time(HOUR)
+        refund = await shop.stored()
+        assert (refund.error_code, refund.provider_refund_id) == ("refund_missing", "re_1")
+        await insisted(shop)
+        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
 
 
 async def test_odd_one_is_read_before_a_send_although_the_refund_of_its_own_is_gone(

@@ -141,6 +141,8 @@ def test_person_who_says_absent_leads_to_these_steps_and_no_others(*, unverified
         ("refund_missing", True),
         ("contradictory_reply", True),
         ("unknown_status", True),
+        ("pending_too_long", True),
+        ("owned_elsewhere", True),
         ("unreadable", False),
     ],
 )
@@ -153,6 +155,17 @@ def test_what_may_be_an_odd_refund_of_ours_is_read_again_after_a_decision(
     refund = a_refund(Stage.REVIEW, **fields)
     step = resolve_resend(refund) if resend else resolve_failed(refund, "gone")
     assert step.changes.get("hinted") == ("re_9" if is_read else None)
+
+
+@pytest.mark.parametrize(("code", "named"), [("refund_missing", "re_9"), ("conflict", None)])
+def test_what_may_be_an_odd_refund_beside_one_that_is_gone_is_read_again_before_a_send(
+    code: str, named: str | None
+) -> None:
+    fields: dict[str, Any] = {"error_code": code, "doubt_since": NOW, "hints_used": "re_1 re_9"}
+    refund = a_refund(Stage.REVIEW, provider_refund_id="re_1", **fields)
+    assert resolve_resend(refund).changes.get("hinted") == named
+    # A stuck one can still be given up.
+    assert "hinted" not in resolve_failed(refund, "gone").changes
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,12 @@ def test_failed_one_is_kept_after_those_known_before_and_only_once() -> None:
     assert step.changes["prior_refund_ids"] == "re_0 re_2"
 
 
+def test_what_webhooks_named_beside_the_failed_one_is_read_again() -> None:
+    refund = in_doubt(**BY_WORD, prior_refund_ids="re_0", hints_used="re_0 re_2 re_8? re_9")
+    step = done_alone(refund, failed(), "lookup", LATER)
+    assert (step.to, step.changes["hinted"]) == (Stage.REVIEW, "re_8 re_9")
+
+
 def test_canceled_one_moved_nothing_either() -> None:
     step = done_alone(in_doubt(**BY_WORD), found(id="re_2", status="canceled"), "reply", LATER)
     assert (step.to, step.label) == (Stage.REVIEW, "canceled")
@@ -95,6 +101,37 @@ def test_one_that_moves_money_is_recorded_as_it_is_shown(status: str) -> None:
 def test_failed_one_ends_the_refund_if_nothing_is_left_beside_it(fields: dict[str, Any]) -> None:
     step = done_alone(in_doubt(**fields), failed(), "reply", LATER)
     assert (step.to, step.status) == (Stage.SETTLED, Status.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("generation", "fields", "ends"),
+    [
+        ("1", {}, False),
+        ("2", {}, True),
+        ("3", {}, True),
+        (None, {}, True),
+        ("x", {}, True),
+        # The retry was never sent, or did nothing.
+        ("1", {"doubt_since": None}, True),
+        # That one had been shown as pending, which ended the doubt.
+        ("1", {"doubt_since": None, "doubted": True}, False),
+    ],
+)
+@pytest.mark.parametrize("says", ["succeeded", None])
+def test_failed_one_of_an_earlier_generation_does_not_end_the_doubt_of_a_retry(
+    generation: str | None, fields: dict[str, Any], says: str | None, *, ends: bool
+) -> None:
+    named = {"generation": 2, "provider_refund_id": "re_2", "operator_says": says}
+    step = done_alone(in_doubt(**named | fields), failed(generation=generation), "lookup", LATER)
+    expected = (Stage.SETTLED, Status.FAILED) if ends else (Stage.REVIEW, Status.PENDING)
+    assert (step.to, step.status) == expected
+
+
+def test_failed_one_of_an_earlier_generation_contradicts_nothing_any_more() -> None:
+    known = {"generation": 2, "provider_refund_id": "re_2", "contradicted_by": "re_2"}
+    refund = in_doubt(**known, operator_says="succeeded", operator_by="ann")
+    step = done_alone(refund, failed(generation="1"), "lookup", LATER)
+    assert plain(step) == asked("lost_or_stolen_card", source="lookup", contradicted_by=None)
 
 
 @pytest.mark.parametrize("known", [None, "re_2"])

@@ -16,6 +16,7 @@ from worker.rules.proofs import to_review
 from worker.rules.rechecks import Candidate, in_conflict, is_told, judge_candidate
 
 UNSENT = a_refund(Stage.WAITING, amount=500)
+UNREAD = {"provider_refund_id": None, "processing_since": None, "missing_since": None}
 
 
 def odd(status: str = "succeeded", amount: int = 7) -> Candidate:
@@ -46,9 +47,14 @@ def test_reason_says_whether_the_odd_one_moved_nothing_so_far(status: str, so_fa
         ({"doubt_since": NOW - HOUR}, {"doubt_since": NOW - HOUR}),
         ({"operator_says": "absent"}, {}),
         (
-            {"operator_says": "succeeded"},
-            {"provider_refund_id": None, "processing_since": None, "missing_since": None},
+            {
+                "operator_says": "succeeded",
+                "provider_refund_id": "re_2",
+                "prior_refund_ids": "re_0 re_1",
+            },
+            {**UNREAD, "prior_refund_ids": "re_0 re_1 re_2"},
         ),
+        ({"operator_says": "succeeded"}, UNREAD),
         ({"error_message": "its card was lost"}, {}),
         ({"error_code": "conflict", "error_message": "of an earlier review"}, {}),
     ],

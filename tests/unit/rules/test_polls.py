@@ -235,6 +235,29 @@ def test_person_cannot_insist_on_what_cannot_be_this_refund(fields: dict[str, An
     assert after_poll(insisting, a_reply(200, OTHER_SUM | fields), NOW, 0).to is Stage.REVIEW
 
 
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({}, None),
+        ({"metadata": {"refund_id": "order-2"}}, None),
+        ({"payment_intent": "pi_other"}, None),
+        ({"metadata": {"refund_id": NAMED.refund_id}}, "re_1"),
+        ({"metadata": {"refund_id": NAMED.refund_id, "refund_generation": "2"}}, "re_1"),
+        ({"metadata": {"refund_id": NAMED.refund_id}, "payment_intent": "pi_other"}, None),
+        ({"id": "re_2"}, "re_1"),
+        ({"id": "re_2", "amount": NAMED.amount, "currency": NAMED.currency}, "re_1"),
+        ({"status": "odd", "amount": NAMED.amount, "currency": NAMED.currency}, "re_1"),
+    ],
+    ids=str,
+)
+def test_named_refund_that_may_be_this_one_all_the_same_is_kept_as_an_earlier_one(
+    fields: dict[str, Any], kept: str | None
+) -> None:
+    step = after_poll(NAMED, a_reply(200, OTHER_SUM | fields), NOW, 0)
+    assert (step.to, step.changes["provider_refund_id"]) == (Stage.REVIEW, None)
+    assert step.changes.get("prior_refund_ids") == kept
+
+
 def test_insisted_on_refund_that_is_pending_is_recorded_once_and_then_followed() -> None:
     insisting = replace(NAMED, operator_unverified=True)
     pending = a_reply(200, OTHER_SUM | {"status": "pending"})
@@ -270,7 +293,8 @@ def test_insisted_on_refund_of_another_generation_is_read_before_a_retry_unless_
     [
         (a_reply(200, refund_payload(status="odd")), NOW, "re_1"),
         (a_reply(200, refund_payload(status="pending")), NOW - MAX_PROCESSING, "re_1"),
-        (a_reply(200, refund_payload(id="re_9")), NOW, None),
+        (a_reply(200, refund_payload(id="re_9")), NOW, "re_1"),
+        (a_reply(200, OTHER_SUM), NOW, None),
     ],
 )
 def test_named_refund_that_may_be_ours_is_read_before_anything_is_sent(

@@ -69,6 +69,9 @@ def test_settled_refund_no_longer_tells_which_other_may_be_its_own(world: World)
     assert world.get().possible_refund_id == "re_9"
     world.save(doubted, proofs.done(doubted, found(), "list", world.now))
     assert (world.get().status, world.get().possible_refund_id) == (Status.SUCCEEDED, None)
+    # Nor once that one is read again.
+    world.store.run(rechecks.rechecked(ID, answered=True, possible="re_9"))
+    assert world.get().possible_refund_id is None
 
 
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.SETTLED])

@@ -116,18 +116,36 @@ def test_event_before_the_reply_is_over_with_the_reply_that_names_the_same_refun
     world.check()
 
 
-@pytest.mark.parametrize("hinted", [None, "re_8"])
-def test_what_was_read_of_named_refunds_is_kept_until_each_is_read(
-    world: World, hinted: str | None
+@pytest.mark.parametrize("status", ["succeeded", "failed", "canceled"])
+@pytest.mark.parametrize(
+    ("fields", "again"),
+    [
+        ({"hints_used": "re_9"}, ("re_9",)),
+        ({"hints_used": "re_9", "hinted": "re_8"}, ("re_8", "re_9")),
+        # Its own, and those of earlier generations, are read in any case.
+        ({"hints_used": "re_1 re_7? re_8 re_9?", "prior_refund_ids": "re_8"}, ("re_7", "re_9")),
+    ],
+)
+def test_what_webhooks_named_before_a_late_proof_is_read_again_before_a_retry(
+    world: World, fields: dict[Any, Any], again: tuple[str, ...], status: str
 ) -> None:
     world.accept()
     claim = world.claim()
-    fields: dict[Any, Any] = (
-        {"hints_used": "re_9"} if hinted is None else {"hints_used": "re_9", "hinted": hinted}
-    )
     world.redis.hset(f"{P}refund:{ID}", mapping=fields)
-    world.end(claim, done_as("succeeded"))
-    assert world.hash(f"refund:{ID}").get("hints_used") == (None if hinted is None else "re_9")
+    world.end(claim, done_as(status))
+    assert (world.get().status, world.get().candidates) == (status, again)
+    assert world.hash(f"refund:{ID}")["hints_used"] == fields["hints_used"]
+    assert world.score("rechecks", ID) == world.now
+    world.check()
+
+
+def test_what_webhooks_named_is_not_kept_once_its_own_refund_alone_was_named(world: World) -> None:
+    world.accept()
+    claim = world.claim()
+    world.redis.hset(f"{P}refund:{ID}", "hints_used", "re_1?")
+    world.end(claim, done_as())
+    assert not {"hinted", "hints_used"} & world.hash(f"refund:{ID}").keys()
+    assert world.keys("rechecks") == []
 
 
 def test_refund_named_before_the_reply_is_still_to_be_read_if_the_reply_shows_another(

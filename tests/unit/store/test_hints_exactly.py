@@ -118,6 +118,26 @@ def test_refund_that_had_moved_nothing_is_read_once_more_and_then_no_more(world:
 
 
 @pytest.mark.parametrize(
+    ("says", "before", "after"),
+    [
+        ("succeeded", None, "re_9"),
+        ("succeeded", "re_8", "re_8 re_9"),
+        ("succeeded", "re_9 re_8", "re_9 re_8"),
+        (None, "re_8", "re_8"),
+    ],
+)
+def test_event_about_what_a_person_named_is_remembered_until_that_is_confirmed(
+    world: World, says: str | None, before: str | None, after: str
+) -> None:
+    at_stage(world, Stage.PROCESSING)
+    fields = {"provider_refund_id": "re_9", "operator_says": says, "hints_used": before}
+    put(world, **{name: value for name, value in fields.items() if value is not None})
+    hint(world)
+    stored = world.hash(f"refund:{ID}")
+    assert (stored.get("hints_used"), stored.get("hinted")) == (after, None)
+
+
+@pytest.mark.parametrize(
     ("says", "left"), [("absent", None), ("failed", None), ("succeeded", "1"), (None, "1")]
 )
 def test_person_who_decided_whatever_cannot_be_read_did_not_know_of_what_is_named_now(

@@ -112,6 +112,16 @@ def test_what_was_read_is_not_read_again_and_the_rest_is(
     assert world.hash(f"refund:{ID}").get("hinted") == left
 
 
+@pytest.mark.parametrize(("recheck", "left"), [("5", "re_1"), ("", None)])
+def test_what_a_recheck_read_before_the_doubt_began_is_read_once_more(
+    world: World, recheck: str, left: str | None
+) -> None:
+    at_stage(world, Stage.IN_DOUBT)
+    world.redis.hset(f"{P}refund:{ID}", "hinted", "re_1")
+    world.store.run(rechecks.rechecked(ID, answered=True, recheck=recheck, read=["re_1"]))
+    assert world.hash(f"refund:{ID}").get("hinted") == left
+
+
 @pytest.mark.parametrize(
     ("stage", "marked"),
     [

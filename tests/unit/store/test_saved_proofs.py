@@ -278,6 +278,26 @@ def test_late_failure_does_not_replace_a_refund_that_a_person_named_before_that_
     assert world.get().status == status
 
 
+@pytest.mark.parametrize(
+    ("prior_ids", "kept"),
+    [(None, ("re_2",)), ("re_0", ("re_0", "re_2")), ("re_2 re_0", ("re_2", "re_0"))],
+)
+@pytest.mark.parametrize("status", ["pending", "succeeded"])
+def test_late_proof_keeps_the_refund_that_a_person_named_as_an_earlier_one(
+    world: World, status: str, prior_ids: str | None, kept: tuple[str, ...]
+) -> None:
+    claim = held(world)
+    world.lapse()
+    world.save(world.get(), proofs.to_review({}, "inconclusive", "so"))
+    named = decisions.resolve_succeeded(world.get(), "re_2", world.now)
+    assert world.save(world.get(), named).result == "saved"
+    if prior_ids is not None:
+        world.redis.hset(f"{P}refund:{ID}", "prior_refund_ids", prior_ids)
+    assert world.end(claim, done_as(status)).result == "saved"
+    assert (world.get().provider_refund_id, world.get().prior_ids) == ("re_1", kept)
+    world.check()
+
+
 def test_late_pending_of_a_refund_that_is_settled_is_already_known(world: World) -> None:
     claim = held(world)
     world.end(claim, done_as("succeeded"))

@@ -212,7 +212,7 @@ CALLS: dict[str, Callable[[World], Command[Any]]] = {
         Hint(provider_refund_id="re_9", payment_intent=PAYMENT)
     ),
     "recheck ended": lambda _: rechecks.rechecked(
-        "settled", answered=True, read=["re_9"], possible="re_9"
+        "doubtful", answered=True, read=["re_9"], possible="re_9"
     ),
     "recheck again": lambda _: rechecks.rechecked("free", answered=False),
     "watch": lambda _: rechecks.watch([HOUR], rate=100, most=10),

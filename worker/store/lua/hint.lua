@@ -36,7 +36,14 @@ end
 
 -- Note the candidate on the record. Return whether it is still to be read.
 local function note(id, r)
-  if candidate == '' or candidate == r.provider_refund_id then return false end
+  if candidate == '' then return false end
+  if candidate == r.provider_refund_id then
+    -- A person named it, and a read that does not show it yet makes the record forget it.
+    if r.operator_says == 'succeeded' and not has_word(r.hints_used, candidate) then
+      redis.call('HSET', P .. 'refund:' .. id, 'hints_used', joined(r.hints_used, candidate))
+    end
+    return false
+  end
   if has_word(r.hinted, candidate) then return true end
   -- One that was read is not read again, and few are read at all: a stolen secret of the webhook could name many. One of
   -- an earlier generation may have succeeded since. Before a send it is read in any case.

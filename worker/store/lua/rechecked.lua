@@ -23,7 +23,9 @@ if not r then
   return {'done', 0}
 end
 local key = P .. 'refund:' .. id
-if r.hinted and read ~= '' then
+-- A recheck began before a person decided: what it read is read once more. One in doubt is read back, which has no time.
+local is_overtaken = r.stage == 'in_doubt' and due ~= ''
+if r.hinted and read ~= '' and not is_overtaken then
   local left = without_words(r.hinted, read)
   if left == '' then redis.call('HDEL', key, 'hinted') else redis.call('HSET', key, 'hinted', left) end
 end
@@ -33,7 +35,8 @@ if r.hints_used and again ~= '' and (r.stage == 'settled' or r.stage == 'review'
     return has_word(again, word) and word .. '?' or word
   end)))
 end
-if possible ~= '' then redis.call('HSET', key, 'possible_refund_id', possible) end
+-- A settled record names none.
+if possible ~= '' and r.stage ~= 'settled' then redis.call('HSET', key, 'possible_refund_id', possible) end
 if result == 'done' then
   forget()
   return {'done', 0}

@@ -27,6 +27,13 @@ local function repeated_by(r, most)
   return found_standing(r.payment_intent, r.all_remaining == '1' and '' or r.amount or '', most)
 end
 
+-- Return words and those of `more` that are not among them, nil for none.
+local function with_words(words, more)
+  local new = without_words(more, words)
+  if new == '' then return words end
+  return words and words .. ' ' .. new or new
+end
+
 local record, written = {}, {}
 local function save(ARGV)
   takes(17, ARGV)
@@ -41,12 +48,9 @@ local function save(ARGV)
   local is_late = set.settles_until and NOW > whole('settles_until', set.settles_until)
   local most_fields = set.most_fields
   set.settles_until, set.most_fields = nil, nil
-  if set.prior_refund_ids and r.prior_refund_ids then
-    -- A quiet step adds ids without another version, and a decision made before it does not know of them. Each is read
-    -- before a send, so none is ever removed.
-    local more = without_words(set.prior_refund_ids, r.prior_refund_ids)
-    set.prior_refund_ids = more == '' and r.prior_refund_ids or r.prior_refund_ids .. ' ' .. more
-  end
+  -- A quiet step adds ids without another version, and a decision made before it does not know of them. Each is read
+  -- before a send, so none is ever removed.
+  if set.prior_refund_ids then set.prior_refund_ids = with_words(r.prior_refund_ids, set.prior_refund_ids) end
   check(id, r, to, ARGV[9], set)
   if ARGV[6] ~= '' then
     local resends = whole('the resends', ARGV[6])
@@ -80,6 +84,14 @@ local function save(ARGV)
     if is_of_latest and r.contradicted_by == set.provider_refund_id and not r.set_aside_ids then
       must_be_sorted(P .. 'contradicted')
       set.contradicted_by = ''
+    end
+    -- Another one counts now, and may fail later. What a person named is read before a retry, as if of an earlier generation.
+    if is_named then set.prior_refund_ids = with_words(set.prior_refund_ids or r.prior_refund_ids, r.provider_refund_id) end
+    -- So is what webhooks named, also since this was decided: a retry must not be sent beside one that contradicted this
+    -- refund.
+    if to == 'settled' and r.hints_used then
+      local named = string.gsub(r.hints_used, '%?', '')
+      set.hinted = without_words(named, set.prior_refund_ids or r.prior_refund_ids)
     end
   elseif r.version ~= ARGV[5] or r.stage ~= ARGV[16] then
     return {'stale', int(NOW), ''}
@@ -124,6 +136,8 @@ local function save(ARGV)
   if ARGV[15] ~= '' then
     redis.call('SET', P .. 'body:' .. id, ARGV[15])
     gathered.bodies[id] = nil
+    -- What is still to be read is named in the new generation too.
+    if r.hinted then set.hints_used = r.hinted end
   end
   set.claim = ''
   local woken, rows = move(id, r, to, ARGV[9], due, set, ARGV[12], ARGV[13])
