@@ -62,13 +62,6 @@ def guard_removed(stack: ExitStack) -> None:
 
 def tie_at_the_cursor_lost(stack: ExitStack) -> None:
     """The watch goes on after the last time that it has read, and not after the last refund."""
-    rescript(
-        stack,
-        ("WATCH",),
-        "if added >= budget and rows[i + 1] ~= last then break end",
-        "if added >= budget then break end",
-        of=rechecks,
-    )
     rescript(stack, ("WATCH",), "if not visited[id] then visit(status, id) end", "", of=rechecks)
 
 
