@@ -28,6 +28,7 @@ from worker.rules.outcomes import (
     FINAL_STATUSES,
     classify,
     contradiction,
+    is_anothers,
     is_later,
     moved_nothing,
     odd_status,
@@ -92,13 +93,11 @@ def judge_candidate(refund: Refund, provider_refund_id: str, answer: Answer) -> 
 
 def _judge_found(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict, str]:
     """Judge a provider's refund that was read, and say what contradicts ours if anything."""
-    if found.payment_intent not in {None, refund.payment_intent}:
+    if is_anothers(found, refund):
         return CandidateVerdict.OTHER, ""
     if found.refund_id is None:
         agrees = contradiction(found, refund) is None
         return (CandidateVerdict.UNNAMED if agrees else CandidateVerdict.OTHER), ""
-    if found.refund_id != refund.refund_id:
-        return CandidateVerdict.OTHER, ""
     return _judge_ours(refund, found)
 
 
