@@ -8,7 +8,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import found, refund_payload
+from tests.factories import HOUR, found, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, sources
 from tests.unit.engine.rereads import NAMED as READ_OF_NAMED
 from tests.unit.engine.rereads import failed_and_retried, hint, posts, retry
@@ -152,8 +152,9 @@ async def test_named_refund_of_an_earlier_generation_that_failed_does_not_end_th
         assert refund.contradicted_by is None
 
 
-async def test_named_refund_that_a_webhook_named_too_is_read_before_a_send_although_it_was_missing(
-    async_redis: redis.asyncio.Redis,
+@pytest.mark.parametrize("is_told_again", [False, True])
+async def test_named_refund_that_a_webhook_named_too_is_read_again_although_it_was_missing(
+    async_redis: redis.asyncio.Redis, *, is_told_again: bool
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
         refund = await bring_to_review(shop)
@@ -165,7 +166,11 @@ async def test_named_refund_that_a_webhook_named_too_is_read_before_a_send_altho
         while (refund := await look(shop)).stage is not Stage.REVIEW:
             pass
         assert refund.error_code == "refund_missing"
-        await decided(shop, decisions.resolve_resend(refund, by="bob", unverified=True))
+        if is_told_again:
+            shop.pass_time(HOUR)
+            await hint(shop, "re_1", "succeeded")
+        else:
+            await decided(shop, decisions.resolve_resend(refund, by="bob", unverified=True))
         # A replica had lagged.
         shop.provider.will(BY_ID, says())
         refund = await look(shop)
