@@ -320,12 +320,13 @@ def after_prior_recheck(
 ) -> tuple[RecheckResult, ProviderRefund | None]:
     """Return what a read of a settled refund's earlier provider refund shows, and that refund.
 
-    `CHANGED` if it moved money after all, or may: it had failed before the retry.
+    `CHANGED` if it moved money after all, or may: it had failed before the retry. One that is
+    another's, as one whose id was mistyped, says nothing of this refund.
     """
     found = shown_refund(answer)
     if found is None or found.id != provider_refund_id:
         return RecheckResult.AGAIN, None
-    if moved_nothing(found):
+    if moved_nothing(found) or is_anothers(found, refund):
         return RecheckResult.CONFIRMED, found
     if found.status not in STATUSES or contradiction(replace(found, generation=None), refund):
         return RecheckResult.CONTRADICTS, found
