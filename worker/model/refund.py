@@ -189,7 +189,8 @@ class Refund:
     hints_used: str | None = None
     """All ids that webhooks named in this generation, between spaces; few count.
 
-    A `?` follows one that had moved nothing when it was read: it may be read again.
+    A `?` follows one that had moved nothing when it was read, or that a person named: it may be
+    read again.
     """
     possible_refund_id: str | None = None
     """A provider refund that may be this one: it agrees, and carries no id of ours."""

@@ -66,6 +66,12 @@ def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
     return None
 
 
+def is_anothers(found: ProviderRefund, refund: Refund) -> bool:
+    """Return whether a provider's refund is of another payment, or carries another refund's id."""
+    is_elsewhere = found.payment_intent not in {None, refund.payment_intent}
+    return is_elsewhere or found.refund_id not in {None, refund.refund_id}
+
+
 def is_later(found: ProviderRefund, refund: Refund) -> bool:
     """Return whether a provider's refund of ours is of a later generation than the record.
 

@@ -23,7 +23,7 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
 from worker.rules.attempts import MAX_SERVER_ERRORS, PARKED, Rules, backoff, refused_unsent
-from worker.rules.outcomes import FINAL_STATUSES, contradiction
+from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_anothers
 from worker.rules.payloads import STATUSES
 from worker.rules.proofs import NO_READBACKS, NO_WORD, to_review
 from worker.rules.rechecks import MAX_UNREAD, is_insisted, prior_done
@@ -124,11 +124,14 @@ def after_prior(
 
     None if that refund moved nothing, so that the retry may be sent. `may_have_left` says that the
     retry itself may have been sent before. A person who insists outweighs only what else differs in
-    an earlier refund that is shown as failed.
+    an earlier refund that is shown as failed, or that is shown as another's, as one is whose id was
+    mistyped.
     """
     wrong = contradiction(found, refund)
     moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
-    if moved_nothing and (wrong is None or is_insisted(refund)):
+    if moved_nothing and wrong is None:
+        return None
+    if is_insisted(refund) and (moved_nothing or is_anothers(found, refund)):
         return None
     if wrong is not None or found.status not in STATUSES:
         reason = f"the earlier provider refund {found.id} shows another {wrong or 'status'}"

@@ -28,6 +28,7 @@ from worker.rules.outcomes import (
     FINAL_STATUSES,
     classify,
     contradiction,
+    is_anothers,
     is_later,
     moved_nothing,
     odd_status,
@@ -92,13 +93,11 @@ def judge_candidate(refund: Refund, provider_refund_id: str, answer: Answer) -> 
 
 def _judge_found(refund: Refund, found: ProviderRefund) -> tuple[CandidateVerdict, str]:
     """Judge a provider's refund that was read, and say what contradicts ours if anything."""
-    if found.payment_intent not in {None, refund.payment_intent}:
+    if is_anothers(found, refund):
         return CandidateVerdict.OTHER, ""
     if found.refund_id is None:
         agrees = contradiction(found, refund) is None
         return (CandidateVerdict.UNNAMED if agrees else CandidateVerdict.OTHER), ""
-    if found.refund_id != refund.refund_id:
-        return CandidateVerdict.OTHER, ""
     return _judge_ours(refund, found)
 
 
@@ -321,12 +320,13 @@ def after_prior_recheck(
 ) -> tuple[RecheckResult, ProviderRefund | None]:
     """Return what a read of a settled refund's earlier provider refund shows, and that refund.
 
-    `CHANGED` if it moved money after all, or may: it had failed before the retry.
+    `CHANGED` if it moved money after all, or may: it had failed before the retry. One that is
+    another's, as one whose id was mistyped, says nothing of this refund.
     """
     found = shown_refund(answer)
     if found is None or found.id != provider_refund_id:
         return RecheckResult.AGAIN, None
-    if moved_nothing(found):
+    if moved_nothing(found) or is_anothers(found, refund):
         return RecheckResult.CONFIRMED, found
     if found.status not in STATUSES or contradiction(replace(found, generation=None), refund):
         return RecheckResult.CONTRADICTS, found

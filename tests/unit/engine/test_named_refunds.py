@@ -8,7 +8,7 @@ import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import found, refund_payload
+from tests.factories import HOUR, found, refund_payload
 from tests.unit.engine.deciding import bring_to_review, decided, look, sources
 from tests.unit.engine.rereads import NAMED as READ_OF_NAMED
 from tests.unit.engine.rereads import failed_and_retried, hint, posts, retry
@@ -30,6 +30,18 @@ async def named(shop: Shop, payload: dict[str, Any], *, unverified: bool = False
     await decided(shop, step)
     shop.provider.will(BY_ID, says(200, payload))
     return await look(shop)
+
+
+async def named_then_replaced(shop: Shop) -> None:
+    """Let a person name one, and a late reply show another one, which fails."""
+    refund = await bring_to_review(shop)
+    await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+    # A worker that was frozen saves what it had read before.
+    late = proofs.done(refund, found(id="re_9", status="pending"), "reply", shop.now)
+    assert (await shop.store.run(saves.save(refund, late))).result == "saved"
+    failed = says(200, refund_payload(id="re_9", status="failed"))
+    shop.provider.will(READ_OF_NAMED, failed)
+    assert (await look(shop)).status is Status.FAILED
 
 
 async def test_a_refund_that_a_person_named_is_known_by_its_own_words_or_by_the_persons(
@@ -140,8 +152,9 @@ async def test_named_refund_of_an_earlier_generation_that_failed_does_not_end_th
         assert refund.contradicted_by is None
 
 
-async def test_named_refund_that_a_webhook_named_too_is_read_before_a_send_although_it_was_missing(
-    async_redis: redis.asyncio.Redis,
+@pytest.mark.parametrize("is_told_again", [False, True])
+async def test_named_refund_that_a_webhook_named_too_is_read_again_although_it_was_missing(
+    async_redis: redis.asyncio.Redis, *, is_told_again: bool
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
         refund = await bring_to_review(shop)
@@ -153,7 +166,11 @@ async def test_named_refund_that_a_webhook_named_too_is_read_before_a_send_altho
         while (refund := await look(shop)).stage is not Stage.REVIEW:
             pass
         assert refund.error_code == "refund_missing"
-        await decided(shop, decisions.resolve_resend(refund, by="bob", unverified=True))
+        if is_told_again:
+            shop.pass_time(HOUR)
+            await hint(shop, "re_1", "succeeded")
+        else:
+            await decided(shop, decisions.resolve_resend(refund, by="bob", unverified=True))
         # A replica had lagged.
         shop.provider.will(BY_ID, says())
         refund = await look(shop)
@@ -165,20 +182,39 @@ async def test_retry_is_not_sent_beside_a_named_refund_that_a_late_reply_had_rep
     async_redis: redis.asyncio.Redis,
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
-        refund = await bring_to_review(shop)
+        await named_then_replaced(shop)
         sent = posts(shop)
-        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
-        # A worker that was frozen saves what it had read before.
-        late = proofs.done(refund, found(id="re_9", status="pending"), "reply", shop.now)
-        assert (await shop.store.run(saves.save(refund, late))).result == "saved"
-        failed = says(200, refund_payload(id="re_9", status="failed"))
-        shop.provider.will(READ_OF_NAMED, failed)
-        assert (await look(shop)).status is Status.FAILED
         await retry(shop)
         shop.provider.will(BY_ID, says(200, refund_payload(**NOT_OURS)))
         refund = await look(shop)
         assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
         assert posts(shop) == sent
+
+
+@pytest.mark.parametrize(
+    "another",
+    [{"payment_intent": "pi_other"}, {"metadata": {"refund_id": "order-2002-1"}, "amount": 7}],
+)
+@pytest.mark.parametrize(("decision", "sent"), [("resend", 1), ("failed", 0)])
+async def test_person_ends_a_retry_beside_anothers_refund_that_was_named_by_mistake(
+    async_redis: redis.asyncio.Redis, another: dict[str, Any], decision: str, sent: int
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        await named_then_replaced(shop)
+        sent_before = posts(shop)
+        await retry(shop)
+        shop.provider.will(BY_ID, says(200, refund_payload(**another)))
+        refund = await look(shop)
+        assert (refund.stage, refund.error_code) == (Stage.REVIEW, "prior_contradicts")
+        if decision == "resend":
+            step = decisions.resolve_resend(refund, by="bob", unverified=True)
+        else:
+            step = decisions.resolve_failed(refund, "gone", by="bob", unverified=True)
+        await decided(shop, step)
+        metadata = {"refund_id": ID, "refund_generation": "2"}
+        shop.provider.will(POST, says(200, refund_payload(id="re_10", metadata=metadata)))
+        assert (await look(shop)).stage is Stage.SETTLED
+        assert posts(shop) - sent_before == sent
 
 
 @pytest.mark.parametrize(

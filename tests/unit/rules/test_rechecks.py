@@ -152,12 +152,15 @@ PRIOR = a_refund(Stage.SETTLED, generation=2, prior_refund_ids="re_9", provider_
         (shown(status=None, metadata=ours("1")), RecheckResult.CONTRADICTS),
         (shown(status="odd", metadata=ours("1")), RecheckResult.CONTRADICTS),
         (shown(amount=499, metadata=ours("1")), RecheckResult.CONTRADICTS),
+        # A person had named another's by mistake.
+        (shown(payment_intent="pi_other"), RecheckResult.CONFIRMED),
+        (shown(amount=499, metadata={"refund_id": "order-2002-1"}), RecheckResult.CONFIRMED),
         (a_reply(200, refund_payload(id="re_8")), RecheckResult.AGAIN),
         (an_error(404), RecheckResult.AGAIN),
         (an_error(500), RecheckResult.AGAIN),
     ],
 )
-def test_earlier_refund_of_a_settled_one_had_failed_and_anything_else_is_news(
+def test_earlier_refund_of_a_settled_one_had_failed_and_anything_else_of_ours_is_news(
     answer: Answer, result: RecheckResult
 ) -> None:
     seen, refund = rechecks.after_prior_recheck(PRIOR, "re_9", answer)

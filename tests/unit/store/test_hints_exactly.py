@@ -120,9 +120,10 @@ def test_refund_that_had_moved_nothing_is_read_once_more_and_then_no_more(world:
 @pytest.mark.parametrize(
     ("says", "before", "after"),
     [
-        ("succeeded", None, "re_9"),
-        ("succeeded", "re_8", "re_8 re_9"),
+        ("succeeded", None, "re_9?"),
+        ("succeeded", "re_8", "re_8 re_9?"),
         ("succeeded", "re_9 re_8", "re_9 re_8"),
+        ("succeeded", "re_9? re_8", "re_9? re_8"),
         (None, "re_8", "re_8"),
     ],
 )

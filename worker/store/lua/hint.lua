@@ -38,9 +38,11 @@ end
 local function note(id, r)
   if candidate == '' then return false end
   if candidate == r.provider_refund_id then
-    -- A person named it, and a read that does not show it yet makes the record forget it.
-    if r.operator_says == 'succeeded' and not has_word(r.hints_used, candidate) then
-      redis.call('HSET', P .. 'refund:' .. id, 'hints_used', joined(r.hints_used, candidate))
+    -- A person named it, and a read that does not show it yet makes the record forget it. With the mark a later event
+    -- may name it again.
+    local noted = has_word(r.hints_used, candidate) or has_word(r.hints_used, candidate .. '?')
+    if r.operator_says == 'succeeded' and not noted then
+      redis.call('HSET', P .. 'refund:' .. id, 'hints_used', joined(r.hints_used, candidate .. '?'))
     end
     return false
   end
@@ -52,8 +54,8 @@ local function note(id, r)
     redis.call('HSET', P .. 'refund:' .. id, 'hinted', joined(r.hinted, candidate))
     return true
   end
-  -- So may one of ours with a mark, which had moved nothing. rechecked.lua makes the mark, and not while the refund may be
-  -- sent, so that no event holds it back for ever.
+  -- So may one of ours with a mark, which had moved nothing. rechecked.lua makes that mark, and not while the refund may
+  -- be sent, so that no event holds it back for ever.
   local marked = candidate .. '?'
   if has_word(r.hints_used, marked) then
     if not is_news() then return false end
