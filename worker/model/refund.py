@@ -246,6 +246,10 @@ class Refund:
         """Return the provider's refunds of earlier generations."""
         return tuple((self.prior_refund_ids or "").split())
 
+    def prior_ids_with(self, *ids: str) -> str:
+        """Return the `prior_refund_ids` with these added, each once."""
+        return " ".join(dict.fromkeys((*self.prior_ids, *ids)))
+
     @property
     def ids_set_aside(self) -> tuple[str, ...]:
         """Return the provider's refunds that a person knew of when they named another one."""

@@ -130,7 +130,7 @@ def set_aside(refund: Refund, named: str) -> dict[str, Any]:
     others = [*refund.ids_set_aside]
     if own is not None and refund.status in {Status.FAILED, Status.CANCELED}:
         # Its own moved nothing. Like that of an earlier generation it is read before a retry.
-        changes["prior_refund_ids"] = _joined(refund.prior_ids, own)
+        changes["prior_refund_ids"] = refund.prior_ids_with(own)
     elif own is not None:
         others.append(own)
     others.append(refund.contradicted_by)
@@ -162,7 +162,7 @@ def own_kept(refund: Refund, *unread: str) -> dict[str, Any]:
 
 def kept_as_earlier(refund: Refund, *names: str) -> dict[str, Any]:
     """Return the change by which these are read before a send, as if of an earlier generation."""
-    return {"prior_refund_ids": _joined(refund.prior_ids, *names)} if names else {}
+    return {"prior_refund_ids": refund.prior_ids_with(*names)} if names else {}
 
 
 def _joined(known: Iterable[str], *more: str) -> str | None:

@@ -102,7 +102,7 @@ def _as_named(refund: Refund, named: ProviderRefund, now: datetime) -> Step:
         changes |= {"operator_unverified": True, "operator_by": refund.operator_by}
     is_earlier = named.generation not in {None, str(refund.generation)}
     if is_earlier and not is_later(named, refund):
-        changes["prior_refund_ids"] = " ".join(dict.fromkeys((*refund.prior_ids, named.id)))
+        changes["prior_refund_ids"] = refund.prior_ids_with(named.id)
     return replace(step, changes=changes)
 
 

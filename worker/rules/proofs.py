@@ -196,7 +196,7 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
         return step
     if not by_word and not may_be_earlier:
         return step
-    kept = " ".join(dict.fromkeys((*refund.prior_ids, found.id)))
+    kept = refund.prior_ids_with(found.id)
     changes = {
         "error_code": step.changes["error_code"],
         "error_message": step.changes["error_message"],
@@ -208,7 +208,7 @@ def done_alone(refund: Refund, found: ProviderRefund, evidence: str, now: dateti
         "provider_status": None,
         "processing_since": None,
         "evidence": None,
-        # The record no longer tells of one that contradicted it.
+        # The error code names one that contradicted it no longer, so it is named here.
         **named_again(replace(refund, prior_refund_ids=kept)),
     }
     if "contradicted_by" in step.changes:

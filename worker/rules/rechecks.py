@@ -157,7 +157,7 @@ def prior_done(refund: Refund, found: ProviderRefund, now: datetime) -> Step:
     The record takes that refund as its own, and nothing is sent.
     """
     step = done(refund, found, "lookup", now)
-    earlier = {"prior_refund_ids": " ".join(dict.fromkeys((*refund.prior_ids, found.id)))}
+    earlier = {"prior_refund_ids": refund.prior_ids_with(found.id)}
     alarm = (
         f"the provider's refund {found.id} of an earlier generation was done after all:"
         " the retry was not sent"
@@ -216,7 +216,7 @@ def in_conflict(refund: Refund, candidate: Candidate, now: datetime) -> Step | N
         # A person named an id, and it was not read yet. It is read before anything is sent.
         changes |= {"provider_refund_id": None, "processing_since": None, "missing_since": None}
         if (named := refund.provider_refund_id) is not None:
-            changes["prior_refund_ids"] = " ".join(dict.fromkeys((*refund.prior_ids, named)))
+            changes["prior_refund_ids"] = refund.prior_ids_with(named)
     return replace(to_review(changes, "conflict", reason), source="lookup")
 
 

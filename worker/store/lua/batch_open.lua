@@ -19,7 +19,7 @@ if earlier and redis.call('EXISTS', P .. 'batch:' .. earlier) == 1 then
   elseif chosen and earlier ~= id then reason, fact = 'named', ''
   elseif (batch[3] or '') ~= options then reason, fact = 'options', batch[3] or ''
   else
-    -- Who continues it was asked about repeats, too, and was told of the invalid rows.
+    -- Who continues it has answered for repeats too, and has seen the invalid rows.
     for i = 10, #ARGV - 1, 2 do
       if ARGV[i] == 'allow_repeat' or ARGV[i] == 'invalid' then
         redis.call('HSET', P .. 'batch:' .. earlier, ARGV[i], ARGV[i + 1])
