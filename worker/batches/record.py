@@ -298,13 +298,6 @@ def unknown(batch_id: str) -> NotFound:
     return NotFound(f"no batch {shown(batch_id)} exists here: see 'refunds batch list'")
 
 
-def batch_size(store: Store, batch_id: str) -> int:
-    """Return how many refunds a batch created, 0 if it does not exist."""
-    with redis_errors(store.address):
-        size: Any = store.redis.llen(store.key(f"batch-refunds:{batch_id}"))
-    return int(size)
-
-
 def state_of_batch(store: Store, batch_id: str) -> str | None:
     """Return only the state of a batch, None if it does not exist."""
     with redis_errors(store.address):

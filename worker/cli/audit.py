@@ -10,9 +10,9 @@ from rich.table import Table
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO
 from worker.cli.session import note, opened
-from worker.ranges import Whole
 from worker.store.audit import Entry, entries, selected
 from worker.wording import values
+from worker.wording.ranges import Whole
 
 
 @click.command(

@@ -24,10 +24,10 @@ from worker.errors import InputError
 from worker.file_import import reading_of
 from worker.importer import Source, open_source, validate, write_result
 from worker.model.refund import Lane, Retriable
-from worker.ranges import Whole
+from worker.model.words import counted, verb
 from worker.store import flags
 from worker.store.store import Store
-from worker.words import counted, verb
+from worker.wording.ranges import Whole
 
 _SETTLED: Final = frozenset({"succeeded", "failed"})
 _batch_argument = click.argument("batch_id", metavar="BATCH_ID")
@@ -133,7 +133,7 @@ def cancel(*, batch_id: str, as_json: bool) -> int:
     Exit code: 9 if there was nothing left to stop.
     """
     with opened() as refunds:
-        total = batches.batch_size(refunds.store, batch_id)
+        total = refunds.store.batch_size(batch_id)
         store, by = refunds.store, operator(refunds.settings)
         try:
             with progress("checked", total) as show_done:
@@ -244,7 +244,7 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
     """
     kinds = frozenset({Retriable.YES, Retriable.UNKNOWN} if unknown else {Retriable.YES})
     with opened() as refunds:
-        total = batches.batch_size(refunds.store, batch_id)
+        total = refunds.store.batch_size(batch_id)
         store, by = refunds.store, operator(refunds.settings)
         # Made before anything is changed, because the settings of the broker may be wrong.
         celery = refunds.celery

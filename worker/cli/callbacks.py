@@ -19,12 +19,12 @@ from worker.client import Refunds
 from worker.errors import FieldError, GuardRefused, InputError, InvalidRequest, NotFound
 from worker.model.request import scrubbed, shown
 from worker.model.times import rfc3339
+from worker.model.words import counted, verb
 from worker.settings import Settings
 from worker.store import callback_state
 from worker.store.callback_state import CallbackState, DeadLetter, EndpointState
 from worker.store.callbacks import BATCH
 from worker.wording import values
-from worker.words import counted, verb
 
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per line."

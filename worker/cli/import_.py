@@ -22,8 +22,8 @@ from worker.cli.outputs import ERRORS, RESULTS, forget, named, output
 from worker.cli.progress import progress
 from worker.file_import import Limits, each_sum, length_of_time, most_errors, sums_or_one
 from worker.importer import open_source, validate
-from worker.ranges import Whole
 from worker.settings import Settings
+from worker.wording.ranges import Whole
 
 _target = click.Path(dir_okay=False, path_type=Path)
 

@@ -22,8 +22,8 @@ from worker.importer import (
     made_id,
 )
 from worker.model.refund import Refund, Status
+from worker.model.words import counted, verb
 from worker.wording import values
-from worker.words import counted, verb
 
 _COLUMNS: Final = ("line", "column", "code", "value", "rule")
 NOTHING: Final = "nothing was imported"

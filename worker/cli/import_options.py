@@ -10,7 +10,7 @@ from worker.cli.import_guards import parsed
 from worker.cli.options import CURRENCY, FORM, delimiter_of, require_major
 from worker.file_import import columns_of
 from worker.importer import MOST_ATTEMPTS, ImportOptions
-from worker.ranges import Whole
+from worker.wording.ranges import Whole
 
 READING: Final = (
     *FORM,

@@ -46,10 +46,10 @@ from worker.file_import import (
     submit,
 )
 from worker.importer import Source, Summary, Validation, accepted, write_failed_rows, write_result
+from worker.model.words import counted, verb
 from worker.settings import Settings
 from worker.wording import held, values
 from worker.wording.batches import span
-from worker.words import counted, verb
 
 _NOTHING_NEW: Final = "nothing to do: every row was accepted before"
 

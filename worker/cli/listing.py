@@ -1,4 +1,4 @@
-"""`refunds list`: shows the refunds that match, as `worker.listing` finds them."""
+"""`refunds list`: shows the refunds that match, as `worker.store.listing` finds them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from worker.batches import read_batch
 from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.session import note, opened
-from worker.listing import Filter, matching
 from worker.model.refund import Refund, Stage, Status
-from worker.ranges import Whole
+from worker.store.listing import Filter, matching
+from worker.wording.ranges import Whole
 
 
 @click.command(

@@ -6,9 +6,9 @@ import click
 
 from worker.cli.exits import DONE
 from worker.cli.session import note, opened
-from worker.listening import cannot_listen
 from worker.monitoring.metrics import serve
-from worker.ranges import Whole
+from worker.wording.listening import cannot_listen
+from worker.wording.ranges import Whole
 
 
 @click.command(

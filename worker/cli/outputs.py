@@ -24,7 +24,7 @@ import click
 from worker.cli.session import note
 from worker.errors import InputError
 from worker.importer.columns import is_of_errors, is_of_results
-from worker.words import counted
+from worker.model.words import counted
 
 _NAME: Final = 40
 # The first row of a file can be longer than that of the input, whose limit is 1 MiB.

@@ -29,11 +29,11 @@ from worker.probing.questions import (
     Verdict,
 )
 from worker.probing.report import Report
-from worker.ranges import Whole
 from worker.settings import Settings
 from worker.store import flags
 from worker.store.store import Store
 from worker.wording import values
+from worker.wording.ranges import Whole
 
 _STYLES: Final = {
     Verdict.YES: "green",

@@ -25,12 +25,12 @@ from worker.cli import render
 from worker.cli.exits import DONE, SOME_FAILED, Detached
 from worker.cli.session import ALL_PAUSED, note
 from worker.client import Refunds
-from worker.listing import Filter, page
 from worker.model.refund import Stage, Status
+from worker.model.words import counted, verb
 from worker.store import flags
+from worker.store.listing import Filter, page
 from worker.wording import held, values
 from worker.wording.batches import span
-from worker.words import counted, verb
 
 LINE_SECONDS: Final = 5.0
 STILL_LINE_SECONDS: Final = 60.0

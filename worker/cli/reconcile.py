@@ -27,9 +27,11 @@ from worker.cli.outputs import named, output
 from worker.cli.session import note, opened
 from worker.cli.windows import window_of
 from worker.errors import GuardRefused, InputError
-from worker.importer import AmountUnit, ImportOptions, open_source
+from worker.importer import ImportOptions, open_source
 from worker.importer.options import DecimalMark
+from worker.model.currencies import AmountUnit
 from worker.model.times import rfc3339
+from worker.model.words import counted
 from worker.reconcile import comparing, mapping
 from worker.reconcile.books import Books, books
 from worker.reconcile.export import MOST_ERRORS, Export, Reading
@@ -37,7 +39,6 @@ from worker.reconcile.mapping import CHOICES, FIELDS, STATUSES, ExportMapping, M
 from worker.reconcile.window import Window, WindowError, zone_of
 from worker.store import rechecks
 from worker.store.store import Store
-from worker.words import counted
 
 MOST_LOOKED_AT: Final = 5_000
 """Refunds that one run has read again: more of them come from a wrong file, window or unit."""

@@ -12,10 +12,10 @@ from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import act, note, opened, operator
 from worker.cli.values import checked_moment
 from worker.model.times import rfc3339
-from worker.ranges import Whole
+from worker.model.words import counted, verb
 from worker.store.recovery import recover as recover_records
 from worker.wording import values
-from worker.words import counted, verb
+from worker.wording.ranges import Whole
 
 
 def _agreed(address: str) -> bool:

@@ -16,9 +16,9 @@ from worker.cli.waiting import verdict, wait_for
 from worker.errors import IdempotencyConflict
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.request import REASONS
-from worker.ranges import SECONDS
 from worker.store.records import history_as_json
 from worker.wording import values
+from worker.wording.ranges import SECONDS
 
 wait_option = click.option(
     "--wait", "wait", type=SECONDS, metavar="SECONDS", help="Wait at most this long for the result."

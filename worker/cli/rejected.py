@@ -13,8 +13,8 @@ from worker.broker.rejected import Rejection
 from worker.cli import render
 from worker.cli.exits import DONE, NOTHING_TO_DO, Detached
 from worker.cli.session import act, note, opened
-from worker.ranges import Whole
 from worker.wording import values
+from worker.wording.ranges import Whole
 
 _json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object per line."

@@ -15,14 +15,14 @@ from worker.cli.exits import DONE
 from worker.cli.session import act, note, opened, operator
 from worker.client import Decision, Refunds
 from worker.errors import NotInReview
-from worker.listing import Filter, matching
 from worker.model.refund import Refund, Stage
 from worker.model.statements import checked_code, checked_note, checked_provider_id
-from worker.ranges import Whole
 from worker.store import reads
+from worker.store.listing import Filter, matching
 from worker.store.records import history_as_json
 from worker.wording import history, reasons
 from worker.wording.decisions import evidence, resolutions
+from worker.wording.ranges import Whole
 from worker.wording.values import plain
 
 CHOICES: Final = "--succeeded RE_ID, --failed CODE or --resend"

@@ -13,10 +13,10 @@ import click
 from worker.cli.exits import DONE
 from worker.cli.session import note
 from worker.errors import GuardRefused, SettingsError
-from worker.listening import cannot_listen
 from worker.process import collector, logs
-from worker.ranges import Whole
 from worker.settings import ENV_PREFIX, Settings, is_loopback
+from worker.wording.listening import cannot_listen
+from worker.wording.ranges import Whole
 
 PARTS: Final = ("api", "page", "webhooks")
 _KEY: Final = f"{ENV_PREFIX}API_KEY"

@@ -18,10 +18,10 @@ from worker.cli.windows import window_of, window_options, zone_name
 from worker.importer.cells import guarded
 from worker.model.currencies import in_major
 from worker.model.times import rfc3339
+from worker.model.words import counted
 from worker.reconcile.totals import GROUPS, Compared, Total, check, totals
 from worker.reconcile.window import Window
 from worker.wording.values import plain
-from worker.words import counted
 
 
 def _groups(_ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:

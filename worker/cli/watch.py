@@ -14,11 +14,11 @@ from worker.cli.session import note, opened
 from worker.cli.values import checked_moment
 from worker.errors import SettingsError
 from worker.model.times import rfc3339
+from worker.model.words import counted
 from worker.monitoring.checks import lasting
 from worker.settings import Settings
 from worker.store.watch_state import Rung, WatchState, backfill, read_watch, rung_name
 from worker.wording import values
-from worker.words import counted
 
 _DAY_SECONDS: Final = 86_400
 

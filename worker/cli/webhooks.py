@@ -14,10 +14,10 @@ from worker.cli import render
 from worker.cli.exits import DONE
 from worker.cli.session import act, note, opened
 from worker.errors import GuardRefused, ProviderMismatch, SettingsError
-from worker.lists import MOST_SECRETS
 from worker.model.redaction import remember_key
 from worker.model.signatures import PATH
 from worker.settings import ENV_PREFIX, Settings, is_loopback
+from worker.settings.lists import MOST_SECRETS
 from worker.store import flags
 from worker.store.store import Store
 

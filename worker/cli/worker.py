@@ -16,9 +16,9 @@ from worker.errors import ProviderMismatch, SettingsError
 from worker.model.refund import Lane
 from worker.probing import kept
 from worker.process import heartbeat_file, supervising
-from worker.ranges import Whole
 from worker.settings import Settings
 from worker.store import flags
+from worker.wording.ranges import Whole
 
 # Exit codes after which the child is not started again: wrong settings or a guard would stop it
 # each time.

@@ -12,8 +12,8 @@ from worker.batches import BatchDraft, Comparison, OpenedBatch
 from worker.file_import.limits import Limits, MostErrors, sums
 from worker.file_import.readings import stored_reading
 from worker.importer import Source, Summary
+from worker.model.words import counted, listed, verb
 from worker.store.store import Store
-from worker.words import counted, listed, verb
 
 _LINES: Final = 3
 Reason = Literal[

@@ -9,8 +9,9 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Final
 
-from worker.importer import AmountUnit, Summary
-from worker.words import counted, money, verb
+from worker.importer import Summary
+from worker.model.currencies import AmountUnit
+from worker.model.words import counted, money, verb
 
 UNSTATED: Final = "unstated"
 """The name of the currency of rows that state none."""

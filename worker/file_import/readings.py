@@ -16,7 +16,6 @@ from worker.file_import.limits import Unusable
 from worker.importer import (
     DELIMITERS,
     FIELDS,
-    AmountUnit,
     ImportOptions,
     Source,
     delimiter_of,
@@ -24,6 +23,7 @@ from worker.importer import (
     field_of,
     is_settable,
 )
+from worker.model.currencies import AmountUnit
 
 DELIMITER_OF: Final = {name: character for character, name in DELIMITERS.items()}
 _OPTIONS: Final = frozenset(field.name for field in fields(ImportOptions))

@@ -22,8 +22,8 @@ from worker.http.uploads import Judged, Opening, Uploads, in_parameters, opened,
 from worker.http.wanted import Wanted
 from worker.importer import Format, Source
 from worker.model.callers import Caller, Scope
+from worker.model.words import counted, verb
 from worker.settings import Settings
-from worker.words import counted, verb
 
 TYPES: Final[dict[str, Format]] = {
     "text/csv": "csv",

@@ -26,7 +26,6 @@ from worker.http.context import Context, not_its_own, unknown
 from worker.http.creations import Creations
 from worker.http.deeds import deed_of
 from worker.http.queries import Query, etag, has, has_gone, refund_id_of
-from worker.listing import Filter, page
 from worker.model.callers import Caller, Scope
 from worker.model.hints import Hint
 from worker.model.refund import Lane, Refund, Stage, Status
@@ -34,6 +33,7 @@ from worker.model.request import RefundRequest, is_provider_id, is_refund_id, sh
 from worker.model.times import to_ms
 from worker.store import rechecks
 from worker.store.audit import Deed, carry_out, carry_out_async
+from worker.store.listing import Filter, page
 from worker.store.reads import Loaded
 from worker.store.records import history_as_json
 from worker.store.sweeps import Due

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import structlog
 
-from worker import lists
 from worker.broker import queues
 from worker.client import Refunds
 from worker.errors import NotDurable, RefundError, SettingsError, StoreUnavailable
@@ -29,7 +28,7 @@ from worker.http.uploads import Uploads
 from worker.http.waiters import MOST_WAITING, POLL_SECONDS, POSITION_SECONDS, Waiters
 from worker.http.webhooks import NOTE_SECONDS, Webhooks
 from worker.model.hints import Hint
-from worker.settings import Settings
+from worker.settings import Settings, lists
 from worker.store import moves, rechecks, scripts, sweeps, tokens
 from worker.store.async_store import AsyncStore
 from worker.store.connection import address_of, connect_async

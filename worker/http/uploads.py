@@ -59,8 +59,8 @@ from worker.importer import (
     validate,
 )
 from worker.model.callers import Caller
+from worker.model.words import counted
 from worker.store.audit import Deed, carry_out
-from worker.words import counted
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

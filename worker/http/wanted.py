@@ -22,8 +22,9 @@ from worker.file_import import (
     sums_or_one,
 )
 from worker.http.queries import Query
-from worker.importer import MOST_ATTEMPTS, AmountUnit, Format, ImportOptions
+from worker.importer import MOST_ATTEMPTS, Format, ImportOptions
 from worker.model.callers import Caller
+from worker.model.currencies import AmountUnit
 from worker.model.request import shown
 from worker.settings import Settings
 

@@ -22,7 +22,7 @@ from worker.importer.columns import (
 from worker.importer.formats import Row, delimiter_of, describe, read_rows
 from worker.importer.ids import MOST_ATTEMPTS, MadeId, SameRefund, made_id
 from worker.importer.naming import column_option, looks_like_amount
-from worker.importer.options import DELIMITERS, FORMATS, AmountUnit, Format, ImportOptions
+from worker.importer.options import DELIMITERS, FORMATS, Format, ImportOptions
 from worker.importer.requests import Candidate, RowError, requests_of
 from worker.importer.resultfile import INVALID, result_suffix, write_failed_rows, write_result
 from worker.importer.sources import Source, open_source
@@ -53,7 +53,6 @@ __all__ = [
     "USED_BY_RESULT",
     "USED_FOR_ID",
     "Accepted",
-    "AmountUnit",
     "Candidate",
     "Format",
     "ImportOptions",

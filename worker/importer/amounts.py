@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from worker.model.currencies import UNEQUAL, decimals_of
+from worker.model.currencies import UNEQUAL, AmountUnit, decimals_of
 from worker.model.request import MAX_AMOUNT
 
 if TYPE_CHECKING:
-    from worker.importer.options import AmountUnit, DecimalMark
+    from worker.importer.options import DecimalMark
 
 _DIGITS: Final = re.compile(r"[0-9]+")
 _NOT_DIGITS: Final = re.compile(r"[^0-9]")

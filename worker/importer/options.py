@@ -9,9 +9,9 @@ from typing import Final, Literal, get_args
 from worker.errors import InputError
 from worker.importer.columns import FIELDS, RESULT_COLUMNS, id_fields, is_settable, plain_name
 from worker.importer.ids import MOST_ATTEMPTS
+from worker.model.currencies import AmountUnit
 
 Format = Literal["csv", "jsonl", "xlsx"]
-AmountUnit = Literal["minor", "major"]
 DecimalMark = Literal["point", "comma"]
 
 FORMATS: Final[tuple[Format, ...]] = get_args(Format)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
+
+AmountUnit = Literal["minor", "major"]
+"""Whether an amount of 10.50 USD is written as 1050 or as 10.50."""
 
 # Currencies for which ISO 4217 and Stripe's published table agree on the decimals. No other is read
 # in major units: MGA has two decimals in ISO and none at Stripe. ISK and UGX have none in ISO and

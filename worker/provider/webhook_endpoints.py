@@ -12,11 +12,11 @@ import aiohttp
 import httpx
 
 from worker.errors import InputError, ProviderUnavailable, SettingsError
-from worker.lists import is_webhook_secret
 from worker.model.answers import NotSent
 from worker.model.request import is_provider_id, scrubbed
 from worker.provider.transport import MAX_BODY, answer_to, build_client, hand_on, parse_json
 from worker.settings import Settings
+from worker.settings.lists import is_webhook_secret
 
 PATH: Final = "/v1/webhook_endpoints"
 EVENTS: Final = ("charge.refund.updated",)

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, tzinfo
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from worker.importer import AmountUnit, Row, RowError, Source, read_rows
+from worker.importer import Row, RowError, Source, read_rows
 from worker.importer.amounts import AmountProblem, parse_amount
 from worker.importer.cells import (
     BLANKS,
@@ -26,6 +26,7 @@ from worker.importer.cells import (
 from worker.importer.columns import plain_name
 from worker.importer.formats import Layout
 from worker.importer.options import DecimalMark
+from worker.model.currencies import AmountUnit
 from worker.model.request import shown
 from worker.reconcile.mapping import FIELDS, STATUSES, ExportMapping
 

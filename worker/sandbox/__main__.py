@@ -7,13 +7,13 @@ from typing import Any, get_args
 
 import click
 
-from worker.listening import cannot_listen
-from worker.ranges import Whole
 from worker.sandbox.bank import CAPTURED, CURRENCY, MAGIC
 from worker.sandbox.config import SandboxConfig, SandboxConfigError, WebhookMode, WebhookShape
 from worker.sandbox.faults import KINDS, FaultSpecError
 from worker.sandbox.provider import run
 from worker.sandbox.schema import validators
+from worker.wording.listening import cannot_listen
+from worker.wording.ranges import Whole
 
 EPILOG = f"""Faults: {", ".join(KINDS)}. Each takes :p= or :n=, and :times=, :on=, :pi=.
 

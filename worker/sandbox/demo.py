@@ -27,7 +27,6 @@ from rich.table import Table
 from worker.client import Refunds
 from worker.errors import RefundError, StoreUnavailable
 from worker.model.refund import Refund, Stage, Status
-from worker.ranges import Whole
 from worker.sandbox.installation import environment, process, sandbox_process
 from worker.sandbox.judging import (
     false_failed,
@@ -38,6 +37,7 @@ from worker.sandbox.judging import (
 )
 from worker.sandbox.redis_server import running_server
 from worker.settings import Settings
+from worker.wording.ranges import Whole
 
 FAULTS: Final = ",".join(  # noqa: FLY002 - one fault a line, easy to compare with the table
     (

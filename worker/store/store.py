@@ -342,6 +342,12 @@ class Store(_Scripts):
             state: Any = self.redis.hget(self.key(f"batch:{batch_id}"), "state")
         return None if state is None else str(state)
 
+    def batch_size(self, batch_id: str) -> int:
+        """Return how many refunds a batch created, 0 if it does not exist."""
+        with redis_errors(self.address):
+            size: Any = self.redis.llen(self.key(f"batch-refunds:{batch_id}"))
+        return int(size)
+
     def ids_in_batch(self, batch_id: str, start: int = 0) -> Iterator[str]:
         """Yield a batch's own ids in row order from the position `start` on, page by page."""
         while True:

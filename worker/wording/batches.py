@@ -8,10 +8,10 @@ from typing import Final
 
 from worker.batches import Batch, BatchProgress
 from worker.file_import import UNSTATED, unit_of
-from worker.importer import AmountUnit
+from worker.model.currencies import AmountUnit
+from worker.model.words import counted, money, verb
 from worker.wording import held
 from worker.wording.values import moment, plain
-from worker.words import counted, money, verb
 
 Rows = list[tuple[str, object]]
 """Labels and values, one pair per line."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from worker.model.words import counted
 from worker.store.callback_state import RefundCallback
 from worker.wording.values import moment
-from worker.words import counted
 
 
 def callback_in_words(each: RefundCallback) -> str:

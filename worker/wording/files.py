@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from worker.importer import IGNORED, USED_BY_RESULT, USED_FOR_ID, AmountUnit
+from worker.importer import IGNORED, USED_BY_RESULT, USED_FOR_ID
+from worker.model.currencies import AmountUnit
+from worker.model.words import counted
 from worker.wording.batches import Rows, amount_rows, total_rows
-from worker.words import counted
 
 _MOST_IGNORED: Final = 20
 _LABELS: Final = {

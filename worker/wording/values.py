@@ -6,7 +6,7 @@ from datetime import datetime
 
 from worker.model.currencies import decimals_of
 from worker.model.refund import Refund
-from worker.words import money
+from worker.model.words import money
 
 
 def plain(value: object) -> str:

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import click
 
 from ops.lab.bench.posting import message, posted
-from worker.ranges import Whole
 from worker.sandbox.installation import sandbox_process
+from worker.wording.ranges import Whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from ops.lab.page import shots
 from ops.lab.page.browser import BrowserMissingError, program
 from ops.lab.page.season import ACTOR, READER, Season, SeasonError, request, running_season
 from worker.errors import RefundError
-from worker.ranges import Whole
+from worker.wording.ranges import Whole
 
 
 @click.command()

@@ -15,10 +15,10 @@ from ops.lab.page import shots
 from ops.lab.page.browser import SCHEMES
 from tests.support.installation import hasty
 from worker.client import Refunds
-from worker.listing import Filter, matching
 from worker.model.refund import Stage, Status
 from worker.sandbox.installation import environment
 from worker.settings import Settings
+from worker.store.listing import Filter, matching
 
 ROOT = Path(__file__).parents[3]
 TEMPLATES = ROOT / "worker" / "http" / "page" / "templates"

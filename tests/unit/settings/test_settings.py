@@ -7,9 +7,8 @@ from datetime import timedelta
 import pytest
 
 from tests.unit.settings.loading import SECRET, loaded, message
-from worker import lists
 from worker.errors import SettingsError
-from worker.settings import Settings
+from worker.settings import Settings, lists
 
 
 def test_defaults_are_the_contracts() -> None:

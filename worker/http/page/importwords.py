@@ -13,8 +13,8 @@ from worker.http.page.pagewords import batch_facts
 from worker.http.uploads import Judged, sentence_of
 from worker.importer import IGNORED, looks_like_amount
 from worker.model.currencies import in_major
+from worker.model.words import counted, money, verb
 from worker.wording.files import rows_of_report
-from worker.words import counted, money, verb
 
 LABELS: Final = {
     "name": "Name of the batch",

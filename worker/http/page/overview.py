@@ -12,6 +12,7 @@ from worker.http.page import charts
 from worker.model.currencies import KNOWN as CURRENCIES
 from worker.model.refund import Stage
 from worker.model.times import from_ms
+from worker.model.words import counted, money, verb
 from worker.monitoring.check_server import FULL, LIMIT
 from worker.monitoring.fleet import read_fleet
 from worker.monitoring.snapshot import Snapshot, snapshot
@@ -24,7 +25,6 @@ from worker.store.store import SETTLED, Store
 from worker.wording.batches import command_to_continue, progress_of_import
 from worker.wording.history import lasting
 from worker.wording.values import moment, plain
-from worker.words import counted, money, verb
 
 MINUTES: Final = 30
 FAILURES: Final = 10

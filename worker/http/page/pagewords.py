@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from worker.model.refund import Baseline, Refund
-from worker.words import money
+from worker.model.words import money
 
 UNVERIFIED: Final = "My word counts if the provider shows nothing either way"
 """The label of the box that makes a decision count without a proof."""

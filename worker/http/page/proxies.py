@@ -10,8 +10,8 @@ from aiohttp import web
 
 from worker.http import problems
 from worker.http.problems import Problem
-from worker.lists import Network
 from worker.model.callers import Caller, Scope, is_token_name
+from worker.settings.lists import Network
 
 READS: Final = frozenset({Scope.READ})
 ACTS: Final = frozenset({Scope.READ, Scope.OPERATE, Scope.SUBMIT})

@@ -13,9 +13,9 @@ from worker.errors import SettingsError
 from worker.http.page import pagewords
 from worker.http.page.refusals import Refusal, move_of
 from worker.http.spool import Spool
-from worker.listing import Filter, matching, page
 from worker.model.refund import Refund, Stage
 from worker.store import audit, callback_state, flags, reads
+from worker.store.listing import Filter, matching, page
 from worker.wording import history, reasons
 from worker.wording.batches import facts_of_batch, state_of_batch
 from worker.wording.choices import choices, may_retry

@@ -19,9 +19,9 @@ from worker.http.page.sessions import Session
 from worker.http.problems import Problem
 from worker.http.queries import Query
 from worker.http.spool import Spool
-from worker.listing import Filter
 from worker.model.refund import Stage, Status
 from worker.model.request import is_provider_id, is_refund_id
+from worker.store.listing import Filter
 from worker.store.moves import is_move_id
 
 T = TypeVar("T")

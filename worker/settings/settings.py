@@ -19,11 +19,11 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from worker import lists
 from worker.errors import GuardRefused, SettingsError
 from worker.model.redaction import remember_address, remember_key
 from worker.rules.attempts import SPARE, Rules
-from worker.secretfiles import read_secrets
+from worker.settings import lists
+from worker.settings.secret_files import read_secrets
 
 LIVE_HOST: Final = "api.wooshpay.com"
 ENV_PREFIX: Final = "REFUNDS_"

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from worker.cli.group import COMMANDS, refunds
-from worker.ranges import SECONDS, Whole
+from worker.wording.ranges import SECONDS, Whole
 
 CONTEXT = click.Context(refunds)
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.store_world import World
-from worker import listing
 from worker.errors import InvalidRequest
-from worker.listing import Filter, matching, page
 from worker.model.refund import Lane, Stage, Status
+from worker.store import listing
+from worker.store.listing import Filter, matching, page
 
 if TYPE_CHECKING:
     import redis

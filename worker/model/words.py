@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from worker.model.currencies import in_major
-
-if TYPE_CHECKING:
-    from worker.importer import AmountUnit
+from worker.model.currencies import AmountUnit, in_major
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

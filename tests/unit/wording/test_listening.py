@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from worker.listening import cannot_listen
+from worker.wording.listening import cannot_listen
 
 NEXT = "choose another --host or --port"
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 
-from worker.batches import batch_size
 from worker.errors import FieldError, InvalidRequest
 from worker.model.refund import Refund, Stage, Status
 from worker.model.request import shown
@@ -154,7 +153,7 @@ def _places(
 
 def _rows_are_fewer(store: Store, batch: str, buckets: tuple[str, ...]) -> bool:
     counts = store.counts()
-    return batch_size(store, batch) <= sum(counts[name] for name in buckets)
+    return store.batch_size(batch) <= sum(counts[name] for name in buckets)
 
 
 def _cursor(position: _Position) -> str:
