@@ -109,8 +109,9 @@ def test_every_outcome_is_recorded_while_others_take_all_of_the_memory(
         installation.refunds() as refunds,
         redis.Redis.from_url(installation.redis_url, decode_responses=True) as client,
     ):
-        refunds.submit_many(asked, lane=Lane.BULK)
+        # Started first: on a slow machine all were sent before the start was noticed.
         installation.start()
+        refunds.submit_many(asked, lane=Lane.BULK)
         until(lambda: refunds.store.counts()["sending"] >= 8, "some are in flight")
         memory: Any = client.info("memory")
         client.config_set("maxmemory", memory["used_memory"] + 2**19)
