@@ -221,6 +221,7 @@ async def test_person_ends_a_retry_beside_anothers_refund_that_was_named_by_mist
     "shown",
     [
         says(200, refund_payload(status="odd", **NOT_OURS)),
+        says(200, refund_payload(status=None, **NOT_OURS)),
         says(200, refund_payload(amount=7)),
         says(200, refund_payload(id="re_2")),
         error(500),
