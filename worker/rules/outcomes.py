@@ -76,6 +76,19 @@ def is_anothers(found: ProviderRefund, refund: Refund) -> bool:
     return is_elsewhere(found, refund) or found.refund_id not in {None, refund.refund_id}
 
 
+def is_not_ours(found: ProviderRefund, refund: Refund, owner: str | None) -> bool:
+    """Return whether a provider's refund that was named for ours says nothing of it.
+
+    It is another's. Or it carries no refund's id, and another record has it, or none has it and it
+    differs from ours. `owner` is the refund whose record has it.
+    """
+    if is_anothers(found, refund):
+        return True
+    if found.refund_id is not None or owner == refund.refund_id:
+        return False
+    return owner is not None or contradiction(found, refund) is not None
+
+
 def is_later(found: ProviderRefund, refund: Refund) -> bool:
     """Return whether a provider's refund of ours is of a later generation than the record.
 
