@@ -100,7 +100,10 @@ class Checker:
             code = ""
             if found is not None and found.id == prior:
                 self._note_answer()
-                step = preflight.after_prior(refund, found, now, may_have_left=may_have_left)
+                owner = await self._recorder.owner_of(prior)
+                step = preflight.after_prior(
+                    refund, found, now, may_have_left=may_have_left, owner=owner
+                )
             else:
                 outcome = await self._gateway.whose_refusal(classify(answer, refund))
                 await self._note_trouble(outcome)

@@ -105,7 +105,8 @@ class Rechecker:
         Money that it moved since contradicts the record, whatever became of the retry.
         """
         answer = await self._gateway.get_refund(prior, permit, about=refund)
-        result, found = rechecks.after_prior_recheck(refund, prior, answer)
+        owner = await self._recorder.owner_of(prior)
+        result, found = rechecks.after_prior_recheck(refund, prior, answer, owner)
         if found is None:
             outcome = await self._gateway.whose_refusal(classify(answer, refund))
             await self._note_trouble(outcome)

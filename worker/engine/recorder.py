@@ -202,6 +202,10 @@ class Recorder:
                 return ending
         return None
 
+    async def owner_of(self, provider_refund_id: str) -> str | None:
+        """Return the id of the refund whose record has a refund of the provider, if any."""
+        return await self._store.owner_of(provider_refund_id)
+
     async def _owned(self, refund: Refund, owner: str, step: Step) -> Ending | None:
         provider_refund_id = step.changes.get("provider_refund_id")
         alarm = f"the provider's refund {provider_refund_id} already belongs to refund {owner}"

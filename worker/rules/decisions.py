@@ -143,7 +143,11 @@ def resolve_failed(
     contradictions.forbid_other_ends(refund)
     _needs_review(refund)
     if refund.may_have_happened:
-        changes: dict[str, Any] = {"operator_code": code} | NO_READBACKS | _odd_one_again(refund)
+        changes: dict[str, Any] = {"operator_code": code} | NO_READBACKS
+        is_stuck = refund.error_code == "pending_too_long" and refund.provider_refund_id is not None
+        if not is_stuck or refund.absent_by_word:
+            # One that is stuck can be given up whatever is odd beside it.
+            changes |= _odd_one_again(refund)
         return _decided(refund, "failed", Stage.IN_DOUBT, changes, by, unverified=unverified)
     if refund.prior_ids or refund.candidates:
         changes = {"operator_code": code, "looks": 0}
@@ -181,8 +185,6 @@ def resolve_resend(refund: Refund, *, by: str = CALLER, unverified: bool = False
     if refund.may_have_happened:
         changes |= NO_READBACKS
         changes |= _odd_one_again(refund)
-        if refund.error_code in _MAY_BE_OF_AN_ODD_ONE and refund.provider_refund_id is not None:
-            changes |= _odd_one_beside_own(refund)
         return _decided(refund, "absent", Stage.IN_DOUBT, changes, by, unverified=unverified)
     changes["provider_refund_id"] = None
     if unverified and (refund.prior_ids or refund.candidates):
@@ -205,17 +207,12 @@ def _odd_one_again(refund: Refund) -> dict[str, Any]:
     It may show by now that it is this one. So may one that could not be read before a send on a
     person's word.
     """
-    is_odd = refund.error_code in _MAY_BE_OF_AN_ODD_ONE and refund.provider_refund_id is None
-    return named_again(refund) if is_odd or refund.absent_by_word else {}
-
-
-def _odd_one_beside_own(refund: Refund) -> dict[str, Any]:
-    """Return the change by which what contradicted the refund's own is read before a send."""
-    if refund.error_code == "conflict":
+    is_odd = refund.error_code in _MAY_BE_OF_AN_ODD_ONE
+    if refund.error_code == "conflict" and refund.provider_refund_id is not None:
         # Its own is read first, and the other one once that is gone.
-        return contradictions.kept_as_earlier(refund, *refund.ids_named)
-    # Its own was read since, and may be gone.
-    return named_again(refund)
+        kept = contradictions.kept_as_earlier(refund, *refund.ids_named)
+        return kept | (named_again(refund) if refund.absent_by_word else {})
+    return named_again(refund) if is_odd or refund.absent_by_word else {}
 
 
 def _decided(

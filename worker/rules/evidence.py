@@ -17,7 +17,14 @@ from worker.model.answers import (
     ReadbackVerdict,
 )
 from worker.model.refund import Baseline, Refund, Stage, Status
-from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_later, odd_status, says_nothing
+from worker.rules.outcomes import (
+    FINAL_STATUSES,
+    contradiction,
+    is_elsewhere,
+    is_later,
+    odd_status,
+    says_nothing,
+)
 from worker.rules.payloads import STATUSES
 
 
@@ -266,8 +273,11 @@ def _unknown_in(
     for sibling in siblings:
         if reason := _moving(sibling, refund, reread):
             return f"another refund of the payment {reason}"
-    # The total contains refunds that succeeded, and pending ones if the provider counts them.
-    standing = (entry for entry in reread.values() if entry is not None)
+    # The total contains refunds that succeeded, and pending ones if the provider counts them. Those
+    # of another payment, which a person may have named for ours, are in none of this one.
+    standing = (
+        entry for entry in reread.values() if entry is not None and not is_elsewhere(entry, refund)
+    )
     amounts = [
         entry.amount for entry in standing if entry.is_pending or entry.status == "succeeded"
     ]
@@ -297,7 +307,8 @@ def _moving(
         shown = reread.get(other)
         if shown is None:
             return "could not be read again"
-        if other != sibling.provider_refund_id and shown.is_pending:
+        is_moving = shown.is_pending and not is_elsewhere(shown, refund)
+        if other != sibling.provider_refund_id and is_moving:
             return f"has another refund of the provider, {other}, which is pending"
     if sibling.provider_refund_id is None:
         # Such a refund was found only in totals, or was settled by a person who could not verify

@@ -42,7 +42,7 @@ def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
     Also, one provider refund belongs to only one record.
     """
     asked = refund.asked_amount
-    if found.payment_intent is not None and found.payment_intent != refund.payment_intent:
+    if is_elsewhere(found, refund):
         return "payment_intent"
     if found.amount is not None and (
         found.amount <= 0 or (asked is not None and found.amount != asked)
@@ -66,10 +66,27 @@ def contradiction(found: ProviderRefund, refund: Refund) -> str | None:
     return None
 
 
+def is_elsewhere(found: ProviderRefund, refund: Refund) -> bool:
+    """Return whether a provider's refund is of another payment than ours."""
+    return found.payment_intent not in {None, refund.payment_intent}
+
+
 def is_anothers(found: ProviderRefund, refund: Refund) -> bool:
     """Return whether a provider's refund is of another payment, or carries another refund's id."""
-    is_elsewhere = found.payment_intent not in {None, refund.payment_intent}
-    return is_elsewhere or found.refund_id not in {None, refund.refund_id}
+    return is_elsewhere(found, refund) or found.refund_id not in {None, refund.refund_id}
+
+
+def is_not_ours(found: ProviderRefund, refund: Refund, owner: str | None) -> bool:
+    """Return whether a provider's refund that was named for ours says nothing of it.
+
+    It is another's. Or it carries no refund's id, and another record has it, or none has it and it
+    differs from ours. `owner` is the refund whose record has it.
+    """
+    if is_anothers(found, refund):
+        return True
+    if found.refund_id is not None or owner == refund.refund_id:
+        return False
+    return owner is not None or contradiction(found, refund) is not None
 
 
 def is_later(found: ProviderRefund, refund: Refund) -> bool:

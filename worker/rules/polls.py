@@ -23,8 +23,6 @@ NAMED_MISSING_FOR: Final = timedelta(minutes=1)
 
 It is most likely mistyped, and the person is still waiting.
 """
-_NOT_OURS: Final = frozenset({CandidateVerdict.OTHER, CandidateVerdict.UNNAMED})
-"""What a poll shows by which a refund is another's, or carries no id of ours and does not agree."""
 
 
 def after_poll(refund: Refund, answer: Answer, now: datetime, jitter: float) -> Step:
@@ -81,7 +79,8 @@ def _not_final(
 def _contradicted(refund: Refund, answer: Answer, outcome: Outcome, now: datetime) -> Step:
     """Return the step after a poll that does not show our refund, or shows an unknown status."""
     seen = judge_candidate(refund, refund.provider_refund_id or "", answer).verdict
-    may_be_ours = outcome.code == "unknown_status" or seen not in _NOT_OURS
+    # One that is another's, or that carries no id of ours and does not agree, is not ours.
+    may_be_ours = seen is not CandidateVerdict.OTHER
     reason = outcome.message or outcome.code
     step = _poll_failed(refund, outcome.code, reason, now, may_be_ours=may_be_ours)
     if outcome.found is None:

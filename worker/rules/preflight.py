@@ -23,7 +23,7 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
 from worker.rules.attempts import MAX_SERVER_ERRORS, PARKED, Rules, backoff, refused_unsent
-from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_anothers
+from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_not_ours
 from worker.rules.payloads import STATUSES
 from worker.rules.proofs import NO_READBACKS, NO_WORD, to_review
 from worker.rules.rechecks import MAX_UNREAD, is_insisted, prior_done
@@ -118,20 +118,25 @@ def after_first_readback(
 
 
 def after_prior(
-    refund: Refund, found: ProviderRefund, now: datetime, *, may_have_left: bool
+    refund: Refund,
+    found: ProviderRefund,
+    now: datetime,
+    *,
+    may_have_left: bool,
+    owner: str | None = None,
 ) -> Step | None:
     """Return the step that holds a retry back after its earlier provider refund was read.
 
     None if that refund moved nothing, so that the retry may be sent. `may_have_left` says that the
-    retry itself may have been sent before. A person who insists outweighs only what else differs in
-    an earlier refund that is shown as failed, or that is shown as another's, as one is whose id was
-    mistyped.
+    retry itself may have been sent before, `owner` whose record has the earlier refund. A person
+    who insists outweighs only what else differs in an earlier refund that is shown as failed, and
+    one that is not ours, as one is whose id was mistyped.
     """
     wrong = contradiction(found, refund)
     moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
     if moved_nothing and wrong is None:
         return None
-    if is_insisted(refund) and (moved_nothing or is_anothers(found, refund)):
+    if is_insisted(refund) and (moved_nothing or is_not_ours(found, refund, owner)):
         return None
     if wrong is not None or found.status not in STATUSES:
         reason = f"the earlier provider refund {found.id} shows another {wrong or 'status'}"

@@ -30,6 +30,7 @@ from worker.rules.outcomes import (
     contradiction,
     is_anothers,
     is_later,
+    is_not_ours,
     moved_nothing,
     odd_status,
     says_nothing,
@@ -316,17 +317,18 @@ def priors_of(refund: Refund) -> tuple[str, ...]:
 
 
 def after_prior_recheck(
-    refund: Refund, provider_refund_id: str, answer: Answer
+    refund: Refund, provider_refund_id: str, answer: Answer, owner: str | None = None
 ) -> tuple[RecheckResult, ProviderRefund | None]:
     """Return what a read of a settled refund's earlier provider refund shows, and that refund.
 
-    `CHANGED` if it moved money after all, or may: it had failed before the retry. One that is
-    another's, as one whose id was mistyped, says nothing of this refund.
+    `CHANGED` if it moved money after all, or may: it had failed before the retry. One that is not
+    ours, as one whose id was mistyped, says nothing of this refund. `owner` is the refund whose
+    record has it.
     """
     found = shown_refund(answer)
     if found is None or found.id != provider_refund_id:
         return RecheckResult.AGAIN, None
-    if moved_nothing(found) or is_anothers(found, refund):
+    if moved_nothing(found) or is_not_ours(found, refund, owner):
         return RecheckResult.CONFIRMED, found
     if found.status not in STATUSES or contradiction(replace(found, generation=None), refund):
         return RecheckResult.CONTRADICTS, found

@@ -221,6 +221,12 @@ class AsyncStore(_Scripts):
             found: Any = await self.redis.hmget(self.key("meta"), *names)
         return list(found)
 
+    async def owner_of(self, provider_refund_id: str) -> str | None:
+        """Return the refund whose record has a refund of the provider, None if none has it."""
+        with redis_errors(self.address):
+            owner: Any = await self.redis.get(self.key(f"owner:{provider_refund_id}"))
+        return None if owner is None else str(owner)
+
     async def load(self, refund_id: str) -> Loaded:
         """Return a record and the records' time; a settled record is on disk.
 

@@ -192,20 +192,32 @@ async def test_retry_is_not_sent_beside_a_named_refund_that_a_late_reply_had_rep
 
 
 @pytest.mark.parametrize(
-    "another",
-    [{"payment_intent": "pi_other"}, {"metadata": {"refund_id": "order-2002-1"}, "amount": 7}],
+    ("another", "owner", "code"),
+    [
+        ({"payment_intent": "pi_other"}, None, "prior_contradicts"),
+        ({"metadata": {"refund_id": "order-2002-1"}, "amount": 7}, None, "prior_contradicts"),
+        ({"metadata": None, "amount": 7}, None, "prior_contradicts"),
+        ({"metadata": None}, "order-2002-1", "owned_elsewhere"),
+    ],
 )
 @pytest.mark.parametrize(("decision", "sent"), [("resend", 1), ("failed", 0)])
 async def test_person_ends_a_retry_beside_anothers_refund_that_was_named_by_mistake(
-    async_redis: redis.asyncio.Redis, another: dict[str, Any], decision: str, sent: int
+    async_redis: redis.asyncio.Redis,
+    another: dict[str, Any],
+    owner: str | None,
+    code: str,
+    decision: str,
+    sent: int,
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
         await named_then_replaced(shop)
+        if owner is not None:
+            await shop.store.redis.set("refunds:owner:re_1", owner)
         sent_before = posts(shop)
         await retry(shop)
         shop.provider.will(BY_ID, says(200, refund_payload(**another)))
         refund = await look(shop)
-        assert (refund.stage, refund.error_code) == (Stage.REVIEW, "prior_contradicts")
+        assert (refund.stage, refund.error_code) == (Stage.REVIEW, code)
         if decision == "resend":
             step = decisions.resolve_resend(refund, by="bob", unverified=True)
         else:
@@ -217,10 +229,42 @@ async def test_person_ends_a_retry_beside_anothers_refund_that_was_named_by_mist
         assert posts(shop) - sent_before == sent
 
 
+@pytest.mark.parametrize("owner", [None, "order-2002-1"])
+async def test_settled_refund_is_not_contradicted_by_a_named_one_that_another_record_has(
+    async_redis: redis.asyncio.Redis, owner: str | None
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        await named_then_replaced(shop)
+        if owner is not None:
+            await shop.store.redis.set("refunds:owner:re_1", owner)
+        shop.provider.will(BY_ID, says(200, refund_payload(**NOT_OURS)))
+        await shop.store.redis.zadd("refunds:rechecks", {ID: 1})
+        refund = await look(shop)
+        assert refund.contradicted_by == ("re_1" if owner is None else None)
+
+
+@pytest.mark.parametrize("decision", ["resend", "failed"])
+async def test_person_does_not_outweigh_an_earlier_refund_of_the_record_that_has_no_id_of_ours(
+    async_redis: redis.asyncio.Redis, decision: str
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(BY_ID, says(200, refund_payload(amount=7, **NOT_OURS)))
+        for _ in range(2):
+            refund = await look(shop)
+            assert (refund.error_code, posts(shop)) == ("prior_contradicts", 0)
+            if decision == "resend":
+                step = decisions.resolve_resend(refund, by="bob", unverified=True)
+            else:
+                step = decisions.resolve_failed(refund, "gone", by="bob", unverified=True)
+            await decided(shop, step)
+
+
 @pytest.mark.parametrize(
     "shown",
     [
         says(200, refund_payload(status="odd", **NOT_OURS)),
+        says(200, refund_payload(status=None, **NOT_OURS)),
         says(200, refund_payload(amount=7)),
         says(200, refund_payload(id="re_2")),
         error(500),

@@ -362,8 +362,9 @@ async def test_odd_one_is_read_before_a_send_although_a_person_named_another_id_
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
 
 
-async def test_odd_one_is_read_before_a_send_although_its_own_was_named_and_is_gone(
-    async_redis: redis.asyncio.Redis,
+@pytest.mark.parametrize("decision", ["resend", "failed"])
+async def test_odd_one_is_read_before_a_word_counts_although_its_own_was_named_and_is_gone(
+    async_redis: redis.asyncio.Redis, decision: str
 ) -> None:
     async with opened(async_redis, BLIND) as shop:
         await pending_and_in_review(shop)
@@ -376,19 +377,20 @@ async def test_odd_one_is_read_before_a_send_although_its_own_was_named_and_is_g
             shop.pass_time(HOUR)
         refund = await shop.stored()
         assert (refund.error_code, refund.provider_refund_id) == ("refund_missing", "re_1")
-        await insisted(shop)
+        await (insisted(shop) if decision == "resend" else given_up(shop, unverified=True))
         shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
         shop.provider.will(POST, says(200, refund_payload(id="re_2")))
         await shop.handle()
         assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
 
 
-async def test_odd_one_is_read_before_a_send_although_the_refund_of_its_own_is_gone(
-    async_redis: redis.asyncio.Redis,
+@pytest.mark.parametrize("decision", ["resend", "failed"])
+async def test_odd_one_is_read_before_a_word_counts_although_the_refund_of_its_own_is_gone(
+    async_redis: redis.asyncio.Redis, decision: str
 ) -> None:
     async with opened(async_redis, BLIND) as shop:
         await pending_and_in_review(shop)
-        await insisted(shop)
+        await (insisted(shop) if decision == "resend" else given_up(shop, unverified=True))
         shop.provider.will(OWN, error(404))
         shop.provider.will(PAID, totals(0))
         shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))

@@ -157,15 +157,22 @@ def test_what_may_be_an_odd_refund_of_ours_is_read_again_after_a_decision(
     assert step.changes.get("hinted") == ("re_9" if is_read else None)
 
 
-@pytest.mark.parametrize(("code", "named"), [("refund_missing", "re_9"), ("conflict", None)])
-def test_what_may_be_an_odd_refund_beside_one_that_is_gone_is_read_again_before_a_send(
-    code: str, named: str | None
+@pytest.mark.parametrize(
+    ("code", "before_a_send", "before_a_failure"),
+    [
+        ("refund_missing", "re_9", "re_9"),
+        ("conflict", None, None),
+        # A stuck one can still be given up.
+        ("pending_too_long", "re_9", None),
+    ],
+)
+def test_what_may_be_an_odd_refund_beside_one_that_is_gone_is_read_again_before_a_word_counts(
+    code: str, before_a_send: str | None, before_a_failure: str | None
 ) -> None:
     fields: dict[str, Any] = {"error_code": code, "doubt_since": NOW, "hints_used": "re_1 re_9"}
     refund = a_refund(Stage.REVIEW, provider_refund_id="re_1", **fields)
-    assert resolve_resend(refund).changes.get("hinted") == named
-    # A stuck one can still be given up.
-    assert "hinted" not in resolve_failed(refund, "gone").changes
+    assert resolve_resend(refund).changes.get("hinted") == before_a_send
+    assert resolve_failed(refund, "gone").changes.get("hinted") == before_a_failure
 
 
 @pytest.mark.parametrize(

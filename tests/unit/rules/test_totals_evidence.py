@@ -161,6 +161,22 @@ def test_other_refund_of_a_sibling_that_is_pending_proves_nothing_though_the_tot
     assert look.verdict is ReadbackVerdict.FOUND_IN_TOTALS
 
 
+@pytest.mark.parametrize("status", ["succeeded", "pending"])
+@pytest.mark.parametrize(
+    ("before", "verdict"),
+    [(0, ReadbackVerdict.ABSENT), (500, ReadbackVerdict.INCONCLUSIVE)],
+    ids=["nothing else", "an unknown one"],
+)
+def test_refund_of_another_payment_that_a_person_named_for_a_sibling_is_in_no_total_of_this_one(
+    status: str, before: int, verdict: ReadbackVerdict
+) -> None:
+    baseline = Baseline(refunded=before, currency="usd", remaining=1000 - before)
+    refund = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=baseline)
+    other = sibling(Stage.QUEUED, prior_refund_ids="re_1")
+    reread = {"re_1": found(id="re_1", payment_intent="pi_other", status=status)}
+    assert totalled(before, other, refund=refund, reread=reread).verdict is verdict
+
+
 HUNDRED = Baseline(refunded=100, currency="usd", remaining=900)
 ABOVE_A_HUNDRED = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=HUNDRED)
 
