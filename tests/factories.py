@@ -63,6 +63,8 @@ def a_refund(stage: Stage = Stage.SENDING, **fields: Any) -> Refund:
     if stage is Stage.PROCESSING:
         values["processing_since"] = NOW - MINUTE
     values |= fields
+    if values["first_attempt_at"] is not None and "created_at" not in fields:
+        values["created_at"] = min(values["created_at"], values["first_attempt_at"])
     values.setdefault(
         "idempotency_key", idempotency_key(values["refund_id"], values.get("generation", 1))
     )

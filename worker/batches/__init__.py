@@ -29,6 +29,7 @@ from worker.batches.record import (
     read_batch,
     resume_batch,
     state_of_batch,
+    unknown,
 )
 
 __all__ = [
@@ -60,4 +61,5 @@ __all__ = [
     "resume_batch",
     "retry_batch",
     "state_of_batch",
+    "unknown",
 ]

@@ -99,13 +99,14 @@ class _Payments:
                     for refund_id in page:
                         pipeline.hmget(
                             store.key(f"refund:{refund_id}"),
-                            *("status", "amount", "all_remaining", "contradicted_by"),
+                            *("status", "amount", "all_remaining"),
+                            *("contradicted_by", "set_aside_ids"),
                         )
-                    for refund_id, (status, amount, rest, contradicted) in zip(
+                    for refund_id, (status, amount, rest, *shown) in zip(
                         page, pipeline.execute(), strict=True
                     ):
                         # As `stands` in `lua/_record.lua`.
-                        if status in {"pending", "succeeded"} or contradicted:
+                        if status in {"pending", "succeeded"} or any(shown):
                             found.setdefault(
                                 None if rest == "1" or amount is None else int(amount), refund_id
                             )

@@ -27,6 +27,7 @@ from worker.model.refund import Lane, Retriable
 from worker.model.words import counted, verb
 from worker.store import flags
 from worker.store.store import Store
+from worker.wording.batches import STILL
 from worker.wording.ranges import Whole
 
 _SETTLED: Final = frozenset({"succeeded", "failed"})
@@ -115,7 +116,7 @@ def show(*, batch_id: str, wait: bool, as_json: bool) -> int:
     else:
         batch_tables.put(seen)
     if why is not None:
-        note(f"no refund has settled recently: {why}")
+        note(f"{STILL}: {why}")
     if wait and seen.batch.imported_at is None:
         note(f"not every row was imported so far: see 'refunds batch show {batch_id}'")
     return verdict(seen.batch) if wait else DONE

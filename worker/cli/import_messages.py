@@ -202,8 +202,9 @@ def say_not_failed(source: Source, compared: Comparison) -> None:
 
 def _attempt_state(refund: Refund) -> str:
     state = _state(refund)
-    if refund.contradicted_by is not None:
-        state += f", but the provider shows {refund.contradicted_by} for it,"
+    shown = [*filter(None, (refund.contradicted_by, *refund.ids_set_aside))]
+    if shown and refund.status in {Status.FAILED, Status.CANCELED}:
+        state += f", but the provider showed {' and '.join(shown)} for it,"
     return f"{state} on payment {refund.payment_intent}"
 
 

@@ -17,13 +17,12 @@ from worker.engine.rate_gate import RateGate
 from worker.engine.recorder import Recorder
 from worker.errors import NotStorable, StoreUnavailable
 from worker.model.answers import Outcome, TryVerdict
-from worker.model.hints import Hint
 from worker.model.refund import Lane, Refund, Stage
 from worker.provider.gateway import Gateway
 from worker.rules import attempts, proofs
 from worker.rules.attempts import Rules
 from worker.rules.outcomes import owned_elsewhere
-from worker.store import claims, rechecks
+from worker.store import claims
 from worker.store.async_store import AsyncStore
 from worker.store.claims import Claim
 
@@ -130,9 +129,8 @@ class AttemptRunner:
             step = proofs.succeeded_long_ago(refund, outcome.found, "reply", saved.now)
             saved, ending = await self._recorder.save(refund, step, detail, insist=True)
         if saved.result == "stale" and outcome.found is not None and not step.proof:
-            # Only this reply shows it. It is noted like what a webhook names, and so is read.
-            shown = Hint(provider_refund_id=outcome.found.id, refund_id=refund.refund_id)
-            await self._store.run(rechecks.hint(shown))
+            # Only this reply shows it.
+            await self._recorder.name(refund, step, outcome.found.id)
         if saved.result == "owned":
             doubt = owned_elsewhere(outcome, saved.other or "")
             step = attempts.after_attempt(refund, doubt, self._rules, now, self._jitter())

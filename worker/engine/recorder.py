@@ -13,10 +13,11 @@ from worker.engine import endings
 from worker.engine.endings import Ending
 from worker.errors import IllegalMove, NotStorable, StoreUnavailable
 from worker.model.answers import TryVerdict
+from worker.model.hints import Hint
 from worker.model.refund import Lane, Refund, Stage
 from worker.model.steps import Step
 from worker.rules import contradictions, readback, transitions
-from worker.store import claims, reads, saves
+from worker.store import claims, reads, rechecks, saves
 from worker.store.async_store import AsyncStore
 from worker.store.saves import Saved
 from worker.store.scripts import Command
@@ -171,6 +172,14 @@ class Recorder:
             case "stale" | "already" | "missing" | "late":
                 _log_superseded(refund, step, saved)
         return None
+
+    async def name(self, refund: Refund, step: Step, provider_refund_id: str) -> None:
+        """Note the provider's refund of a refused step like one that a webhook names.
+
+        So it is read, also before anything is sent. Like a reply, it is insisted on.
+        """
+        shown = Hint(provider_refund_id=provider_refund_id, refund_id=refund.refund_id)
+        await self._run(rechecks.hint(shown), refund, step, insist=True)
 
     async def contradict(self, refund: Refund, proof: Step) -> None:
         """Store a proof that contradicts the record, on the current record."""

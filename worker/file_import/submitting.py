@@ -89,9 +89,9 @@ def submit(
             done = counts.rows
             if done % _SHOW_EVERY == 0:
                 on_progress(done)
-                state = batches.state_of_batch(refunds.store, batch_id)
-                _refuse_canceled(batch_id, state, counts.rows)
+                _refuse_canceled(batch_id, _state(refunds, batch_id), counts.rows)
     _count_known(refunds, differing, counts, same_refund)
+    _state(refunds, batch_id)
     rows_in = counts.created + counts.known
     batches.close_batch(refunds.store, batch_id, handed_in=rows_in, conflicting=counts.left_out)
 
@@ -112,7 +112,19 @@ def _count_known(
     differing.clear()
 
 
-def _refuse_canceled(batch_id: str, state: str | None, rows: int) -> None:
+def _state(refunds: Refunds, batch_id: str) -> str:
+    """Return the state of the batch.
+
+    Raises `NotFound` if it has none: a server that was restored meanwhile counts the rows that came
+    since, and has lost the others.
+    """
+    state = batches.state_of_batch(refunds.store, batch_id)
+    if state is None:
+        raise batches.unknown(batch_id)
+    return state
+
+
+def _refuse_canceled(batch_id: str, state: str, rows: int) -> None:
     if state == "canceled":
         raise BatchCanceled(
             f"batch {batch_id} was canceled after {rows:,} rows were accepted: the rest was not"

@@ -296,6 +296,15 @@ class Refund:
         )
 
     @property
+    def tried_since(self) -> datetime | None:
+        """Return since when its allowed age counts, None if it was never sent.
+
+        One that a restored server accepted anew may have been sent long before that.
+        """
+        first = self.first_attempt_at
+        return None if first is None else max(first, self.created_at)
+
+    @property
     def asked_amount(self) -> int | None:
         """Return the amount the caller stated, None if the caller requested all that is left."""
         return None if self.all_remaining else self.amount

@@ -242,7 +242,7 @@ def _not_done(
 
     A further attempt while the budget lasts.
     """
-    started = refund.first_attempt_at or now
+    started = refund.tried_since or now
     spent = (
         now - started >= rules.max_age
         or seen.get("verdicts", refund.verdicts) >= rules.max_attempts

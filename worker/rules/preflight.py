@@ -191,9 +191,7 @@ def _waits_too_long(refund: Refund, rules: Rules, now: datetime) -> bool:
     the decision.
     """
     may_have_happened = refund.doubt_since is not None or refund.is_only_said_absent
-    return (
-        may_have_happened and now - (refund.first_attempt_at or refund.updated_at) >= rules.max_age
-    )
+    return may_have_happened and now - (refund.tried_since or refund.updated_at) >= rules.max_age
 
 
 def _payment_unreadable(code: str) -> Step:

@@ -63,10 +63,7 @@ def after_readback(
         case ReadbackVerdict.CONFLICT:
             return _conflict(refund, read_back)
         case ReadbackVerdict.UNREADABLE:
-            if (
-                refund.first_attempt_at is not None
-                and now - refund.first_attempt_at >= rules.max_age
-            ):
+            if refund.tried_since is not None and now - refund.tried_since >= rules.max_age:
                 return to_review(
                     {},
                     "unreadable",

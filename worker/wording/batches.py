@@ -18,6 +18,8 @@ Rows = list[tuple[str, object]]
 _MINUTE: Final = 60
 _DAY: Final = 24
 """Hours in one."""
+STILL: Final = "few or no refunds have settled in the last minute"
+"""What a pace of 0 says: of all refunds that settled, only the latest are sampled."""
 SETTLED_STATUSES: Final = ("succeeded", "failed", "canceled")
 _COUNTS: Final = {
     "invalid": "invalid",
@@ -72,16 +74,7 @@ def facts_of_batch(seen: BatchProgress, unit: AmountUnit | None = None) -> Rows:
     ]
     rows += amount_rows(each.amounts, unit)
     if each.moving:
-        rows.append(
-            (
-                "pace",
-                (
-                    f"{seen.rate:,.1f} refunds a second"
-                    if seen.rate
-                    else "no refund has settled recently"
-                ),
-            )
-        )
+        rows.append(("pace", f"{seen.rate:,.1f} refunds a second" if seen.rate else STILL))
     if seen.eta is not None:
         rows.append(
             (

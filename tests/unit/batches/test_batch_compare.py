@@ -70,12 +70,13 @@ def test_what_failed_moved_nothing_and_may_be_paid_back_under_another_id(records
     assert compared(records, [row("b")]).repeats == 0
 
 
+@pytest.mark.parametrize("shown", ["contradicted_by", "set_aside_ids"])
 @pytest.mark.parametrize("others", [0, 201])
 def test_what_failed_is_repeated_if_the_provider_shows_that_it_was_done_after_all(
-    records: Records, others: int
+    records: Records, others: int, shown: str
 ) -> None:
     records.failed("a", payment_intent="pi_1")
-    records.store.redis.hset("refunds:refund:a", "contradicted_by", "re_late")
+    records.store.redis.hset("refunds:refund:a", shown, "re_late")
     for number in range(others):
         records.queued(f"old-{number}", payment_intent="pi_1", amount=1000 + number)
     found = compared(records, [row("b")])

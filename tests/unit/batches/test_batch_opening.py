@@ -23,6 +23,7 @@ from worker.batches import (
     resume_batch,
 )
 from worker.errors import GuardRefused
+from worker.model.refund import Stage
 from worker.model.times import to_ms
 
 PLAIN = BatchDraft()
@@ -95,6 +96,27 @@ def test_a_canceled_batch_is_not_gone_on_with(records: Records) -> None:
     with pytest.raises(GuardRefused, match="was canceled"):
         begun(records, None)
     assert begun(records, "b-2", AGAIN) == "b-2"
+
+
+@pytest.mark.parametrize("end", ["begun", "canceled", "imported"])
+def test_rows_of_a_file_begun_before_a_recovery_begin_in_doubt_in_its_later_batches_too(
+    records: Records, end: str
+) -> None:
+    """The restored server knows the file, and may have lost rows of it after they were sent."""
+    begun(records)
+    at = str(to_ms(records.store.time()))
+    for name in ("suspect_since", "suspect_until", "recovered_at"):
+        records.store.redis.hset("refunds:meta", name, at)
+    records.store.redis.hincrby("refunds:clock", "at", 1000)
+    if end == "canceled":
+        cancel_batch(records.store, "b-1", "kim")
+    elif end == "imported":
+        close_batch(records.store, "b-1", handed_in=0, conflicting=0)
+    for number, options in enumerate(("by order", "by id")):
+        batch_id = begun(records, None, BatchDraft(options=options, again=True))
+        assert records.queued(f"row-{number}", batch_id=batch_id).stage is Stage.IN_DOUBT
+    other = begun(records, None, digest="d2")
+    assert records.queued("other", batch_id=other).stage is Stage.QUEUED
 
 
 def test_an_unfinished_batch_is_refused_under_another_name_or_read_in_another_way(

@@ -206,6 +206,11 @@ def test_a_corrected_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
         "2 rows of whole.csv are another attempt at a refund that is in progress or has succeeded:"
         " nothing was imported" in ran.err
     )
+    records.failed_again(other.refund_id)
+    records.store.redis.hset(f"refunds:refund:{other.refund_id}", "set_aside_ids", "re_8 re_9")
+    ran = cli("import", whole, *BY_ORDER, "--attempt", "3", "--allow-repeat")
+    said = "but the provider showed re_8 and re_9 for it, on payment pi_2"
+    assert (ran.code, said in ran.err) == (6, True)
 
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",), ("--allow-repeat",)])

@@ -71,9 +71,11 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_is_done_by_then(
         assert ((await shop.stored()).stage, posts(shop)) == (stage, 1)
 
 
+@pytest.mark.parametrize("failing", [[], ["hint"]])
 async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_a_late_reply_showed(
-    async_redis: redis.asyncio.Redis,
+    async_redis: redis.asyncio.Redis, failing: list[str]
 ) -> None:
+    """Also if Redis is away for a moment when the reply is noted."""
     async with opened(async_redis, BLIND) as shop:
         await shop.accept()
 
@@ -82,6 +84,7 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_a_late_repl
             claimed = await shop.stored()
             step = after_lapse(claimed, BLIND, shop.now, 0)
             assert (await shop.store.run(saves.save(claimed, step))).result == "saved"
+            shop.store.failing += failing
             return says(200, refund_payload(status="settling"))
 
         shop.provider.will(POST, late, says(200, refund_payload(id="re_2")))

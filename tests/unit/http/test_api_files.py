@@ -11,13 +11,15 @@ import json
 import os
 import stat
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from tests.support.api_door import Door, a_door
-from worker.batches import cancel_batch, open_batch
+from worker.batches import cancel_batch, open_batch, read_batch
 from worker.errors import NotDurable, NotStorable, RefundError, StoreFull, StoreUnavailable
 from worker.file_import import submit
 from worker.http import spool, uploads
@@ -284,6 +286,27 @@ async def test_the_file_of_a_batch_that_the_records_have_lost_is_kept_for_a_week
         assert [(each["event"], each["batch_id"], each["alarm"]) for each in logs] == [
             ("import_failed", "season", True)
         ]
+
+
+@pytest.mark.parametrize(("count", "left"), [(1200, 500), (3, 3)])
+async def test_the_file_of_a_batch_that_the_records_lose_during_its_import_is_kept(
+    api: Door, folder: Path, monkeypatch: pytest.MonkeyPatch, count: int, left: int
+) -> None:
+    """A server restored meanwhile has lost earlier rows, and only the file still holds them."""
+    store = api.refunds.store
+
+    @contextmanager
+    def and_lost(items: Iterable[Any]) -> Iterator[Iterator[Any]]:
+        store.redis.delete("refunds:batch:season")
+        yield iter(items)
+
+    monkeypatch.setattr("worker.file_import.submitting.ahead", and_lost)
+    with capture_logs() as logs:
+        assert (await send(api, rows(count), "name=season")).status == 202
+        await until(lambda: not api.part.uploads.active)
+    assert [(each["event"], each["alarm"]) for each in logs] == [("import_failed", True)]
+    assert (names(folder), store.batch_size("season")) == (["batch-season"], left)
+    assert read_batch(store, "season").imported_at is None
 
 
 @pytest.mark.parametrize("invalid", [0, 2])

@@ -178,6 +178,18 @@ def test_refund_too_old_and_provably_never_done_is_given_up_and_may_be_retried(
     )
 
 
+@pytest.mark.parametrize("outcome", [NOT_SENT, NOT_DONE])
+def test_refund_that_a_restored_server_accepted_anew_is_as_old_as_its_acceptance(
+    outcome: Outcome,
+) -> None:
+    """It may have been sent long ago, and is tried only since then."""
+    sent = NOW - timedelta(days=30)
+    young = a_refund(first_attempt_at=sent, created_at=NOW - VERIFY.max_age + SECOND)
+    assert after_attempt(young, outcome, VERIFY, NOW, 0).to is Stage.WAITING
+    old = a_refund(first_attempt_at=sent, created_at=NOW - VERIFY.max_age)
+    assert after_attempt(old, outcome, VERIFY, NOW, 0).label == "budget_spent"
+
+
 @pytest.mark.parametrize(
     "refund",
     [a_refund(first_attempt_at=NOW - VERIFY.max_age), a_refund(verdicts=VERIFY.max_attempts)],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -183,11 +184,13 @@ def test_two_refunds_with_our_id_go_to_a_person_with_an_alarm() -> None:
     assert (step.to, step.alarm) == (Stage.REVIEW, "two of them")
 
 
-def test_provider_that_cannot_be_read_is_asked_again_and_after_the_allowed_age_a_person_is() -> (
-    None
-):
+@pytest.mark.parametrize("first_attempt_at", [NOW, NOW - timedelta(days=30)])
+def test_provider_that_cannot_be_read_is_asked_again_and_after_the_allowed_age_a_person_is(
+    first_attempt_at: datetime,
+) -> None:
+    """A restored server may accept it long after a send that it has lost."""
     look = Readback(verdict=ReadbackVerdict.UNREADABLE, reason="503", retry_after=2 * HOUR)
-    refund = a_refund(Stage.IN_DOUBT, first_attempt_at=NOW, looks=2)
+    refund = a_refund(Stage.IN_DOUBT, first_attempt_at=first_attempt_at, created_at=NOW, looks=2)
     young = after_readback(refund, look, VERIFY, NOW + HOUR, 0)
     assert (young.to, young.quiet, young.delay) == (Stage.IN_DOUBT, True, 2 * HOUR)
     assert after_readback(refund, look, VERIFY, NOW + VERIFY.max_age, 0).to is Stage.REVIEW

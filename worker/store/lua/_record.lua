@@ -220,9 +220,10 @@ local function row_in(id)
 end
 
 -- Return whether a refund has moved money or may still, so that the same is not paid a second time beside it. One that is
--- recorded as failed or canceled, and that the provider shows as done, has moved it until a person says otherwise.
-local function stands(status, contradicted_by)
-  return status == 'pending' or status == 'succeeded' or (contradicted_by or '') ~= ''
+-- recorded as failed or canceled, and that the provider shows as done, has moved it until a person says otherwise. So may
+-- one for which the provider showed another that a person set aside: it is not sent again either.
+local function stands(status, contradicted_by, set_aside_ids)
+  return status == 'pending' or status == 'succeeded' or (contradicted_by or '') ~= '' or (set_aside_ids or '') ~= ''
 end
 
 -- Ids that are derived from a row's columns name the attempt: 'f-' and 32 digits, then '-a2' to '-a99' unless it is the
@@ -230,8 +231,8 @@ end
 -- other attempt that does, nil if none does. Called for an attempt that failed or does not exist yet.
 local function may_be_paid(other)
   -- An error, as of a key of another type, has no such fields.
-  local found = redis.pcall('HMGET', P .. 'refund:' .. other, 'status', 'contradicted_by')
-  return stands(found[1], found[2])
+  local found = redis.pcall('HMGET', P .. 'refund:' .. other, 'status', 'contradicted_by', 'set_aside_ids')
+  return stands(found[1], found[2], found[3])
 end
 local function other_attempt(id)
   local base, rest = row_in(id)

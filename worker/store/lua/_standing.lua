@@ -8,10 +8,11 @@ local function standing(payment_intent, amount, most)
   for _, field in ipairs(redis.call('HKEYS', payment)) do
     local other = string.match(field, '^refund:(.+)$')
     if other then
-      local r = redis.call('HMGET', P .. 'refund:' .. other, 'status', 'amount', 'all_remaining', 'contradicted_by')
+      local r = redis.call('HMGET', P .. 'refund:' .. other, 'status', 'amount', 'all_remaining', 'contradicted_by',
+        'set_aside_ids')
       local asked = r[2] or ''
       if r[3] == '1' then asked = '' end
-      if stands(r[1], r[4]) and asked == amount then return other end
+      if stands(r[1], r[4], r[5]) and asked == amount then return other end
     end
   end
   return ''

@@ -127,12 +127,13 @@ local function check_all(since)
 end
 
 -- Return since when new rows may have been sent, '' if they were not: a restored server has lost what was accepted then.
--- A file whose import it knows as begun is continued however late, as a person is told to.
+-- A file whose import it knows as begun is continued, or imported again, however late, as a person is told to.
 local function suspect_since()
   local suspect = redis.call('HMGET', P .. 'meta', 'suspect_since', 'suspect_until', 'recovered_at')
   local is_suspect = suspect[2] and whole('the end of what is suspect', suspect[2]) > NOW
   if not is_suspect and suspect[3] and batch ~= '' then
-    is_suspect = number(redis.call('HGET', P .. 'batch:' .. batch, 'created_at')) <= number(suspect[3])
+    local begun = redis.call('HMGET', P .. 'batch:' .. batch, 'begun_at', 'created_at')
+    is_suspect = number(begun[1] or begun[2]) <= number(suspect[3])
   end
   return is_suspect and (suspect[1] or 'nothing') or ''
 end
