@@ -288,7 +288,15 @@ def _import(
     counts = _submit(refunds, batch.batch_id, source, validation)
     facts |= {"batch_id": batch.batch_id, "created": counts.created, "known": counts.known}
     end = _wait if options.wait else _report
-    return end(refunds, batch.batch_id, facts, counts, options), True
+    try:
+        return end(refunds, batch.batch_id, facts, counts, options), True
+    except StoreUnavailable as error:
+        # The same command would be refused from here on: the file is known.
+        wait = " --wait" if options.wait else ""
+        raise StoreUnavailable(
+            f"{error}; the file is imported as batch {batch.batch_id}: instead of this command, run"
+            f" 'refunds batch show {batch.batch_id}{wait}'"
+        ) from None
 
 
 def _submit(

@@ -402,6 +402,40 @@ def test_a_redis_lost_half_way_is_5_and_the_same_command_goes_on(tmp_path: Path)
         assert 0 < ran.object["known"] < 20_000
 
 
+def test_a_redis_lost_during_the_watch_is_5_and_names_what_to_run_instead(tmp_path: Path) -> None:
+    file = season(tmp_path)
+    with running_server() as server:
+        cli = Cli(environment={"REFUNDS_REDIS_URL": server.url})
+        with (
+            redis.Redis.from_url(
+                server.url, decode_responses=True, socket_timeout=SECONDS
+            ) as client,
+            client.monitor() as monitor,
+        ):
+            process = subprocess.Popen(
+                [sys.executable, "-m", "worker", "import", file, "--wait", "--batch", "b-1"],
+                env=cli.real(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            looks = (
+                seen for seen in monitor.listen() if "HGETALL refunds:batch:b-1" in seen["command"]
+            )
+            for _ in range(3):
+                next(looks)
+            server.kill()
+        out, err = process.communicate(timeout=SECONDS * 2)
+    assert (process.returncode, out) == (5, "")
+    said = err.splitlines()[-1]
+    assert said.startswith(f"error: Redis at 127.0.0.1:{server.port} ")
+    # The same command would be refused: the file is imported.
+    assert said.endswith(
+        "; the file is imported as batch b-1: instead of this command, run 'refunds batch show b-1"
+        " --wait'"
+    )
+
+
 def test_a_file_goes_through_a_real_worker_and_ledger_and_records_agree(
     cli: Cli, tmp_path: Path
 ) -> None:
