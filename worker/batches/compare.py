@@ -105,7 +105,7 @@ class _Payments:
                     for refund_id, (status, amount, rest, *shown) in zip(
                         page, pipeline.execute(), strict=True
                     ):
-                        # As `stands` in `lua/_record.lua`.
+                        # As `stands` in `lua/_rows.lua`.
                         if status in {"pending", "succeeded"} or any(shown):
                             found.setdefault(
                                 None if rest == "1" or amount is None else int(amount), refund_id

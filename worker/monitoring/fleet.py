@@ -13,7 +13,7 @@ from worker.store.store import Store
 
 MOST: Final = 100
 _RECOVERED_A_SECOND: Final = 0.02
-"""The share of the rate that comes back each second after a 429: see `lua/_record.lua`."""
+"""The share of the rate that comes back each second after a 429: see `lua/_begin.lua`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from importlib import resources
 from typing import Any, Final, Generic, TypeVar
 
@@ -29,6 +30,19 @@ CREATED_AT_ONCE: Final = 50
 JOINED: Final = 50
 """Maximum claims or saves that one run of a script takes."""
 _MEMBERS: Final = "_members"
+SHARED: Final = (
+    "_begin",
+    "_counters",
+    "_refund",
+    "_rows",
+    "_payment",
+    "_batch",
+    "_owners",
+    "_history",
+    "_check",
+    "_move",
+)
+"""The files that come before every script, in this order: each uses what those before declare."""
 
 
 def beginning() -> str:
@@ -56,23 +70,28 @@ def beginning() -> str:
     )
 
 
-class Script:
-    """A Lua script: one file after the shared beginning, identified by its digest.
+@cache
+def shared_text() -> str:
+    """Return what comes before every script."""
+    return "\n".join([beginning(), *map(_read, SHARED)])
 
-    `shared` names files that come between the two.
+
+def _read(name: str) -> str:
+    return (resources.files("worker.store") / "lua" / f"{name}.lua").read_text("utf-8")
+
+
+class Script:
+    """A Lua script: one file behind those that come before every script, known by its digest.
+
+    `shared` names further files that come between.
     """
 
     def __init__(self, name: str, *shared: str) -> None:
-        folder = resources.files("worker.store") / "lua"
         self.name = name
         self.shared = shared
         self.takes_members = _MEMBERS in shared
         """Whether one run takes the arguments of several commands: see `lua/_members.lua`."""
-        parts = [
-            beginning(),
-            *((folder / f"{each}.lua").read_text("utf-8") for each in ("_record", *shared, name)),
-        ]
-        self.text = "\n".join(parts)
+        self.text = "\n".join([shared_text(), *map(_read, (*shared, name))])
         self.sha = hashlib.sha1(self.text.encode("utf-8"), usedforsecurity=False).hexdigest()
 
 

@@ -25,16 +25,19 @@ def live_scripts() -> list[Any]:
 
     The collector's list of objects would not do, since the tests freeze what was loaded before.
     """
-    calls: Any = sys.modules.get("worker.store.scripts")
-    if calls is None:
+    loaded: Any = sys.modules.get("worker.store.scripts")
+    if loaded is None:
         return []
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("worker.")]
     named = [one for module in modules for one in vars(module).values()]
-    return list({id(one): one for one in named if type(one) is calls.Script}.values())
+    return list({id(one): one for one in named if type(one) is loaded.Script}.values())
 
 
 def read_again(scripts: Sequence[Any]) -> None:
     """Let scripts read their files as they are now."""
+    loaded: Any = sys.modules.get("worker.store.scripts")
+    if loaded is not None:
+        loaded.shared_text.cache_clear()
     for script in scripts:
         type(script).__init__(script, script.name, *script.shared)
 

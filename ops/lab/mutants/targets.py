@@ -131,7 +131,6 @@ _COPIED: Final = (
     "README.md",
 )
 _LUA: Final = "worker/store/lua"
-_BEGINNING: Final = f"{_LUA}/_record.lua"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +154,13 @@ class Plan:
         """Return every mutant of a target."""
         if not file.endswith(".lua"):
             return python_mutants(self.source(file), file)
-        return lua_mutants(
-            self.source(file), file, "" if file == _BEGINNING else self.source(_BEGINNING)
-        )
+        # A checkout may have no scripts at all.
+        from worker.store.scripts import SHARED  # noqa: PLC0415
+
+        before = [f"{_LUA}/{name}.lua" for name in SHARED]
+        if file in before:
+            del before[before.index(file) :]
+        return lua_mutants(self.source(file), file, "\n".join(map(self.source, before)))
 
 
 def checkout(parts: Collection[str] = ()) -> Plan:

@@ -17,7 +17,7 @@ class TestOthers:
         assert world.settled("refund")
 """
 MUTANT = Mutant(
-    file="worker/store/lua/_record.lua",
+    file="worker/store/lua/_rows.lua",
     function="let_mark_expire",
     line=9,
     before="if stage == 'settled' then expire(mark) end",
@@ -51,13 +51,13 @@ def test_words_that_few_tests_use_bring_a_test_nearer() -> None:
 
 def test_tests_of_the_changed_file_come_before_those_that_use_a_word_of_the_change() -> None:
     texts = {
-        "tests/unit/store/test_record_moves.py::test_one": "",
+        "tests/unit/store/test_rows_lua.py::test_one": "",
         "tests/unit/store/test_marks.py::test_one": "expire",
         "tests/unit/store/test_marks.py::test_two": "expire",
         "tests/unit/store/test_marks.py::test_three": "",
     }
     near = Words(texts).nearness(MUTANT)
-    assert max(near, key=near.__getitem__) == "tests/unit/store/test_record_moves.py::test_one"
+    assert max(near, key=near.__getitem__) == "tests/unit/store/test_rows_lua.py::test_one"
     assert near["tests/unit/store/test_marks.py::test_three"] == 0
 
 

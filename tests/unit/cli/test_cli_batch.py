@@ -147,12 +147,12 @@ def test_show_says_what_holds_a_batch_of_which_nothing_settles(
     }
     for number in range(2):
         client.hset(f"refunds:refund:row-{number}", mapping=held)
-    shown = cli("batch", "show", batch).err
+    said = cli("batch", "show", batch).err
     why = "currency_unconfirmed: not sent, unknown currency; see what the rest"
-    assert f"of 3 refunds looked at, 2 wait with {why}" in shown
+    assert f"of 3 refunds looked at, 2 wait with {why}" in said
     client.hset("refunds:meta", "credentials_refused_at", "1")
-    shown = cli("batch", "show", batch).err
-    assert "nothing at all is sent: see why with 'refunds doctor'" in shown
+    said = cli("batch", "show", batch).err
+    assert "nothing at all is sent: see why with 'refunds doctor'" in said
     cli("pause")
     assert "all sending is still paused" in cli("batch", "show", batch).err
     cli("batch", "pause", batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import Any
 
 import redis
@@ -19,6 +18,5 @@ def call(
     first: str = "",
 ) -> Any:
     """Run Lua code after what comes before every script, and that after `first`."""
-    shared = (resources.files("worker.store") / "lua" / "_record.lua").read_text("utf-8")
-    text = f"{first}\n{scripts.beginning()}\n{shared}\n{body}"
+    text = f"{first}\n{scripts.shared_text()}\n{body}"
     return client.eval(text, 0, "refunds:", str(now), retention, *arguments)

@@ -37,8 +37,7 @@ def test_calls_are_gathered_by_256_and_others_are_sixteen_at_once() -> None:
 
 
 def test_the_records_time_goes_back_by_a_second_at_most() -> None:
-    # A script keeps the largest time once it is a second past the one that is kept: see
-    # _record.lua.
+    # A script keeps the largest time once it is a second past the one that is kept: _begin.lua.
     assert timedelta(seconds=1) == record_time.MOST_BACK
 
 

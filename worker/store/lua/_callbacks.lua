@@ -1,4 +1,4 @@
--- Comes after _record.lua in the scripts for callbacks. A member is a refund id, or `batch/` and a batch id.
+-- Comes after _move.lua in the scripts for callbacks. A member is a refund id, or `batch/` and a batch id.
 -- Return the failed tries so far of a member at an endpoint, until when no other try begins, and the token of the try
 -- that is under way, '' if none is.
 local function callback_tries(name, member)

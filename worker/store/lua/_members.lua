@@ -1,4 +1,4 @@
--- Comes after _record.lua in the scripts of which one run takes several members, each with arguments of its own: claims
+-- Comes after _move.lua in the scripts of which one run takes several members, each with arguments of its own: claims
 -- and saves. What they share, from the clock to the counters, is done once.
 -- ARGV[4…] for each member the number of its arguments, then these. A member is run with an ARGV of its own: the
 -- first three, then these. Returns one result for each member, an error in the place of one that failed.

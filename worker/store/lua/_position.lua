@@ -1,4 +1,4 @@
--- Comes after _record.lua in the scripts that know positions. Each granted claim writes the next position:
+-- Comes after _move.lua in the scripts that know positions. Each granted claim writes the next position:
 -- <recovered ms>-<run>:<counter>:<mark>. The run is random and made by the first claim; `refunds recover` makes another,
 -- with the time at which it did so. The mark is random for each claim, since a promoted server that forgot claims
 -- counts on from where it is: its counter catches up, its marks do not. The latest RING marks are kept.

@@ -1,4 +1,4 @@
-"""The functions that every script shares, each called by itself on the real server."""
+"""Arguments, numbers and the time: what comes before every script, each called by itself."""
 
 from __future__ import annotations
 
@@ -74,15 +74,6 @@ def test_keys_of_another_type_end_a_script(sync_redis: redis.Redis) -> None:
             call(sync_redis, f"{check}(P .. 'x') return 1")
 
 
-def test_unknown_names_count_as_other(sync_redis: redis.Redis) -> None:
-    assert call(sync_redis, "return currency_name('eur')") == "eur"
-    assert call(sync_redis, "return currency_name('zzz')") == "other"
-    assert call(sync_redis, "return currency_name(nil)") == "unknown"
-    assert call(sync_redis, "return code_name('card_declined')") == "card_declined"
-    assert call(sync_redis, "return code_name('zzz')") == "other"
-    assert call(sync_redis, "return code_name(nil)") == "other"
-
-
 @pytest.mark.parametrize("retention", ["", "x", "-1"])
 def test_retention_is_a_whole_number(sync_redis: redis.Redis, retention: str) -> None:
     with pytest.raises(ResponseError, match=r"the retention .*is not a whole number"):
@@ -98,29 +89,6 @@ def test_text_that_is_not_a_number_counts_as_nothing(
 ) -> None:
     assert call(sync_redis, "return tostring(number(ARGV[4]))", text) == number
     assert call(sync_redis, "return tostring(number(false))") == "0"
-
-
-@pytest.mark.parametrize(("since", "doubted"), [("'5'", "1"), ("''", None), ("nil", None)])
-def test_a_doubt_is_remembered(sync_redis: redis.Redis, since: str, doubted: str | None) -> None:
-    body = f"local set = {{doubt_since = {since}}} keep_doubt(set) return set.doubted or false"
-    assert call(sync_redis, body) == doubted
-
-
-@pytest.mark.parametrize(
-    ("stage", "status", "lane", "index"),
-    [
-        ("settled", "failed", "refunds.bulk", "failed"),
-        ("queued", "pending", "refunds.bulk", "queued.bulk"),
-        ("queued", "pending", "refunds", "queued"),
-        ("sending", "pending", "refunds.bulk", "sending"),
-    ],
-)
-def test_refund_is_in_the_index_of_its_stage_or_status(
-    sync_redis: redis.Redis, stage: str, status: str, lane: str, index: str
-) -> None:
-    assert call(sync_redis, "return bucket(ARGV[4], ARGV[5], ARGV[6])", stage, status, lane) == (
-        index
-    )
 
 
 def test_nothing_is_written_by_what_makes_memory_irrelevant(sync_redis: redis.Redis) -> None:
