@@ -174,9 +174,9 @@ class Recorder:
         return None
 
     async def name(self, refund: Refund, step: Step, provider_refund_id: str) -> None:
-        """Note the provider's refund of a refused step like one that a webhook names.
+        """Note a refund that a reply showed, and no step stores, like one that a webhook names.
 
-        So it is read, also before anything is sent. Like a reply, it is insisted on.
+        So it is read, also before anything is sent. Like a save, it is insisted on.
         """
         shown = Hint(provider_refund_id=provider_refund_id, refund_id=refund.refund_id)
         await self._run(rechecks.hint(shown), refund, step, insist=True)

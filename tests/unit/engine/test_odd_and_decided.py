@@ -97,6 +97,25 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_a_late_repl
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 1)
 
 
+@pytest.mark.parametrize("away", [False, True])
+async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_the_reply_showed(
+    async_redis: redis.asyncio.Redis, *, away: bool
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        if away:
+            shop.store.failing.append("hint")
+        shop.provider.will(POST, says(200, refund_payload(**ODD)))
+        shop.provider.will(OWN, says(200, refund_payload(**ODD)))
+        await shop.handle()
+        assert await shop.handle() == "in review (conflict)"
+        await insisted(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        stored = await shop.stored()
+        assert (stored.stage, stored.error_code, posts(shop)) == (Stage.REVIEW, "conflict", 1)
+
+
 async def test_refund_is_not_failed_on_a_word_beside_an_odd_one_that_shows_that_it_was_done(
     async_redis: redis.asyncio.Redis,
 ) -> None:
