@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -179,7 +180,9 @@ class Recorder:
         So it is read, also before anything is sent. Like a save, it is insisted on.
         """
         shown = Hint(provider_refund_id=provider_refund_id, refund_id=refund.refund_id)
-        await self._run(rechecks.hint(shown), refund, step, insist=True)
+        # Not durable, like the save beside it.
+        command = replace(rechecks.hint(shown), durable=False)
+        await self._run(command, refund, step, insist=True)
 
     async def contradict(self, refund: Refund, proof: Step) -> None:
         """Store a proof that contradicts the record, on the current record."""
