@@ -311,6 +311,12 @@ def test_a_failed_row_that_another_file_replaced_under_a_new_id_is_not_retried(
     ran = cli("retry", "a", "--unknown")
     assert (ran.code, "refund b of the same payment and amount" in ran.err) == (6, True)
     assert (records.get("a").status, records.get("b").status) == ("failed", "pending")
+    records.failed_again("b")
+    records.store.redis.hset("refunds:refund:b", "contradicted_by", "re_9")
+    for asked in (("retry", "a"), ("batch", "retry", "b-1")):
+        ran = cli(*asked, "--unknown")
+        assert " refund b " in ran.err or " b, another attempt" in ran.err
+        assert "or has or may have moved the money" in ran.err
 
 
 def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(
