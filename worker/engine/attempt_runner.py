@@ -125,7 +125,9 @@ class AttemptRunner:
         if outcome.tries > 1:
             detail["tries"] = outcome.tries
         if outcome.odd is not None:
-            await self._recorder.name(refund, step, outcome.odd)
+            # If the records cannot hold it, the log has it, and the rest is saved all the same.
+            with suppress(NotStorable):
+                await self._recorder.name(refund, step, outcome.odd)
         saved, ending = await self._recorder.save(refund, step, detail, insist=True)
         if saved.result == "late" and outcome.found is not None:
             step = proofs.succeeded_long_ago(refund, outcome.found, "reply", saved.now)

@@ -182,7 +182,9 @@ class Recorder:
         shown = Hint(provider_refund_id=provider_refund_id, refund_id=refund.refund_id)
         # Not durable, like the save beside it.
         command = replace(rechecks.hint(shown), durable=False)
-        await self._run(command, refund, step, insist=True)
+        # For the log, if it cannot be noted.
+        told = replace(step, changes={**step.changes, "provider_refund_id": provider_refund_id})
+        await self._run(command, refund, told, insist=True)
 
     async def contradict(self, refund: Refund, proof: Step) -> None:
         """Store a proof that contradicts the record, on the current record."""
