@@ -197,6 +197,7 @@ def test_a_corrected_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
     whole = a_file(
         tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n2,pi_2,750\n", "whole.csv"
     )
+    records.store.redis.hset(f"refunds:refund:{other.refund_id}", "set_aside_ids", "re_8 re_9")
     for attempt in ("2", "3"):
         ran = cli("import", whole, *BY_ORDER, "--attempt", attempt, "--allow-repeat")
         assert (ran.code, standing(records)) == (6, 3)
@@ -207,7 +208,6 @@ def test_a_corrected_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
         " nothing was imported" in ran.err
     )
     records.failed_again(other.refund_id)
-    records.store.redis.hset(f"refunds:refund:{other.refund_id}", "set_aside_ids", "re_8 re_9")
     ran = cli("import", whole, *BY_ORDER, "--attempt", "3", "--allow-repeat")
     said = "but the provider showed re_8 and re_9 for it, on payment pi_2"
     assert (ran.code, said in ran.err) == (6, True)
