@@ -62,13 +62,15 @@ _TAKEN: Final = {
         "that provider refund already belongs to refund {other}: {refund_id} was left as it is"
     ),
     "attempted": (
-        "refund {refund_id} was submitted again as {other}, which is unsettled or has succeeded: it"
-        " was left as it is, since both would be paid; see the other with 'refunds status {other}'"
+        "refund {refund_id} was submitted again as {other}, which is unsettled, or has or may have"
+        " moved the money: it was left as it is, since both would be paid; see the other with"
+        " 'refunds status {other}'"
     ),
     "repeated": (
         "refund {refund_id} was not sent again, since refund {other} of the same payment and amount"
-        " is unsettled or has succeeded, and the file of {refund_id} was imported without allowing"
-        " repeats: both would be paid; if both are meant, submit a new refund under a new id"
+        " is unsettled, or has or may have moved the money, and the file of {refund_id} was"
+        " imported without allowing repeats: both would be paid; if both are meant, submit a new"
+        " refund under a new id"
     ),
 }
 

@@ -281,7 +281,7 @@ def retry(*, batch_id: str, unknown: bool, as_json: bool) -> int:
     for refund_id, other in done.first_attempted:
         note(
             f"refund {refund_id} was not sent again, because {other}, another attempt at its row or"
-            " with its payment and amount, is in progress or has succeeded"
+            " with its payment and amount, is in progress, or has or may have moved the money"
         )
     if done.left[Retriable.UNKNOWN.value]:
         note(

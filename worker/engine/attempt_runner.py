@@ -124,6 +124,10 @@ class AttemptRunner:
             detail["http_status"] = outcome.http_status
         if outcome.tries > 1:
             detail["tries"] = outcome.tries
+        if outcome.odd is not None:
+            # If the records cannot hold it, the log has it, and the rest is saved all the same.
+            with suppress(NotStorable):
+                await self._recorder.name(refund, step, outcome.odd)
         saved, ending = await self._recorder.save(refund, step, detail, insist=True)
         if saved.result == "late" and outcome.found is not None:
             step = proofs.succeeded_long_ago(refund, outcome.found, "reply", saved.now)

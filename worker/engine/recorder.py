@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -174,12 +175,16 @@ class Recorder:
         return None
 
     async def name(self, refund: Refund, step: Step, provider_refund_id: str) -> None:
-        """Note the provider's refund of a refused step like one that a webhook names.
+        """Note a refund that a reply showed, and no step stores, like one that a webhook names.
 
-        So it is read, also before anything is sent. Like a reply, it is insisted on.
+        So it is read, also before anything is sent. Like a save, it is insisted on.
         """
         shown = Hint(provider_refund_id=provider_refund_id, refund_id=refund.refund_id)
-        await self._run(rechecks.hint(shown), refund, step, insist=True)
+        # Not durable, like the save beside it.
+        command = replace(rechecks.hint(shown), durable=False)
+        # For the log, if it cannot be noted.
+        told = replace(step, changes={**step.changes, "provider_refund_id": provider_refund_id})
+        await self._run(command, refund, told, insist=True)
 
     async def contradict(self, refund: Refund, proof: Step) -> None:
         """Store a proof that contradicts the record, on the current record."""

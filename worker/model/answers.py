@@ -178,6 +178,8 @@ class Outcome:
     message: str | None = None
     http_status: int | None = None
     found: ProviderRefund | None = None
+    odd: str | None = None
+    """Id of a refund that contradicts ours, and that is not known to be another's."""
     retry_after: timedelta | None = None
     credentials: bool = False
     """The API key itself may be refused, which concerns every refund and not just this one."""

@@ -222,7 +222,12 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
         wrong = "status"
     if wrong is not None:
         message = f"the reply's {wrong} does not belong to this refund"
-        return replace(_maybe("contradictory_reply", message), http_status=answer.http_status)
+        may_be_ours = payload.kind in {None, "refund"} and not is_anothers(found, refund)
+        return replace(
+            _maybe("contradictory_reply", message),
+            http_status=answer.http_status,
+            odd=found.id if may_be_ours else None,
+        )
     if found.status not in STATUSES:
         return replace(
             _maybe("unknown_status", odd_status(found)), http_status=answer.http_status, found=found
@@ -275,6 +280,7 @@ def fold(outcomes: Sequence[Outcome]) -> Outcome:
     return replace(
         strongest,
         doubt=any(outcome.doubt for outcome in outcomes),
+        odd=next((outcome.odd for outcome in outcomes if outcome.odd is not None), None),
         credentials=any(outcome.credentials for outcome in outcomes),
         tries=len(outcomes),
         server_errors=errors,

@@ -138,9 +138,9 @@ def test_show_says_what_holds_a_batch_of_which_nothing_settles(
     # The latest refunds of all are sampled, and another batch may be faster.
     newer = {f"other-{number}": 9e14 for number in range(100)}
     client.zadd("refunds:index:succeeded", newer)
-    shown = cli("batch", "show", batch)
-    assert "pace           few or no refunds have settled in the last minute" in shown.out
-    assert "few or no refunds have settled in the last minute: see what the rest" in shown.err
+    slow = cli("batch", "show", batch)
+    assert "pace           few or no refunds have settled in the last minute" in slow.out
+    assert "few or no refunds have settled in the last minute: see what the rest" in slow.err
     held: dict[Any, Any] = {
         "error_code": "currency_unconfirmed",
         "error_message": "not sent, unknown currency",

@@ -197,6 +197,7 @@ def test_a_corrected_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
     whole = a_file(
         tmp_path, "order_no,payment_intent,amount\n1,pi_1,500\n2,pi_2,750\n", "whole.csv"
     )
+    records.store.redis.hset(f"refunds:refund:{other.refund_id}", "set_aside_ids", "re_8 re_9")
     for attempt in ("2", "3"):
         ran = cli("import", whole, *BY_ORDER, "--attempt", attempt, "--allow-repeat")
         assert (ran.code, standing(records)) == (6, 3)
@@ -207,7 +208,6 @@ def test_a_corrected_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
         " nothing was imported" in ran.err
     )
     records.failed_again(other.refund_id)
-    records.store.redis.hset(f"refunds:refund:{other.refund_id}", "set_aside_ids", "re_8 re_9")
     ran = cli("import", whole, *BY_ORDER, "--attempt", "3", "--allow-repeat")
     said = "but the provider showed re_8 and re_9 for it, on payment pi_2"
     assert (ran.code, said in ran.err) == (6, True)
@@ -311,6 +311,12 @@ def test_a_failed_row_that_another_file_replaced_under_a_new_id_is_not_retried(
     ran = cli("retry", "a", "--unknown")
     assert (ran.code, "refund b of the same payment and amount" in ran.err) == (6, True)
     assert (records.get("a").status, records.get("b").status) == ("failed", "pending")
+    records.failed_again("b")
+    records.store.redis.hset("refunds:refund:b", "contradicted_by", "re_9")
+    for asked in (("retry", "a"), ("batch", "retry", "b-1")):
+        ran = cli(*asked, "--unknown")
+        assert " refund b " in ran.err or " b, another attempt" in ran.err
+        assert "or has or may have moved the money" in ran.err
 
 
 def test_a_row_whose_earlier_attempt_is_retried_meanwhile_is_left_out(

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import redis.asyncio
+from structlog.testing import capture_logs
 
 from tests.factories import BLIND, HOUR, VERIFY, found, refund_payload
 from tests.unit.engine.decided import (
@@ -95,6 +96,38 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_a_late_repl
         shop.provider.will(OWN, says())
         await shop.handle()
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 1)
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_the_reply_showed(
+    async_redis: redis.asyncio.Redis, *, away: bool
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        if away:
+            shop.store.failing.append("hint")
+        shop.provider.will(POST, says(200, refund_payload(**ODD)))
+        shop.provider.will(OWN, says(200, refund_payload(**ODD)))
+        await shop.handle()
+        assert await shop.handle() == "in review (conflict)"
+        await insisted(shop)
+        shop.provider.will(POST, says(200, refund_payload(id="re_2")))
+        await shop.handle()
+        stored = await shop.stored()
+        assert (stored.stage, stored.error_code, posts(shop)) == (Stage.REVIEW, "conflict", 1)
+
+
+async def test_a_doubt_is_saved_although_the_odd_one_that_the_reply_showed_cannot_be_noted(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+        await async_redis.set("refunds:hint-times", "of another type")
+        shop.provider.will(POST, says(200, refund_payload(**ODD)))
+        with capture_logs() as logs:
+            assert await shop.handle() == "in review (contradictory_reply)"
+        told = [each for each in logs if each["event"] == "save_refused"]
+        assert [(each["provider_refund_id"], each["alarm"]) for each in told] == [("re_1", True)]
 
 
 async def test_refund_is_not_failed_on_a_word_beside_an_odd_one_that_shows_that_it_was_done(

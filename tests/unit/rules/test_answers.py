@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -430,6 +431,12 @@ def test_folding_one_try_changes_nothing_and_folding_in_parts_agrees_with_foldin
         parts = fold([fold(tried[:cut]), fold(tried[cut:])])
         assert (parts.verdict, parts.doubt) == (whole.verdict, whole.doubt)
     assert fold(tried[:1]).verdict is tried[0].verdict
+
+
+def test_attempt_keeps_the_odd_refund_that_a_try_showed() -> None:
+    odd = replace(MAYBE, odd="re_1")
+    assert [fold(tried).odd for tried in ([odd, MAYBE], [MAYBE, odd], [odd])] == ["re_1"] * 3
+    assert fold([MAYBE, MAYBE]).odd is None
 
 
 def test_attempt_counts_the_5xx_in_a_row_at_its_end() -> None:

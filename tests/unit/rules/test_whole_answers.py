@@ -45,14 +45,15 @@ REFUND = a_refund()
 ERROR = {"type": "api_error", "code": "broken", "message": "because"}
 
 
-def contradictory(what: str) -> Outcome:
-    """A reply that says done of something else."""
+def contradictory(what: str, odd: str | None = None) -> Outcome:
+    """A reply that says done of something else, or of an odd one that may be ours."""
     return Outcome(
         verdict=TryVerdict.MAYBE,
         code="contradictory_reply",
         message=f"the reply's {what} does not belong to this refund",
         http_status=200,
         doubt=True,
+        odd=odd,
     )
 
 
@@ -288,15 +289,23 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (
             a_reply(200, refund_payload(amount=1)),
-            contradictory("amount"),
+            contradictory("amount", odd="re_1"),
         ),
         (
             a_reply(200, refund_payload(object="charge", amount=1)),
             contradictory("object"),
         ),
         (
+            a_reply(200, refund_payload(payment_intent="pi_2", amount=1)),
+            contradictory("payment_intent"),
+        ),
+        (
+            a_reply(200, refund_payload(metadata={"refund_id": "order-1001-2"})),
+            contradictory("metadata.refund_id"),
+        ),
+        (
             a_reply(200, refund_payload(status=None)),
-            contradictory("status"),
+            contradictory("status", odd="re_1"),
         ),
         (
             a_reply(200, refund_payload(status="new")),
@@ -311,7 +320,7 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (
             a_reply(200, refund_payload(status="new", amount=1)),
-            contradictory("amount"),
+            contradictory("amount", odd="re_1"),
         ),
     ],
 )
