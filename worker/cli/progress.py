@@ -62,12 +62,19 @@ class _Left(TimeRemainingColumn):
 
 @contextmanager
 def progress(
-    what: str, total: int | None, clock: Callable[[], float] = time.monotonic
+    what: str,
+    total: int | None,
+    *,
+    done: int = 0,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Show]:
-    """Show progress while the block runs; `total` is None if it is not known."""
+    """Show progress while the block runs; `total` is None if it is not known.
+
+    `done` is how many were done before: they are no part of the pace.
+    """
     screen = render.console(sys.stderr)
     if not screen.is_terminal:
-        yield _lines(what, total, clock)
+        yield _lines(what, total, done, clock)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -78,7 +85,7 @@ def progress(
         TextColumn("{task.fields[beside]}", style="dim"),
     )
     with Progress(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task(what, total=total, beside="", is_held=False)
+        task = bar.add_task(what, total=total, completed=done, beside="", is_held=False)
 
         def show(done: int, beside: str = "", *, is_held: bool = False) -> None:
             bar.update(task, completed=done, beside=beside, is_held=is_held)
@@ -86,7 +93,7 @@ def progress(
         yield show
 
 
-def _lines(what: str, total: int | None, clock: Callable[[], float]) -> Show:
+def _lines(what: str, total: int | None, before_it: int, clock: Callable[[], float]) -> Show:
     started = clock()
     said, before = started, (-1, "")
 
@@ -96,7 +103,7 @@ def _lines(what: str, total: int | None, clock: Callable[[], float]) -> Show:
         if now - said < (STILL_LINE_SECONDS if (done, beside) == before else LINE_SECONDS):
             return
         said, before = now, (done, beside)
-        rate = done / (now - started)
+        rate = max(0, done - before_it) / (now - started)
         is_known = total is not None and rate > 0 and not is_held
         left = (
             f", {span((total - done) / rate)} left"
@@ -124,7 +131,7 @@ def watch_batch(refunds: Refunds, batch_id: str) -> Batch:
     """
     batch = read_batch(refunds.store, batch_id)
     moved, said = time.monotonic(), False
-    with progress("settled", batch.accepted) as show:
+    with progress("settled", batch.accepted, done=batch.accepted - batch.moving) as show:
         while True:
             counts = counts_of(batch)
             beside = ", ".join(f"{counts[name]:,} {name}" for name in _SHOWN if counts[name])

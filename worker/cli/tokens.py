@@ -110,17 +110,29 @@ def create(
             ),
             reason=f"scopes {','.join(sorted(scopes))}",
         )
-    ends = None if expires_at is None else rfc3339(expires_at)
-    if as_json:
-        facts: dict[str, Any] = {"name": name, "token": token, "scopes": sorted(scopes)}
-        render.as_json({**facts, "ids": ids, "expires_at": ends})
-    else:
-        click.echo(token)
+        ends = None if expires_at is None else rfc3339(expires_at)
+        try:
+            _show(name, token, scopes, ids, ends, as_json=as_json)
+        except OSError:
+            # Nobody holds it, and its name would be taken when the command is run again.
+            act(refunds, "tokens revoke", name, lambda: stored.revoke(refunds.store, name))
+            note(f"the token {name} could not be shown, so it is revoked")
+            raise
     note(
         f"this is the token {name}, shown only now: send it as 'Authorization: Bearer rfw_…'"
         + ("" if ends is None else f"; it expires at {ends}")
     )
     return DONE
+
+
+def _show(
+    name: str, token: str, scopes: frozenset[Scope], ids: str, ends: str | None, *, as_json: bool
+) -> None:
+    if as_json:
+        facts: dict[str, Any] = {"name": name, "token": token, "scopes": sorted(scopes)}
+        render.as_json({**facts, "ids": ids, "expires_at": ends})
+    else:
+        click.echo(token)
 
 
 def _check(name: str, ids: str) -> None:

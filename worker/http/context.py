@@ -170,6 +170,7 @@ def dress(request: web.Request, response: web.StreamResponse) -> None:
 
 def _known(error: RefundError, request: web.Request) -> Problem:
     problem = problems.of_error(error)
+    problem.detail = problems.in_addresses(problem.detail)
     if problem.kind.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # The answer does not say which server is away, or why.
         log.warning("request_deferred", request_id=request[REQUEST_ID], error=str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -15,6 +16,9 @@ from worker.errors import FieldError, InvalidRequest, RefundError
 
 CONTENT_TYPE: Final = "application/problem+json"
 PATH: Final = "/problems/{name}"
+_COMMAND: Final = re.compile(
+    r"(?:run )?'refunds (status|retry|batch list|batch show)(?: ([^' ]+))?( --[a-z]+)?'"
+)
 _REPEAT: Final = (
     "The records cannot be reached now. Nothing is known to be accepted or changed: repeat the"
     " same request, with the same id."
@@ -343,6 +347,20 @@ def of_error(error: RefundError) -> Problem:
         return Problem(kind, detail, error.errors)
     more = {"batch_id": error.batch_id} if isinstance(error, errors.KnownFile) else {}
     return Problem(kind, kind.detail or str(error), more=more)
+
+
+def in_addresses(sentence: str) -> str:
+    """Return a sentence with addresses of the API in place of commands: a caller has no shell."""
+
+    def address(found: re.Match[str]) -> str:
+        command, name, option = found.groups()
+        if command.startswith("batch"):
+            return f"GET /v1/batches/{name}" if name else "GET /v1/batches"
+        if command == "retry":
+            return f"POST /v1/refunds/{name}/retry" + (' with {"unknown": true}' if option else "")
+        return f"GET /v1/refunds/{name}" + ("/history" if option else "")
+
+    return _COMMAND.sub(address, sentence)
 
 
 def answer(problem: Problem, request_id: str) -> web.Response:

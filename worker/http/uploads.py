@@ -47,7 +47,7 @@ from worker.file_import import (
     unfitting,
 )
 from worker.http import problems
-from worker.http.problems import Problem, wrong_field
+from worker.http.problems import Problem, in_addresses, wrong_field
 from worker.http.spool import Kept, Spool
 from worker.importer import (
     Accepted,
@@ -81,7 +81,6 @@ _FLAGS: Final = frozenset({"again", "all_remaining", "allow_repeat", "dry_run", 
 _RENAMED: Final = {"batch": "name"}
 _TYPE: Final = "correct its Content-Type"
 """What to do about another format than the stated one."""
-_SHOW: Final = re.compile(r"see it with 'refunds batch show ([^']+)'")
 
 
 class Stopped(Exception):
@@ -405,8 +404,8 @@ def in_parameters(sentence: str) -> str:
         name = found[1].replace("-", "_")
         return f"{name}=true" if name in _FLAGS else _RENAMED.get(name, name)
 
-    sentence = _SHOW.sub(r"see it with GET /v1/batches/\1", sentence)
-    return _OPTION.sub(parameter, sentence.replace("leave out --format", _TYPE))
+    sentence = in_addresses(sentence.replace("leave out --format", _TYPE))
+    return _OPTION.sub(parameter, sentence)
 
 
 def _judged(report: dict[str, Any], refusals: list[Refusal]) -> Judged:

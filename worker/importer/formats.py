@@ -72,9 +72,8 @@ def read_rows(source: Source, layout: Layout | None = None) -> Iterator[Row]:
         yield first
         yield from rows
     elif not layout.may_be_empty:
-        raise source.problem(
-            "has a header but no rows" if source.format != "jsonl" else "has no rows"
-        )
+        found = "has a header but no rows" if source.format != "jsonl" else "has no rows"
+        raise source.problem(f"{found}: export it again, or name another file")
     source.check_unchanged()
 
 

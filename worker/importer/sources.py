@@ -262,7 +262,7 @@ def read_block(source: Source, stream: IO[bytes] | io.BufferedIOBase, size: int)
         return stream.read(size)
     except EOFError:
         raise source.problem(
-            "ends in the middle of the compressed data: the file was cut off"
+            "ends in the middle of the compressed data, so it was cut off: copy it again"
         ) from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise source.problem(f"cannot be unpacked: {error}") from None

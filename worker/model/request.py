@@ -162,7 +162,12 @@ class RefundRequest:
     metadata: Mapping[str, str] = field(default_factory=_no_metadata)
 
     def __post_init__(self) -> None:
-        if isinstance(self.currency, str) and not self.currency.islower():
+        # A wrong one stays as it is, so that the error shows what was written.
+        if (
+            isinstance(self.currency, str)
+            and not self.currency.islower()
+            and is_currency(self.currency.lower())
+        ):
             object.__setattr__(self, "currency", self.currency.lower())
         if errors := self._errors():
             raise InvalidRequest(errors)

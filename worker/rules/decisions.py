@@ -82,8 +82,8 @@ def cancel(refund: Refund) -> Step:
             f"refund {refund.refund_id} is already {refund.status}: nothing was changed"
         )
     raise NotCancelable(
-        f"refund {refund.refund_id} is {refund.stage}: it may have reached the provider and cannot"
-        f" be canceled; follow it with 'refunds status {refund.refund_id}'"
+        f"refund {refund.refund_id} is in stage {refund.stage}: it may have reached the provider"
+        f" and cannot be canceled; follow it with 'refunds status {refund.refund_id}'"
     )
 
 

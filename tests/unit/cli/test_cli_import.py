@@ -498,6 +498,17 @@ def test_progress_without_a_terminal_is_a_line_every_few_seconds(
     ]
 
 
+def test_what_was_done_before_the_progress_began_is_no_part_of_its_pace(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = 100.0
+    with progress("settled", 3000, done=2900, clock=lambda: now) as show:
+        show(2900)
+        now += LINE_SECONDS
+        show(2910)
+    assert capsys.readouterr().err == "settled: 2,910 of 3,000, 2/s, about 45 s left\n"
+
+
 def test_an_error_on_a_row_is_json_that_a_program_reads(cli: Cli, tmp_path: Path) -> None:
     ran = cli("import", a_file(tmp_path, "row-1,pi_1,1e3,usd"), "--json")
     (error,) = json.loads(ran.out)["error_rows"]

@@ -240,7 +240,7 @@ def test_a_refund_that_may_have_been_sent_cannot_be_canceled(cli: Cli, records: 
     records.sending("order-1")
     ran = cli("cancel", "order-1")
     assert (ran.code, ran.out) == (6, "")
-    assert ran.err.startswith("error: refund order-1 is sending: it may have reached the provider")
+    assert ran.err.startswith("error: refund order-1 is in stage sending: it may have reached")
     assert records.get("order-1").status is Status.PENDING
 
 

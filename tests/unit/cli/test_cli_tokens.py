@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.cli_runner import SECONDS
 from worker.model.callers import token_id
 from worker.store import tokens
 
@@ -72,6 +75,30 @@ def test_two_who_replace_a_revoked_token_at_once_leave_one_that_can_be_revoked(
     ran = cli("tokens", "create", "shop", "--scope", "read")
     assert (ran.code, ran.out, "was created a moment ago" in ran.err) == (6, "", True)
     assert cli("tokens", "list", "--json").object["token_id"] == token_id(other[0])
+
+
+@pytest.mark.parametrize(
+    ("to", "more"), [(">/dev/full", ""), (">&-", ""), (">/dev/full", "--json")]
+)
+def test_a_token_that_could_not_be_shown_is_revoked_and_made_again(
+    cli: Cli, to: str, more: str
+) -> None:
+    command = f"exec {sys.executable} -m worker tokens create shop --scope read {more} {to}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        env=cli.real(),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1
+    said, error = done.stderr.splitlines()
+    assert said == "the token shop could not be shown, so it is revoked"
+    assert error.startswith("error: the output cannot be written")
+    assert cli("tokens", "list", "--json").object["revoked_at"] is not None
+    # As the error says: run the command again.
+    create(cli)
 
 
 def test_an_unknown_name_is_three_and_no_token_is_a_note(cli: Cli) -> None:

@@ -73,7 +73,11 @@ async def test_only_the_head_of_a_stream_is_answered_to_who_asks_for_that(api: D
 
 @pytest.mark.parametrize("path", ["", "/refunds"])
 async def test_an_unknown_batch_is_not_found(api: Door, path: str) -> None:
-    assert (await api.get(f"{PATH}/b-1{path}")).status == 404
+    got = await api.get(f"{PATH}/b-1{path}")
+    assert (got.status, got.json["detail"]) == (
+        404,
+        "no batch 'b-1' exists here: see GET /v1/batches",
+    )
     for name in ("cancel", "pause", "resume", "retry"):
         assert (await api.post(f"{PATH}/b-1/{name}")).status == 404
 

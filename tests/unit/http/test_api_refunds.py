@@ -44,6 +44,7 @@ async def test_other_contents_under_the_same_id_are_refused_and_change_nothing(a
     before = api.refunds.get("order-1")
     got = await api.create("order-1", amount=501)
     assert (got.status, got.code) == (422, "idempotency_conflict")
+    assert got.json["detail"].endswith("or see the existing one with GET /v1/refunds/order-1")
     assert api.refunds.get("order-1") == before
 
 
@@ -390,6 +391,7 @@ async def test_a_failed_refund_is_sent_again_once(api: Door) -> None:
     api.records.failed("order-1")
     got = await api.post("/v1/refunds/order-1/retry")
     assert (got.status, got.code) == (409, "not_retriable")
+    assert got.json["detail"].endswith('then POST /v1/refunds/order-1/retry with {"unknown": true}')
     for _ in range(2):
         got = await api.post("/v1/refunds/order-1/retry", {"unknown": True})
         assert (got.status, got.json["generation"], got.json["stage"]) == (200, 2, "queued")

@@ -25,7 +25,7 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
         pytest.param("\ufeff", "f.csv", "is empty", id="only a mark"),
         pytest.param(" \n\n\t\n", "f.csv", "is empty", id="only blanks"),
         pytest.param(packed(""), "f.csv.gz", "is empty", id="empty when unpacked"),
-        pytest.param(HEADER, "f.csv", "a header but no rows", id="header only"),
+        pytest.param(HEADER, "f.csv", "but no rows: export it again", id="header only"),
         pytest.param(
             workbook([["refund_id", "pi"]]),
             "f.xlsx",
@@ -215,7 +215,7 @@ MANY = HEADER + "".join(f"r-{n},pi_{n},5,usd,,{n}\n" for n in range(20_000))
             "not an XLSX workbook.*; save it as .xlsx or CSV",
             id="text named workbook",
         ),
-        pytest.param(packed(MANY)[:-20], "f.csv.gz", "cut off", id="cut gzip"),
+        pytest.param(packed(MANY)[:-20], "f.csv.gz", "cut off: copy it again", id="cut gzip"),
         pytest.param(
             packed(MANY)[:90] + b"\xff" * 60, "f.csv.gz", "cannot be unpacked", id="damaged gzip"
         ),

@@ -138,6 +138,11 @@ def test_currency_that_is_no_three_letter_code_is_refused(currency: Any) -> None
     assert (error.field, error.code) == ("currency", "currency")
 
 
+def test_a_wrong_currency_is_shown_as_it_was_written() -> None:
+    (error,) = rejected(currency="US Dollar")
+    assert error.value == "'US Dollar'"
+
+
 def test_currency_is_kept_in_lower_case_and_never_sent() -> None:
     request = a_request(currency="USD")
     assert request.currency == "usd"

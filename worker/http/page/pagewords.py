@@ -35,6 +35,8 @@ _IN_WORDS: Final = tuple(
         (r"run 'refunds retry [^']+'", "choose “Send it again”"),
         (r"see it with 'refunds batch show [^']+'", "look at it under Batches"),
         (r"see 'refunds batch (?:list|show [^']+)'", "look under Batches"),
+        (r": see them with 'refunds (?:tokens|rejected) list'", ""),
+        (r" with 'refunds tokens revoke [^']+'", ""),
         (r",? or see 'refunds status [^']+'", ""),
         (r"; see the other with 'refunds status [^']+'", ""),
         (r", or see the message with 'refunds rejected show [^']+'", ""),

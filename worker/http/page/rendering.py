@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from worker.http.page.charts import HEIGHT, WIDTH
-from worker.http.page.pagewords import UNVERIFIED, amount_of
+from worker.http.page.pagewords import UNVERIFIED, amount_of, on_page
 from worker.http.page.refusals import Refusal
 from worker.http.page.sessions import Session
 from worker.model.request import is_refund_id
@@ -88,6 +88,7 @@ class Renderer:
             "grouped": _grouped,
             "callback": callback_in_words,
             "lines": _lines,
+            "on_page": on_page,
             "target_view": _target_view,
         }
         self._templates.globals |= {"width": WIDTH, "height": HEIGHT, "unverified": UNVERIFIED}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from worker.batches import close_batch, open_batch, read_batch
-from worker.errors import NotDurable
+from worker.errors import NotDurable, NotFound
 from worker.model.refund import Stage, Status
 from worker.store import audit, flags, tokens
 
@@ -163,6 +163,7 @@ async def test_a_refund_that_was_sent_is_not_canceled(actor: PageDoor) -> None:
     token = form_token(actor.cookies["refunds-local"], action)
     shown = await actor.post(action, {"form_token": token})
     assert (shown.status, actor.records.get("order-1")) == (409, before)
+    assert "cannot be canceled; follow it here" in shown.text
 
 
 async def test_no_cancel_is_offered_if_only_a_person_says_that_it_did_not_happen(
@@ -384,6 +385,17 @@ async def test_the_audit_is_shown_in_pages_and_for_one_target(actor: PageDoor) -
     one = await actor.get("/page/audit?by=bob&target=%3Cb%3E7")
     assert one.html.count(">cancel</td>") == 1
     assert (await actor.get("/page/audit?before=x")).status == 422
+
+
+async def test_the_audit_says_why_something_was_refused_in_the_words_of_the_page(
+    actor: PageDoor,
+) -> None:
+    deed = audit.Deed(by="bob", via="api", address="10.0.0.7", action="cancel", target="order-1")
+    with pytest.raises(NotFound):
+        audit.carry_out(actor.refunds.store, deed, lambda: actor.refunds.cancel("order-1"))
+    shown = await actor.get("/page/audit")
+    assert "refused: no refund order-1 was accepted here: check the id" in shown.text
+    assert "REFUNDS_" not in shown.text
 
 
 async def test_a_form_that_is_refused_comes_back_with_what_was_typed(actor: PageDoor) -> None:
