@@ -483,10 +483,13 @@ def _at_version(version: int | None, decide: Callable[[Refund], Step]) -> Callab
     """Return a decision about one version of a record only, about any if it is None."""
 
     def at_version(refund: Refund) -> Step:
-        if version not in {None, refund.version}:
+        if version is not None and version != refund.version:
+            is_older = version < refund.version
+            found = f"has changed since version {version}, and was not changed now"
+            ahead = f"is at version {refund.version}, not {version}, and was not changed"
             raise Changed(
-                f"refund {refund.refund_id} has changed since version {version}, and was not"
-                " changed now: read it again and decide on what it shows"
+                f"refund {refund.refund_id} {found if is_older else ahead}: read it again and"
+                " decide on what it shows"
             )
         return decide(refund)
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import redis.exceptions
-from amqp.exceptions import AMQPError
+from amqp.exceptions import AccessRefused, AMQPError
 from celery import Celery
 from kombu.entity import Queue
 from kombu.exceptions import KombuError
@@ -236,7 +236,16 @@ def trouble(error: BaseException) -> tuple[str, str]:
     """Return what is wrong with the broker that raised one of `PUBLISH_ERRORS`, and what to do."""
     if wire.BLOCKED in str(error):
         return wire.BLOCKED, "free some there"
+    if _is_refusal(error):
+        where = "REFUNDS_BROKER_URL, or in REFUNDS_REDIS_URL if that is not set"
+        return "refuses the credentials", f"set the user and the password in {where}"
     return f"cannot be reached ({type(error).__name__})", "start it or set REFUNDS_BROKER_URL"
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Return whether a server refused the user or the password: kombu's error is caused by it."""
+    refused = (redis.exceptions.AuthenticationError, AccessRefused)
+    return error is not None and (isinstance(error, refused) or _is_refusal(error.__cause__))
 
 
 def submit_again(app: Celery, refund_id: str, fields: Mapping[str, Any], lane: Lane) -> None:

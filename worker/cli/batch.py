@@ -342,9 +342,10 @@ def result(*, batch_id: str, file: str, target: Path | None) -> int:
 
         def is_the_same(source: Source) -> None:
             if source.digest != stored.digest:
+                named = "what was piped in" if stored.file == "stdin" else repr(stored.file)
                 raise InputError(
                     f"{source.name} is not the file that was imported as batch {batch_id}: use"
-                    f" --input with {stored.file!r} as it was imported, byte for byte"
+                    f" --input with {named} as it was imported, byte for byte"
                 )
 
         reading = reading_of(stored.options)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 import click
+from rich.table import Table
 
 from worker.batches import read_batch
 from worker.cli import render
@@ -93,14 +94,16 @@ def list_refunds(
 def _write(refunds: Iterable[Refund], *, as_json: bool) -> int:
     """Write refunds and return their number.
 
-    JSON one by one, a table once all its widths are known.
+    JSON one by one, a table page by page.
     """
     if not as_json:
-        page = list(refunds)
-        if page:
-            render.put(render.listing(page))
-        return len(page)
+        return sum(_put(table) for table in render.listings(refunds))
     count = 0
     for count, refund in enumerate(refunds, 1):  # noqa: B007 - read after the loop
         render.as_json(refund.as_dict())
     return count
+
+
+def _put(table: Table) -> int:
+    render.put(table)
+    return table.row_count

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final, TextIO
 
 import click
@@ -20,6 +21,9 @@ from worker.wording.history import clock, lasting, sentence
 from worker.wording.refunds import facts_of, result_of
 from worker.wording.values import amount_of, moment, plain
 
+_PAGE: Final = 500
+"""Refunds that are put out at once: a list of all begins soon, however long it is."""
+_COLUMNS: Final = ("refund", "state", "payment", "amount", "changed", "result")
 _UNBOUND: Final = 10_000
 """The width without a terminal: a pipe gets whole lines."""
 _STYLES: Final = {
@@ -118,24 +122,50 @@ def block(refund: Refund, entries: reasons.Entries = ()) -> Table:
     return facts([("state", state_of(refund)), *facts_of(refund, entries)])
 
 
-def listing(listed: Sequence[Refund]) -> Table:
+def listing(listed: Iterable[Refund]) -> Table:
     """Return refunds as a table, one per row."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("refund", "state", "payment"):
-        table.add_column(name, no_wrap=True)
-    table.add_column("amount", justify="right", no_wrap=True)
-    table.add_column("changed", no_wrap=True)
-    table.add_column("result", no_wrap=True)
-    for refund in listed:
-        table.add_row(
-            refund.refund_id,
-            state_of(refund),
-            refund.payment_intent,
-            amount_of(refund),
-            moment(refund.updated_at),
-            plain(result_of(refund)),
+    rows = [_row(refund) for refund in listed]
+    return _table(rows, like=rows)
+
+
+def listings(listed: Iterable[Refund]) -> Iterator[Table]:
+    """Yield tables of refunds that look like one table, so that a list of any length begins soon.
+
+    Only the first has a header. The others are as wide, or wider if a value needs that.
+    """
+    rest, first = iter(listed), list[list[Text]]()
+    while page := [_row(refund) for refund in islice(rest, _PAGE)]:
+        is_first = not first
+        first = first or page
+        yield _table(page, like=first, has_header=is_first)
+
+
+def _table(
+    rows: Sequence[list[Text]], *, like: Sequence[list[Text]], has_header: bool = True
+) -> Table:
+    """Return a table whose columns are at least as wide as those of the rows `like`."""
+    table = Table(box=None, header_style="bold", pad_edge=False, show_header=has_header)
+    for place, name in enumerate(_COLUMNS):
+        table.add_column(
+            name,
+            no_wrap=True,
+            justify="right" if name == "amount" else "left",
+            min_width=max(len(name), *(row[place].cell_len for row in like)),
         )
+    for row in rows:
+        table.add_row(*row)
     return table
+
+
+def _row(refund: Refund) -> list[Text]:
+    return [
+        Text(refund.refund_id),
+        state_of(refund),
+        Text(refund.payment_intent),
+        Text(amount_of(refund)),
+        Text(moment(refund.updated_at)),
+        Text(plain(result_of(refund))),
+    ]
 
 
 def history(entries: Iterable[Mapping[str, Any]]) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import redis.exceptions
@@ -55,6 +56,9 @@ def fail(name: str, text: str, fix: str, trouble: Trouble) -> Check:
     return Check(name=name, state=State.FAIL, text=text, fix=fix, trouble=trouble)
 
 
+_WITH_USER: Final = "redis://USER:PASSWORD@HOST:PORT/0"
+
+
 def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Iterator[Check]:
     """Yield checks, and yield a check instead of raising an error of the server.
 
@@ -72,8 +76,9 @@ def guarded(name: str, cli: str, checks: Callable[[], Iterable[Check]]) -> Itera
             )
             yield warn(name, text, fix)
         else:
-            trouble = Trouble.SETTINGS if isinstance(error, StoreRefused) else Trouble.AWAY
-            yield fail(name, str(error), f"{cli} PING", trouble)
+            refused = isinstance(error, StoreRefused)
+            fix = f"export REFUNDS_REDIS_URL={_WITH_USER}" if refused else f"{cli} PING"
+            yield fail(name, str(error), fix, Trouble.SETTINGS if refused else Trouble.AWAY)
     except SettingsError as error:
         text = str(error).removeprefix("wrong settings: ")
         yield fail(name, text, "export REFUNDS_REDIS_URL=redis://HOST:PORT/0", Trouble.SETTINGS)

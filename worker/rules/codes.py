@@ -186,7 +186,7 @@ _TABLE: Final = (
         "charge_not_refundable",
         "This payment cannot be refunded.",
         Actor.SHOP,
-        _OTHER_WAY,
+        _UNKNOWN,
         Retriable.UNKNOWN,
     ),
     _refused(

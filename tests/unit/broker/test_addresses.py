@@ -6,6 +6,8 @@ import subprocess
 import sys
 
 import pytest
+from amqp.exceptions import AccessRefused
+from kombu.exceptions import OperationalError
 
 from worker.broker import queues
 from worker.errors import SettingsError
@@ -55,3 +57,19 @@ def test_a_worker_with_a_wrong_address_ends_for_good_and_without_a_traceback(
     ended = subprocess.run(started, capture_output=True, text=True, timeout=60, check=False)
     (said,) = ended.stderr.splitlines()
     assert (ended.returncode, said.startswith("refunds: ")) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("cause", "wrong"),
+    [
+        (AccessRefused("ACCESS_REFUSED - Login was refused"), "refuses the credentials"),
+        (ConnectionRefusedError(111), "cannot be reached (OperationalError)"),
+    ],
+)
+def test_a_broker_that_refuses_the_password_is_not_one_that_is_away(
+    cause: Exception, wrong: str
+) -> None:
+    error = OperationalError("x")
+    error.__cause__ = cause
+    said, remedy = queues.trouble(error)
+    assert (said, "REFUNDS_BROKER_URL" in remedy) == (wrong, True)

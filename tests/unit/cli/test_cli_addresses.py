@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
 
 from tests.support.cli_runner import Cli
-from worker.sandbox.redis_server import ThrowawayServer
+from worker.sandbox.redis_server import ThrowawayServer, running_server
 
 CERTIFICATE = Path(__file__).parents[2] / "support" / "loopback.pem"
 
@@ -136,3 +137,16 @@ def test_options_of_the_records_address_do_not_keep_a_message_from_the_broker(cl
     url = cli.environment["REFUNDS_REDIS_URL"] + "?db=3&socket_timeout=9"
     ran = cli("submit", "order-1", "--payment-intent", "pi_1", REFUNDS_REDIS_URL=url)
     assert (ran.code, ran.err) == (0, "accepted: follow it with 'refunds status order-1'\n")
+
+
+def test_wrong_password_is_named_as_such_for_the_records_and_the_queues(cli: Cli) -> None:
+    with running_server() as server, redis.Redis.from_url(server.url) as client:
+        client.config_set("requirepass", "another-one")
+        url = server.url.replace("redis://", "redis://:hunter2@")
+        ran = cli("doctor", "--json", REFUNDS_REDIS_URL=url)
+    found = {check["name"]: check for check in ran.object["checks"]}
+    for name in ("redis", "queues"):
+        assert "refuses the credentials" in found[name]["text"]
+    assert found["redis"]["fix"] == "export REFUNDS_REDIS_URL=redis://USER:PASSWORD@HOST:PORT/0"
+    assert found["queues"]["fix"].startswith("set the user and the password in REFUNDS_BROKER_URL")
+    assert "hunter2" not in ran.out + ran.err

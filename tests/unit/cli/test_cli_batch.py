@@ -484,6 +484,13 @@ def test_the_result_of_another_file_is_refused(
     )
 
 
+def test_the_result_of_a_piped_import_asks_for_what_was_piped_in(cli: Cli, season: str) -> None:
+    cli("import", "-", "--json", stdin="refund_id,payment_intent,amount\nrow-1,pi_1,700\n")
+    (batch,) = cli("batch", "list", "--json").objects
+    ran = cli("batch", "result", batch["batch_id"], "--input", season)
+    assert "use --input with what was piped in as it was imported, byte for byte" in ran.err
+
+
 def test_a_result_is_read_as_the_file_was_when_it_was_imported(cli: Cli, tmp_path: Path) -> None:
     path = tmp_path / "orders.txt"
     path.write_text("order,pi,amount,note\n1,pi_1,5.00,x\n2,pi_2,7.50,y\n")

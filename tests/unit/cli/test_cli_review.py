@@ -283,6 +283,8 @@ def test_a_decision_about_what_was_shown_does_not_count_for_a_later_review(
     ran = cli(*of_shown, "--unverified")
     assert (ran.code, "read it again and decide on what it shows" in ran.err) == (6, True)
     assert records.get("stuck-1") == later
+    ran = cli(*decided, "--version", "99")
+    assert (ran.code, f"is at version {later.version}, not 99, and" in ran.err) == (6, True)
     assert cli(*decided, "--version", str(later.version)).code == 0
 
 

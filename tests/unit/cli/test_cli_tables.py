@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tests.support.cli_runner import Cli
 from worker.batches import Batch
 from worker.cli import batch_tables, import_messages, render
 from worker.importer import ImportOptions, open_source, validate
-from worker.model.refund import Stage
+from worker.model.refund import Refund, Stage
 
 REFUND = "f-1b68f62b40c680c7812e0cdc5ab4f227-a2-17"
 PAYMENT = "pi_1787730829493927936_abcdefghijklmnop"
@@ -45,6 +46,28 @@ def test_no_id_is_wrapped_in_a_list_of_refunds(narrow: Terminal) -> None:
     assert PAYMENT in line
     assert PROVIDER in line
     assert "…" not in narrow.getvalue()
+
+
+def test_long_list_is_put_out_page_by_page_and_reads_as_one_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(render, "_PAGE", 2)
+    ids = ["order-1", "order-2-long", "order-3", "order-4", "order-5-that-is-the-longest"]
+    taken: list[str] = []
+
+    def read() -> Iterator[Refund]:
+        for refund_id in ids:
+            taken.append(refund_id)
+            yield a_refund(Stage.PROCESSING, refund_id=refund_id, payment_intent=PAYMENT)
+
+    out = io.StringIO()
+    tables = render.listings(read())
+    render.put(next(tables), stream=out)
+    assert taken == ids[:2]
+    render.put(*tables, stream=out)
+    head, *lines = out.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ids
+    assert {line.index(PAYMENT) for line in lines[:4]} == {head.index("payment")}
 
 
 def test_no_id_is_wrapped_where_one_refund_is_shown(narrow: Terminal) -> None:
