@@ -148,7 +148,8 @@ def after_prior(
             " the retry may have been sent too: money may move twice"
         )
         return _asks("conflict", reason)
-    return prior_done(refund, found, now)
+    is_known = refund.refund_id in {found.refund_id, owner}
+    return prior_done(refund, found, now, "lookup" if is_known else "operator")
 
 
 def prior_missing(refund: Refund, provider_refund_id: str) -> Step | None:

@@ -178,16 +178,23 @@ async def test_named_refund_that_a_webhook_named_too_is_read_again_although_it_w
         assert posts(shop) == sent
 
 
+@pytest.mark.parametrize(
+    ("shown", "owner", "evidence"),
+    [(NOT_OURS, None, "operator"), (NOT_OURS, ID, "lookup"), ({}, None, "lookup")],
+)
 async def test_retry_is_not_sent_beside_a_named_refund_that_a_late_reply_had_replaced(
-    async_redis: redis.asyncio.Redis,
+    async_redis: redis.asyncio.Redis, shown: dict[str, Any], owner: str | None, evidence: str
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
         await named_then_replaced(shop)
         sent = posts(shop)
         await retry(shop)
-        shop.provider.will(BY_ID, says(200, refund_payload(**NOT_OURS)))
+        if owner is not None:
+            await shop.store.redis.set("refunds:owner:re_1", owner)
+        shop.provider.will(BY_ID, says(200, refund_payload(**shown)))
         refund = await look(shop)
         assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
+        assert (refund.evidence, (await sources(shop))[-1][1]) == (evidence, evidence)
         assert posts(shop) == sent
 
 
