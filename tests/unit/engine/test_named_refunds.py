@@ -236,6 +236,18 @@ async def test_person_ends_a_retry_beside_anothers_refund_that_was_named_by_mist
         assert posts(shop) - sent_before == sent
 
 
+async def test_person_gives_up_a_retry_although_its_own_earlier_refund_is_shown_as_anothers(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(BY_ID, says(200, refund_payload(payment_intent="pi_other")))
+        refund = await look(shop)
+        assert refund.error_code == "prior_contradicts"
+        await decided(shop, decisions.resolve_failed(refund, "gone", by="bob", unverified=True))
+        assert ((await look(shop)).status, posts(shop)) == (Status.FAILED, 0)
+
+
 @pytest.mark.parametrize("owner", [None, "order-2002-1"])
 async def test_settled_refund_is_not_contradicted_by_a_named_one_that_another_record_has(
     async_redis: redis.asyncio.Redis, owner: str | None
@@ -250,13 +262,21 @@ async def test_settled_refund_is_not_contradicted_by_a_named_one_that_another_re
         assert refund.contradicted_by == ("re_1" if owner is None else None)
 
 
-@pytest.mark.parametrize("decision", ["resend", "failed"])
-async def test_person_does_not_outweigh_an_earlier_refund_of_the_record_that_has_no_id_of_ours(
-    async_redis: redis.asyncio.Redis, decision: str
+@pytest.mark.parametrize(
+    ("differs", "decision"),
+    [
+        ({"amount": 7, **NOT_OURS}, "resend"),
+        ({"amount": 7, **NOT_OURS}, "failed"),
+        ({"payment_intent": "pi_other"}, "resend"),
+        ({"metadata": {"refund_id": "order-2002-1"}}, "resend"),
+    ],
+)
+async def test_person_does_not_outweigh_an_earlier_refund_that_was_proven_to_be_the_records_own(
+    async_redis: redis.asyncio.Redis, differs: dict[str, Any], decision: str
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
         await failed_and_retried(shop)
-        shop.provider.will(BY_ID, says(200, refund_payload(amount=7, **NOT_OURS)))
+        shop.provider.will(BY_ID, says(200, refund_payload(**differs)))
         for _ in range(2):
             refund = await look(shop)
             assert (refund.error_code, posts(shop)) == ("prior_contradicts", 0)
