@@ -152,17 +152,23 @@ async def test_named_refund_of_an_earlier_generation_that_failed_does_not_end_th
         assert refund.contradicted_by is None
 
 
+@pytest.mark.parametrize("was_told_before", [False, True])
 @pytest.mark.parametrize("is_told_again", [False, True])
 async def test_named_refund_that_a_webhook_named_too_is_read_again_although_it_was_missing(
-    async_redis: redis.asyncio.Redis, *, is_told_again: bool
+    async_redis: redis.asyncio.Redis, *, is_told_again: bool, was_told_before: bool
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
         refund = await bring_to_review(shop)
         sent = posts(shop)
-        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
-        await hint(shop, "re_1")
         shop.provider.will(BY_ID, error(404))
         shop.provider.will(PAID, totals(0))
+        if was_told_before:
+            await hint(shop, "re_1")
+            await shop.handle()
+            refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        if not was_told_before:
+            await hint(shop, "re_1")
         while (refund := await look(shop)).stage is not Stage.REVIEW:
             pass
         assert refund.error_code == "refund_missing"
