@@ -176,6 +176,9 @@ class RedisSeam:
     async def script_load(self, text: str) -> Any:
         return await self._one("SCRIPT", "LOAD", text)
 
+    async def get(self, key: str) -> Any:
+        return await self._one("GET", key)
+
     async def hexists(self, key: str, name: str) -> Any:
         return await self._one("HEXISTS", key, name)
 

@@ -275,11 +275,11 @@ def _unknown_in(
             return f"another refund of the payment {reason}"
     # The total contains refunds that succeeded, and pending ones if the provider counts them. Those
     # of another payment, which a person may have named for ours, are in none of this one.
-    standing = (
-        entry for entry in reread.values() if entry is not None and not is_elsewhere(entry, refund)
-    )
+    standing = (entry for entry in reread.values() if entry is not None)
     amounts = [
-        entry.amount for entry in standing if entry.is_pending or entry.status == "succeeded"
+        entry.amount
+        for entry in standing
+        if (entry.is_pending or entry.status == "succeeded") and not is_elsewhere(entry, refund)
     ]
     known = [amount for amount in amounts if amount is not None and amount > 0]
     if len(known) < len(amounts) or sum(known) != baseline.refunded:

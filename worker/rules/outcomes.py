@@ -80,13 +80,15 @@ def is_not_ours(found: ProviderRefund, refund: Refund, owner: str | None) -> boo
     """Return whether a provider's refund that was named for ours says nothing of it.
 
     It is another's. Or it carries no refund's id, and another record has it, or none has it and it
-    differs from ours. `owner` is the refund whose record has it.
+    differs from ours. `owner` is the refund whose record has it: our own was proven to be ours, and
+    stays that whatever it shows later.
     """
+    if owner == refund.refund_id:
+        return False
     if is_anothers(found, refund):
         return True
-    if found.refund_id is not None or owner == refund.refund_id:
-        return False
-    return owner is not None or contradiction(found, refund) is not None
+    is_unknown = found.refund_id is None
+    return is_unknown and (owner is not None or contradiction(found, refund) is not None)
 
 
 def is_later(found: ProviderRefund, refund: Refund) -> bool:

@@ -23,7 +23,7 @@ from worker.model.refund import Refund, Retriable, Stage, Status
 from worker.model.request import scrubbed
 from worker.model.steps import Step
 from worker.rules.attempts import MAX_SERVER_ERRORS, PARKED, Rules, backoff, refused_unsent
-from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_not_ours
+from worker.rules.outcomes import FINAL_STATUSES, contradiction, is_anothers, is_not_ours
 from worker.rules.payloads import STATUSES
 from worker.rules.proofs import NO_READBACKS, NO_WORD, to_review
 from worker.rules.rechecks import MAX_UNREAD, is_insisted, prior_done
@@ -136,7 +136,9 @@ def after_prior(
     moved_nothing = FINAL_STATUSES.get(found.status or "") in {Status.FAILED, Status.CANCELED}
     if moved_nothing and wrong is None:
         return None
-    if is_insisted(refund) and (moved_nothing or is_not_ours(found, refund, owner)):
+    # Nothing is sent beside one that was ours and is shown as another's now. It can be given up.
+    is_left = refund.operator_says == "failed" and is_anothers(found, refund)
+    if is_insisted(refund) and (moved_nothing or is_left or is_not_ours(found, refund, owner)):
         return None
     if wrong is not None or found.status not in STATUSES:
         reason = f"the earlier provider refund {found.id} shows another {wrong or 'status'}"
@@ -148,7 +150,8 @@ def after_prior(
             " the retry may have been sent too: money may move twice"
         )
         return _asks("conflict", reason)
-    return prior_done(refund, found, now)
+    is_known = refund.refund_id in {found.refund_id, owner}
+    return prior_done(refund, found, now, "lookup" if is_known else "operator")
 
 
 def prior_missing(refund: Refund, provider_refund_id: str) -> Step | None:

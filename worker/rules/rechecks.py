@@ -152,12 +152,15 @@ def is_gone(outcome: Outcome) -> bool:
     return outcome.verdict is TryVerdict.REFUSED and outcome.http_status == HTTPStatus.NOT_FOUND
 
 
-def prior_done(refund: Refund, found: ProviderRefund, now: datetime) -> Step:
+def prior_done(
+    refund: Refund, found: ProviderRefund, now: datetime, evidence: str = "lookup"
+) -> Step:
     """Return the step for an unsent retry whose earlier provider refund was done after all.
 
-    The record takes that refund as its own, and nothing is sent.
+    The record takes that refund as its own, and nothing is sent. `evidence` is `operator` if only a
+    person says that it is ours.
     """
-    step = done(refund, found, "lookup", now)
+    step = done(refund, found, evidence, now)
     earlier = {"prior_refund_ids": refund.prior_ids_with(found.id)}
     alarm = (
         f"the provider's refund {found.id} of an earlier generation was done after all:"

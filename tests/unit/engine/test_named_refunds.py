@@ -152,17 +152,23 @@ async def test_named_refund_of_an_earlier_generation_that_failed_does_not_end_th
         assert refund.contradicted_by is None
 
 
+@pytest.mark.parametrize("was_told_before", [False, True])
 @pytest.mark.parametrize("is_told_again", [False, True])
 async def test_named_refund_that_a_webhook_named_too_is_read_again_although_it_was_missing(
-    async_redis: redis.asyncio.Redis, *, is_told_again: bool
+    async_redis: redis.asyncio.Redis, *, is_told_again: bool, was_told_before: bool
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
         refund = await bring_to_review(shop)
         sent = posts(shop)
-        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
-        await hint(shop, "re_1")
         shop.provider.will(BY_ID, error(404))
         shop.provider.will(PAID, totals(0))
+        if was_told_before:
+            await hint(shop, "re_1")
+            await shop.handle()
+            refund = await shop.stored()
+        await decided(shop, decisions.resolve_succeeded(refund, "re_1", shop.now, by="ann"))
+        if not was_told_before:
+            await hint(shop, "re_1")
         while (refund := await look(shop)).stage is not Stage.REVIEW:
             pass
         assert refund.error_code == "refund_missing"
@@ -178,16 +184,23 @@ async def test_named_refund_that_a_webhook_named_too_is_read_again_although_it_w
         assert posts(shop) == sent
 
 
+@pytest.mark.parametrize(
+    ("shown", "owner", "evidence"),
+    [(NOT_OURS, None, "operator"), (NOT_OURS, ID, "lookup"), ({}, None, "lookup")],
+)
 async def test_retry_is_not_sent_beside_a_named_refund_that_a_late_reply_had_replaced(
-    async_redis: redis.asyncio.Redis,
+    async_redis: redis.asyncio.Redis, shown: dict[str, Any], owner: str | None, evidence: str
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
         await named_then_replaced(shop)
         sent = posts(shop)
         await retry(shop)
-        shop.provider.will(BY_ID, says(200, refund_payload(**NOT_OURS)))
+        if owner is not None:
+            await shop.store.redis.set("refunds:owner:re_1", owner)
+        shop.provider.will(BY_ID, says(200, refund_payload(**shown)))
         refund = await look(shop)
         assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
+        assert (refund.evidence, (await sources(shop))[-1][1]) == (evidence, evidence)
         assert posts(shop) == sent
 
 
@@ -229,6 +242,18 @@ async def test_person_ends_a_retry_beside_anothers_refund_that_was_named_by_mist
         assert posts(shop) - sent_before == sent
 
 
+async def test_person_gives_up_a_retry_although_its_own_earlier_refund_is_shown_as_anothers(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, NAMED) as shop:
+        await failed_and_retried(shop)
+        shop.provider.will(BY_ID, says(200, refund_payload(payment_intent="pi_other")))
+        refund = await look(shop)
+        assert refund.error_code == "prior_contradicts"
+        await decided(shop, decisions.resolve_failed(refund, "gone", by="bob", unverified=True))
+        assert ((await look(shop)).status, posts(shop)) == (Status.FAILED, 0)
+
+
 @pytest.mark.parametrize("owner", [None, "order-2002-1"])
 async def test_settled_refund_is_not_contradicted_by_a_named_one_that_another_record_has(
     async_redis: redis.asyncio.Redis, owner: str | None
@@ -243,13 +268,21 @@ async def test_settled_refund_is_not_contradicted_by_a_named_one_that_another_re
         assert refund.contradicted_by == ("re_1" if owner is None else None)
 
 
-@pytest.mark.parametrize("decision", ["resend", "failed"])
-async def test_person_does_not_outweigh_an_earlier_refund_of_the_record_that_has_no_id_of_ours(
-    async_redis: redis.asyncio.Redis, decision: str
+@pytest.mark.parametrize(
+    ("differs", "decision"),
+    [
+        ({"amount": 7, **NOT_OURS}, "resend"),
+        ({"amount": 7, **NOT_OURS}, "failed"),
+        ({"payment_intent": "pi_other"}, "resend"),
+        ({"metadata": {"refund_id": "order-2002-1"}}, "resend"),
+    ],
+)
+async def test_person_does_not_outweigh_an_earlier_refund_that_was_proven_to_be_the_records_own(
+    async_redis: redis.asyncio.Redis, differs: dict[str, Any], decision: str
 ) -> None:
     async with opened(async_redis, NAMED) as shop:
         await failed_and_retried(shop)
-        shop.provider.will(BY_ID, says(200, refund_payload(amount=7, **NOT_OURS)))
+        shop.provider.will(BY_ID, says(200, refund_payload(**differs)))
         for _ in range(2):
             refund = await look(shop)
             assert (refund.error_code, posts(shop)) == ("prior_contradicts", 0)

@@ -168,6 +168,16 @@ def test_earlier_refund_of_a_settled_one_had_failed_and_anything_else_of_ours_is
     assert (refund is None) is (result is RecheckResult.AGAIN)
 
 
+@pytest.mark.parametrize(
+    "differs", [{"payment_intent": "pi_other"}, {"metadata": {"refund_id": "order-2002-1"}}]
+)
+def test_earlier_refund_that_was_the_records_own_is_news_if_it_is_shown_as_anothers(
+    differs: dict[str, Any],
+) -> None:
+    seen, _ = rechecks.after_prior_recheck(PRIOR, "re_9", shown(**differs), owner=PRIOR.refund_id)
+    assert seen is RecheckResult.CONTRADICTS
+
+
 def candidates(refund: Refund, **answers: Answer) -> list[rechecks.Candidate]:
     return [judge_candidate(refund, name, answer) for name, answer in answers.items()]
 

@@ -48,9 +48,11 @@ local function note(id, r)
   end
   if has_word(r.hinted, candidate) then return true end
   -- One that was read is not read again, and few are read at all: a stolen secret of the webhook could name many. One of
-  -- an earlier generation may have succeeded since. Before a send it is read in any case.
+  -- an earlier generation may have succeeded since, and one that was missing may be the one that a person named. Before a
+  -- send it is read in any case.
   if has_word(r.hints_used, candidate) then
-    if r.stage ~= 'review' or not is_news_of_a_prior(r) then return false end
+    local may_be_shown = r.error_code == 'refund_missing' or is_news_of_a_prior(r)
+    if r.stage ~= 'review' or not may_be_shown then return false end
     redis.call('HSET', P .. 'refund:' .. id, 'hinted', joined(r.hinted, candidate))
     return true
   end
