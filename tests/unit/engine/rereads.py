@@ -5,6 +5,8 @@ Each read, answer, trouble and result is counted.
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.factories import PAYMENT, refund_payload
 from tests.unit.engine.shop import ID, POST, Given, Shop, error, says
 from worker.engine.candidates import CandidateReader
@@ -19,6 +21,12 @@ from worker.store import reads, rechecks, saves
 NAMED = "GET /v1/refunds/re_9"
 OWN = "GET /v1/refunds/re_1"
 RETRIED = "GET /v1/refunds/re_2"
+
+
+def of_generation(generation: int, **fields: Any) -> dict[str, Any]:
+    """The provider's refund `re_9` with our id and a generation."""
+    metadata = {"refund_id": ID, "refund_generation": str(generation)}
+    return refund_payload(id="re_9", metadata=metadata, **fields)
 
 
 async def hint(shop: Shop, name: str = "re_9", status: str | None = None) -> None:
@@ -122,3 +130,7 @@ class Rereads:
     def codes(self) -> list[str]:
         """The codes of the trouble that was noted."""
         return [outcome.code for outcome in self.trouble]
+
+
+async def labels(rereads: Rereads) -> list[str]:
+    return [entry["label"] for entry in await rereads.shop.history()]

@@ -1,18 +1,14 @@
-"""A person decides about a refund for which a provider refund was named: that one is read first.
-
-Every POST is counted.
-"""
+"""A retry whose earlier refund is readable by the time a person's decision is carried out."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
 
 import httpx
 import pytest
 import redis.asyncio
 
-from tests.factories import BLIND, HOUR, VERIFY, refund_payload
+from tests.factories import HOUR, VERIFY, refund_payload
 from tests.unit.engine.decided import (
     ODD,
     SECOND_GENERATION,
@@ -25,11 +21,9 @@ from tests.unit.engine.decided import (
 )
 from tests.unit.engine.rereads import NAMED, OWN, failed_and_retried, hint, posts
 from tests.unit.engine.shop import (
-    BY_ID,
     LIST,
     PAID,
     POST,
-    Shop,
     error,
     listing,
     opened,
@@ -37,7 +31,7 @@ from tests.unit.engine.shop import (
     totals,
 )
 from worker.errors import NotCancelable
-from worker.model.refund import Refund, Stage, Status
+from worker.model.refund import Stage, Status
 from worker.rules import decisions
 from worker.rules.rechecks import WAITS
 
@@ -127,162 +121,6 @@ async def test_doubted_retry_goes_to_review_if_its_earlier_refund_was_done_after
         refund = await shop.stored()
         assert (refund.stage, refund.error_code) == (Stage.REVIEW, "conflict")
         assert posts(shop) == sent
-        assert has_no_decision(refund)
-
-
-async def test_refund_that_a_webhook_named_is_taken_if_it_is_readable_by_then(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await in_review_for_a_name(shop)
-        await insisted(shop)
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
-        assert await shop.handle() == "succeeded"
-        refund = await shop.stored()
-        assert (posts(shop), refund.provider_refund_id) == (0, "re_9")
-        assert has_no_decision(refund)
-
-
-async def test_refund_is_sent_after_the_last_read_in_vain_of_what_a_webhook_named(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await in_review_for_a_name(shop)
-        await insisted(shop)
-        shop.provider.will(POST, says())
-        for wait in WAITS:
-            await shop.handle()
-            assert posts(shop) == 0
-            shop.pass_time(wait)
-        assert await shop.handle() == "succeeded"
-        refund = await shop.stored()
-        # It may be a second one of ours, so it is read again now.
-        assert (posts(shop), refund.candidates) == (1, ("re_9",))
-        assert has_no_decision(refund)
-        entries = [entry["label"] for entry in await shop.history()]
-        assert entries[-3:] == ["operator_says_absent", "send", "succeeded"]
-
-
-async def test_doubted_refund_is_sent_after_the_third_read_in_vain_of_what_a_webhook_named(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await shop.accept()
-        shop.provider.will(POST, httpx.ReadError("cut"))
-        await shop.handle()
-        sent = posts(shop)
-        await hint(shop)
-        await shop.set(stage="review")
-        await insisted(shop)
-        shop.provider.will(NAMED, error(500))
-        shop.provider.will(POST, says())
-        shop.provider.will(BY_ID, says())
-        for _ in range(2):
-            await shop.handle()
-            assert posts(shop) == sent
-            await due_again(shop)
-        assert await shop.handle() == "processing"
-        refund = await shop.stored()
-        assert (posts(shop), shop.provider.asked.count(NAMED)) == (sent + 1, 3)
-        assert refund.hinted is None
-
-
-async def test_name_that_was_read_in_vain_before_a_send_on_a_word_is_read_before_the_next_one(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await shop.accept()
-        shop.provider.will(POST, httpx.ReadError("cut"))
-        await shop.handle()
-        sent = posts(shop)
-        await hint(shop)
-        await shop.set(stage="review")
-        await insisted(shop)
-        shop.provider.will(NAMED, error(500))
-        shop.provider.will(POST, error(429), says())
-        for _ in range(3):
-            await shop.handle()
-            await due_again(shop)
-        assert ((await shop.stored()).stage, posts(shop)) == (Stage.WAITING, sent + 1)
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
-        assert await shop.handle() == "in review (conflict)"
-        assert posts(shop) == sent + 1
-
-
-async def test_name_that_was_read_in_vain_before_a_first_send_is_read_before_the_next_one(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await in_review_for_a_name(shop)
-        await insisted(shop)
-        shop.provider.will(POST, error(429), says())
-        for wait in (*WAITS, timedelta(0)):
-            await shop.handle()
-            shop.pass_time(wait)
-        assert ((await shop.stored()).stage, posts(shop)) == (Stage.WAITING, 1)
-        await due_again(shop)
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
-        assert await shop.handle() == "succeeded"
-        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
-
-
-@pytest.mark.parametrize("says_failed", [False, True])
-async def test_name_that_was_read_in_vain_is_read_before_what_a_person_decides_of_the_doubt(
-    async_redis: redis.asyncio.Redis, *, says_failed: bool
-) -> None:
-    async with opened(async_redis, BLIND) as shop:
-        await in_review_for_a_name(shop)
-        await insisted(shop)
-        shop.provider.will(POST, httpx.ReadError("cut"), says())
-        for wait in (*WAITS, timedelta(0)):
-            # The provider answers about other refunds.
-            shop.service.breaker.answered()
-            await shop.handle()
-            shop.pass_time(wait)
-        assert ((await shop.stored()).stage, posts(shop)) == (Stage.REVIEW, 1)
-        if says_failed:
-            await given_up(shop, unverified=True)
-        else:
-            await insisted(shop)
-        shop.provider.will(NAMED, says(200, refund_payload(id="re_9")))
-        await shop.handle()
-        assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_9", 1)
-
-
-async def test_refund_that_a_webhook_names_after_the_decision_is_not_sent_unread(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await in_review_for_a_name(shop)
-        await insisted(shop)
-        shop.provider.will(NAMED, error(404))
-        await hint(shop, "re_10")
-        shop.provider.will("GET /v1/refunds/re_10", error(500))
-        for wait in WAITS:
-            assert await shop.handle() == "waiting (hint_unreadable)"
-            shop.pass_time(wait)
-        assert await shop.handle() == "in review (hint_unreadable)"
-        assert posts(shop) == 0
-        assert has_no_decision(await shop.stored())
-
-
-async def test_doubted_refund_that_is_named_after_the_decision_is_not_sent_unread(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await shop.accept()
-        shop.provider.will(POST, httpx.ReadError("cut"))
-        await shop.handle()
-        sent = posts(shop)
-        await shop.set(stage="review")
-        await insisted(shop)
-        await hint(shop)
-        shop.provider.will(NAMED, error(500))
-        for _ in range(3):
-            await shop.handle()
-            await due_again(shop)
-        refund = await shop.stored()
-        assert (refund.stage, posts(shop)) == (Stage.REVIEW, sent)
         assert has_no_decision(refund)
 
 
@@ -510,84 +348,3 @@ async def test_doubted_retry_is_not_given_up_if_its_earlier_refund_was_done_afte
             shop.pass_time(HOUR)
         refund = await shop.stored()
         assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
-
-
-async def retry_sent_on_a_word(shop: Shop, answer: httpx.Response | Exception) -> Refund:
-    """A retry whose earlier refund is unknown, sent because a person insisted, and the answer."""
-    await retried_and_in_review(shop, error(404))
-    await insisted(shop)
-    success = says(200, refund_payload(id="re_2", metadata=SECOND_GENERATION))
-    shop.provider.will(POST, answer, success)
-    await shop.handle()
-    return await shop.stored()
-
-
-@pytest.mark.parametrize("status", [429, 401])
-async def test_decision_counts_until_a_send_may_have_left(
-    async_redis: redis.asyncio.Redis, status: int
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        refund = await retry_sent_on_a_word(shop, error(status))
-        assert (refund.stage, refund.operator_by, posts(shop)) == (Stage.WAITING, "ann", 1)
-        await async_redis.hdel("refunds:meta", "credentials_refused_at")
-        await due_again(shop)
-        await shop.handle()
-        refund = await shop.stored()
-        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_2")
-        assert has_no_decision(refund)
-
-
-async def test_decision_is_over_once_a_send_may_have_left(async_redis: redis.asyncio.Redis) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        refund = await retry_sent_on_a_word(shop, httpx.ReadError("cut"))
-        assert (refund.stage, posts(shop)) == (Stage.IN_DOUBT, 1)
-        assert has_no_decision(refund)
-
-
-async def test_decision_is_over_once_a_lease_lapses(async_redis: redis.asyncio.Redis) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        refund = await retry_sent_on_a_word(shop, error(429))
-        shop.pass_time(HOUR)
-        await shop.set(stage="sending")
-        shop.provider.will(LIST, error(500))
-        await shop.handle()
-        refund = await shop.stored()
-        assert refund.stage is Stage.IN_DOUBT
-        assert has_no_decision(refund)
-
-
-async def test_decision_is_over_once_the_earlier_refund_is_shown_as_done(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await retry_sent_on_a_word(shop, error(429))
-        shop.provider.will(OWN, says())
-        await due_again(shop)
-        await shop.handle()
-        refund = await shop.stored()
-        assert (refund.status, refund.provider_refund_id) == (Status.SUCCEEDED, "re_1")
-        assert (posts(shop), has_no_decision(refund)) == (1, True)
-
-
-async def test_decision_does_not_count_for_what_a_webhook_names_after_a_refused_send(
-    async_redis: redis.asyncio.Redis,
-) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await retry_sent_on_a_word(shop, error(429))
-        await hint(shop)
-        shop.provider.will(NAMED, error(404))
-        for _ in range(len(WAITS) + 2):
-            shop.pass_time(HOUR)
-            await shop.handle()
-        refund = await shop.stored()
-        assert (refund.stage, posts(shop)) == (Stage.REVIEW, 1)
-        assert has_no_decision(refund)
-
-
-async def test_decision_is_over_once_the_budget_is_spent(async_redis: redis.asyncio.Redis) -> None:
-    async with opened(async_redis, VERIFY) as shop:
-        await retry_sent_on_a_word(shop, error(429))
-        shop.provider.will(POST, error(429))
-        shop.pass_time(VERIFY.max_age)
-        assert await shop.handle() == "in review (budget_spent)"
-        assert has_no_decision(await shop.stored())
