@@ -148,7 +148,7 @@ def test_the_demos_table_is_taken_from_what_the_demo_prints() -> None:
     counts = ", ".join(f"{number} {status}" for status, number in sorted(ended.items()))
     fired = len(demo.FAULTS.split(","))
     assert shown[len(table)].startswith(
-        f"5 {len(rows)} refunds: {counts}; {effects.total()} effects in the ledger, {fired} faults"
+        f"5. {len(rows)} refunds: {counts}; {effects.total()} effects in the ledger, {fired} faults"
         " fired"
     )
 

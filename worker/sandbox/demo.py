@@ -245,7 +245,7 @@ def main(given: str | None, count: int, faults: str) -> None:
             if given
             else "a throw-away server"
         )
-        console.print(f"[bold]1[/] Redis: {server}")
+        console.print(f"[bold]1.[/] Redis: {server}")
         options = ["--latency", "20", "--settle", str(PENDING_MS), "--idempotency", "ignore"]
         provider = sandbox_process(*options, "--faults", faults, log=folder / "sandbox.log")
         try:
@@ -253,18 +253,18 @@ def main(given: str | None, count: int, faults: str) -> None:
         except RefundError as error:
             raise click.ClickException(str(error)) from None
         console.print(
-            f"[bold]2[/] Sandbox provider: {sandbox.url}; it ignores idempotency keys, and has the"
+            f"[bold]2.[/] Sandbox provider: {sandbox.url}; it ignores idempotency keys, and has the"
             f" faults {faults}"
         )
         variables = _environment(redis_url, prefix, sandbox.url)
         cli = [sys.executable, "-m", "worker"]
         stack.enter_context(process([*cli, "worker"], variables, folder / "worker.log"))
-        console.print("[bold]3[/] Worker: 'refunds worker', a separate Celery process")
+        console.print("[bold]3.[/] Worker: 'refunds worker', a separate Celery process")
         wanted = rows(count)
         path = folder / "refunds.csv"
         _write(path, wanted)
         console.print(
-            f"[bold]4[/] File: {len(wanted)} rows of refunds, imported with 'refunds import'"
+            f"[bold]4.[/] File: {len(wanted)} rows of refunds, imported with 'refunds import'"
         )
         handed_in = [*cli, "import", str(path), "--all-remaining", "--wait"]
         imported = subprocess.run(handed_in, env=variables, check=False)  # noqa: S603 - ours
@@ -283,7 +283,7 @@ def main(given: str | None, count: int, faults: str) -> None:
     seconds = time.monotonic() - started
     statuses = Counter(str(record.status) for record in records)
     console.print(
-        f"[bold]5[/] {len(records)} refunds: "
+        f"[bold]5.[/] {len(records)} refunds: "
         + ", ".join(f"{number} {status}" for status, number in sorted(statuses.items()))
         + f"; {sum(effects.values())} effects in the ledger, {fired} faults fired, {seconds:.1f} s"
     )

@@ -1,4 +1,4 @@
--- One move of a refund: the only code that writes a status. Comes after _check.lua.
+-- One move of a refund: it writes every status after the first, which is written by create.lua. Comes after _check.lua.
 
 -- The parts of a move. Each one only writes: call `check` before. `was` is what `before` noted of the record, `r` the
 -- record (up to date from `write_record` on), `set` the fields that are written.
