@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -173,6 +174,10 @@ def test_what_may_be_an_odd_refund_beside_one_that_is_gone_is_read_again_before_
     refund = a_refund(Stage.REVIEW, provider_refund_id="re_1", **fields)
     assert resolve_resend(refund).changes.get("hinted") == before_a_send
     assert resolve_failed(refund, "gone").changes.get("hinted") == before_a_failure
+    # It was sent on a person's word, so what was named may not have been read before.
+    sent = replace(refund, absent_by_word=True)
+    assert resolve_resend(sent).changes.get("hinted") == "re_9"
+    assert resolve_failed(sent, "gone").changes.get("hinted") == "re_9"
 
 
 @pytest.mark.parametrize(
