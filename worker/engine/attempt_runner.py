@@ -127,7 +127,7 @@ class AttemptRunner:
         if outcome.odd is not None:
             # If the records cannot hold it, the log has it, and the rest is saved all the same.
             with suppress(NotStorable):
-                await self._recorder.name(refund, step, outcome.odd)
+                await self._recorder.name(refund, step, outcome.odd, is_kept=outcome.is_unnamed)
         saved, ending = await self._recorder.save(refund, step, detail, insist=True)
         if saved.result == "late" and outcome.found is not None:
             step = proofs.succeeded_long_ago(refund, outcome.found, "reply", saved.now)

@@ -174,14 +174,17 @@ class Recorder:
                 _log_superseded(refund, step, saved)
         return None
 
-    async def name(self, refund: Refund, step: Step, provider_refund_id: str) -> None:
+    async def name(
+        self, refund: Refund, step: Step, provider_refund_id: str, *, is_kept: bool = False
+    ) -> None:
         """Note a refund that a reply showed, and no step stores, like one that a webhook names.
 
-        So it is read, also before anything is sent. Like a save, it is insisted on.
+        So it is read, also before anything is sent. Like a save, it is insisted on. Set `is_kept`
+        for one that carries no id of ours: read only like that, it would not count as ours.
         """
         shown = Hint(provider_refund_id=provider_refund_id, refund_id=refund.refund_id)
         # Not durable, like the save beside it.
-        command = replace(rechecks.hint(shown), durable=False)
+        command = replace(rechecks.hint(shown, is_kept=is_kept), durable=False)
         # For the log, if it cannot be noted.
         told = replace(step, changes={**step.changes, "provider_refund_id": provider_refund_id})
         await self._run(command, refund, told, insist=True)

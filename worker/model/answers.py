@@ -180,6 +180,8 @@ class Outcome:
     found: ProviderRefund | None = None
     odd: str | None = None
     """Id of a refund that contradicts ours, and that is not known to be another's."""
+    is_unnamed: bool = False
+    """The odd one differs and carries no id of ours: only the reply to our send ties it to ours."""
     retry_after: timedelta | None = None
     credentials: bool = False
     """The API key itself may be refused, which concerns every refund and not just this one."""

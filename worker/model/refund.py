@@ -197,8 +197,8 @@ class Refund:
     prior_refund_ids: str | None = None
     """Provider refunds of earlier generations, between spaces; read again before a send.
 
-    Also one that failed while only a person said that an earlier send did not happen, and one that
-    a person named and that was not confirmed.
+    Also one that failed while only a person said that an earlier send did not happen, one that a
+    person named and that was not confirmed, and one that only the reply to a send ties to ours.
     """
     set_aside_ids: str | None = None
     """Provider refunds shown for this one beside the one that a person named, between spaces.

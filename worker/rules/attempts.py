@@ -107,6 +107,8 @@ def may_try_again(outcomes: Sequence[Outcome], refund: Refund, rules: Rules) -> 
     if (
         last.verdict is not TryVerdict.MAYBE
         or last.found is not None
+        # What it showed is read before anything more is sent.
+        or last.odd is not None
         or rules.idempotency != "trust"
     ):
         return False

@@ -229,6 +229,7 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
             _maybe("contradictory_reply", message),
             http_status=answer.http_status,
             odd=found.id if may_be_ours else None,
+            is_unnamed=may_be_ours and found.refund_id is None and wrong != "status",
         )
     if found.status not in STATUSES:
         return replace(
@@ -283,6 +284,7 @@ def fold(outcomes: Sequence[Outcome]) -> Outcome:
         strongest,
         doubt=any(outcome.doubt for outcome in outcomes),
         odd=next((outcome.odd for outcome in outcomes if outcome.odd is not None), None),
+        is_unnamed=any(outcome.is_unnamed for outcome in outcomes),
         credentials=any(outcome.credentials for outcome in outcomes),
         tries=len(outcomes),
         server_errors=errors,

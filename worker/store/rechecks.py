@@ -51,10 +51,11 @@ class Hinted:
     left_out: tuple[str, ...] = ()
 
 
-def hint(hint: Hint) -> Command[Hinted]:
+def hint(hint: Hint, *, is_kept: bool = False) -> Command[Hinted]:
     """Note the provider's refund that a webhook named, and make ours due to be read again.
 
-    Durable, because the provider does not send an event again that was answered with 200.
+    Durable, because the provider does not send an event again that was answered with 200. With
+    `is_kept` it is read before each send from then on, like that of an earlier generation.
     """
 
     def read(reply: Any) -> Hinted:
@@ -73,6 +74,7 @@ def hint(hint: Hint) -> Command[Hinted]:
         REST // _ms,
         MOST_OF_PAYMENT,
         hint.status or "",
+        *(["1"] if is_kept else []),
     ]
     return Command(script=HINT, arguments=arguments, read=read)
 

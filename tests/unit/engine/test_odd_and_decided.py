@@ -13,7 +13,7 @@ import pytest
 import redis.asyncio
 from structlog.testing import capture_logs
 
-from tests.factories import BLIND, HOUR, VERIFY, found, refund_payload
+from tests.factories import BLIND, HOUR, TRUST, VERIFY, found, refund_payload
 from tests.unit.engine.decided import (
     ODD,
     SECOND_GENERATION,
@@ -115,6 +115,35 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_the_reply_s
         await shop.handle()
         stored = await shop.stored()
         assert (stored.stage, stored.error_code, posts(shop)) == (Stage.REVIEW, "conflict", 1)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize("rules", [VERIFY, TRUST])
+async def test_nothing_is_sent_again_beside_an_odd_one_without_our_id_that_only_the_reply_showed(
+    async_redis: redis.asyncio.Redis, rules: Rules, *, is_late: bool
+) -> None:
+    async with opened(async_redis, rules) as shop:
+        await shop.accept()
+        odd = refund_payload(metadata=None, **ODD)
+
+        async def reply(_: httpx.Request) -> httpx.Response:
+            if is_late:
+                shop.pass_time(rules.lease)
+                claimed = await shop.stored()
+                step = after_lapse(claimed, VERIFY, shop.now, 0)
+                assert (await shop.store.run(saves.save(claimed, step))).result == "saved"
+            return says(200, odd)
+
+        shop.provider.will(POST, reply, says(200, refund_payload(id="re_2")))
+        shop.provider.will(OWN, says(200, odd))
+        shop.provider.will(LIST, listing(odd))
+        shop.provider.will(PAID, totals(odd["amount"]))
+        for _ in range(4):
+            await shop.handle()
+            shop.pass_time(rules.settle)
+        stored = await shop.stored()
+        assert (stored.stage, stored.error_code) == (Stage.REVIEW, "prior_contradicts")
+        assert posts(shop) == 1
 
 
 async def test_a_doubt_is_saved_although_the_odd_one_that_the_reply_showed_cannot_be_noted(

@@ -434,9 +434,10 @@ def test_folding_one_try_changes_nothing_and_folding_in_parts_agrees_with_foldin
 
 
 def test_attempt_keeps_the_odd_refund_that_a_try_showed() -> None:
-    odd = replace(MAYBE, odd="re_1")
-    assert [fold(tried).odd for tried in ([odd, MAYBE], [MAYBE, odd], [odd])] == ["re_1"] * 3
-    assert fold([MAYBE, MAYBE]).odd is None
+    odd = replace(MAYBE, odd="re_1", is_unnamed=True)
+    for tried in ([odd, MAYBE], [MAYBE, odd], [odd]):
+        assert (fold(tried).odd, fold(tried).is_unnamed) == ("re_1", True)
+    assert (fold([MAYBE, MAYBE]).odd, fold([MAYBE, MAYBE]).is_unnamed) == (None, False)
 
 
 def test_attempt_counts_the_5xx_in_a_row_at_its_end() -> None:

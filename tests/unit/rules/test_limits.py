@@ -213,3 +213,4 @@ def test_only_the_last_try_says_whether_another_may_follow() -> None:
     assert may_try_again([MAYBE, REFUSED], a_refund(), TRUST) is False
     assert may_try_again([MAYBE, NOT_SENT], a_refund(), VERIFY) is True
     assert may_try_again([NOT_SENT, MAYBE], a_refund(), VERIFY) is False
+    assert may_try_again([replace(MAYBE, odd="re_1")], a_refund(), TRUST) is False

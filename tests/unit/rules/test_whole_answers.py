@@ -45,7 +45,7 @@ REFUND = a_refund()
 ERROR = {"type": "api_error", "code": "broken", "message": "because"}
 
 
-def contradictory(what: str, odd: str | None = None) -> Outcome:
+def contradictory(what: str, odd: str | None = None, *, is_unnamed: bool = False) -> Outcome:
     """A reply that says done of something else, or of an odd one that may be ours."""
     return Outcome(
         verdict=TryVerdict.MAYBE,
@@ -54,6 +54,7 @@ def contradictory(what: str, odd: str | None = None) -> Outcome:
         http_status=200,
         doubt=True,
         odd=odd,
+        is_unnamed=is_unnamed,
     )
 
 
@@ -292,6 +293,10 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
             contradictory("amount", odd="re_1"),
         ),
         (
+            a_reply(200, refund_payload(amount=1, metadata=None)),
+            contradictory("amount", odd="re_1", is_unnamed=True),
+        ),
+        (
             a_reply(200, refund_payload(object="charge", amount=1)),
             contradictory("object"),
         ),
@@ -309,6 +314,10 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (
             a_reply(200, refund_payload(status=None)),
+            contradictory("status", odd="re_1"),
+        ),
+        (
+            a_reply(200, refund_payload(status=None, metadata=None)),
             contradictory("status", odd="re_1"),
         ),
         (

@@ -41,6 +41,17 @@ def test_event_about_an_unsent_refund_makes_it_due_and_no_claim_is_granted(world
     world.check()
 
 
+@pytest.mark.parametrize("stage", [Stage.SENDING, Stage.IN_DOUBT, Stage.SETTLED])
+def test_refund_that_only_a_reply_ties_to_ours_is_kept_once_like_that_of_an_earlier_generation(
+    world: World, stage: Stage
+) -> None:
+    at_stage(world, stage)
+    world.redis.hset(f"{P}refund:{ID}", "prior_refund_ids", "re_8")
+    for _ in range(2):
+        world.store.run(rechecks.hint(NAMED, is_kept=True))
+        assert (world.get().prior_ids, world.get().ids_named) == (("re_8", "re_9"), ("re_9",))
+
+
 @pytest.mark.parametrize("stage", [Stage.QUEUED, Stage.WAITING])
 def test_cancel_that_was_decided_before_an_event_named_a_refund_is_decided_again(
     world: World, stage: Stage

@@ -2,7 +2,8 @@
 -- named refund is read before anything is sent or changed. ARGV[4] the provider's refund id or ''; [5] our refund id from
 -- its metadata or ''; [6] its payment or ''; [7] the most candidates of a generation; [8] ms between two reads of one
 -- refund because of webhooks; [9] the most refunds of a payment that are considered; [10] its status or ''. The status is
--- used for one thing: what agrees with it need not be read.
+-- used for one thing: what agrees with it need not be read. Then '1' if only the reply to a send of ours ties the named one
+-- to it: it is kept like that of an earlier generation.
 -- Returns {result, now, ids of refunds for which the named one is not read since too many were named before, id, lane,
 -- stage, id, lane, stage, …}, at last the refunds that are due now. `result` is `hinted` if the refund is known, `payment`
 -- if only its payment is, else `unknown`.
@@ -45,6 +46,9 @@ local function note(id, r)
       redis.call('HSET', P .. 'refund:' .. id, 'hints_used', joined(r.hints_used, candidate .. '?'))
     end
     return false
+  end
+  if ARGV[11] == '1' and not has_word(r.prior_refund_ids, candidate) then
+    redis.call('HSET', P .. 'refund:' .. id, 'prior_refund_ids', joined(r.prior_refund_ids, candidate))
   end
   if has_word(r.hinted, candidate) then return true end
   -- One that was read is not read again, and few are read at all: a stolen secret of the webhook could name many. One of
