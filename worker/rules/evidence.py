@@ -279,7 +279,8 @@ def _unknown_in(
     amounts = [
         entry.amount
         for entry in standing
-        if (entry.is_pending or entry.status == "succeeded") and not is_elsewhere(entry, refund)
+        if (entry.is_pending or entry.status == "succeeded")
+        and not _is_known_elsewhere(entry, refund)
     ]
     known = [amount for amount in amounts if amount is not None and amount > 0]
     if len(known) < len(amounts) or sum(known) != baseline.refunded:
@@ -288,6 +289,11 @@ def _unknown_in(
             " have been reversed"
         )
     return None
+
+
+def _is_known_elsewhere(entry: ProviderRefund, refund: Refund) -> bool:
+    """Return whether a refund is of another payment; one that cannot be read may be of this."""
+    return entry.payment_intent != "" and is_elsewhere(entry, refund)
 
 
 def _moving(
@@ -307,9 +313,10 @@ def _moving(
         shown = reread.get(other)
         if shown is None:
             return "could not be read again"
-        is_moving = shown.is_pending and not is_elsewhere(shown, refund)
-        if other != sibling.provider_refund_id and is_moving:
-            return f"has another refund of the provider, {other}, which is pending"
+        is_final = shown.status in FINAL_STATUSES or _is_known_elsewhere(shown, refund)
+        if other != sibling.provider_refund_id and not is_final:
+            status = shown.status or "of an unknown status"
+            return f"has another refund of the provider, {other}, which is {status}"
     if sibling.provider_refund_id is None:
         # Such a refund was found only in totals, or was settled by a person who could not verify
         # it.

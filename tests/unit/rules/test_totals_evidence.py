@@ -177,6 +177,25 @@ def test_refund_of_another_payment_that_a_person_named_for_a_sibling_is_in_no_to
     assert totalled(before, other, refund=refund, reread=reread).verdict is verdict
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        {"payment_intent": "", "status": "succeeded"},
+        {"payment_intent": "", "status": "pending"},
+        {"status": "settling"},
+        {"status": None},
+    ],
+)
+def test_refund_of_a_sibling_that_cannot_be_judged_may_have_raised_the_total(
+    shown: dict[str, Any],
+) -> None:
+    refund = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=BASELINE)
+    other = sibling(Stage.QUEUED, prior_refund_ids="re_1")
+    reread = {"re_1": found(id="re_1", **shown)}
+    look = totalled(500, other, refund=refund, reread=reread)
+    assert look.verdict is ReadbackVerdict.INCONCLUSIVE
+
+
 HUNDRED = Baseline(refunded=100, currency="usd", remaining=900)
 ABOVE_A_HUNDRED = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=HUNDRED)
 
