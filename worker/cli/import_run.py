@@ -30,7 +30,14 @@ from worker.cli.outputs import RESULT_ROWS, Write
 from worker.cli.progress import counts_of, detached, progress, verdict, watch_batch
 from worker.cli.session import act, note, opened
 from worker.client import Refunds
-from worker.errors import GuardRefused, InputError, NotDurable, SettingsError, StoreUnavailable
+from worker.errors import (
+    GuardRefused,
+    InputError,
+    NotDurable,
+    NotFound,
+    SettingsError,
+    StoreUnavailable,
+)
 from worker.file_import import (
     ImportSettings,
     Refusal,
@@ -316,6 +323,12 @@ def _submit(
         raise StoreUnavailable(
             f"{error}; at least {counts.rows:,} of {total:,} rows are accepted as batch {batch_id}:"
             " run the same command again to import the rest"
+        ) from None
+    except NotFound:
+        raise GuardRefused(
+            f"the records do not know batch {batch_id} any more, as after a restored snapshot: rows"
+            " that were accepted before that are lost, and may have been paid. Run 'refunds"
+            " doctor', which says how to recover, and only then the same command again"
         ) from None
     return counts
 

@@ -332,3 +332,17 @@ def test_with_wrong_settings_of_the_broker_no_batch_is_opened(
     cli.environment["REFUNDS_BROKER_URL"] = "sentinel://127.0.0.1:1/0"
     assert cli("import", a_file(tmp_path)).code == 2
     assert (accepted(records), cli("batch", "list", "--json").out) == (0, "")
+
+
+def test_an_import_whose_batch_is_lost_meanwhile_stops_and_says_what_to_do_first(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as wrong input, of which nothing was changed: rows were accepted."""
+    monkeypatch.setattr("worker.batches.state_of_batch", lambda *_: None)
+    ran = cli("import", a_file(tmp_path), "--batch", "b-1")
+    assert ran.code == 6
+    assert ran.err.splitlines()[-1] == (
+        "error: the records do not know batch b-1 any more, as after a restored snapshot: rows that"
+        " were accepted before that are lost, and may have been paid. Run 'refunds doctor', which"
+        " says how to recover, and only then the same command again"
+    )
