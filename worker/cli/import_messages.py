@@ -195,8 +195,8 @@ def say_not_failed(source: Source, compared: Comparison) -> None:
     count = compared.not_failed
     note(
         f"error: {counted(count, 'row')} of {source.name} {verb(count, 'is', 'are')} another"
-        f" attempt at a refund that is in progress or has succeeded: {NOTHING}; keep only rows"
-        " whose refund failed or was canceled"
+        f" attempt at a refund that is in progress, or that has or may have moved the money:"
+        f" {NOTHING}; keep only rows whose refund failed or was canceled without moving it"
     )
 
 

@@ -449,7 +449,7 @@ def sentence_of(refusal: Refusal, report: dict[str, Any]) -> str:
         "repeats": f"{counted(repeats, 'row')} with the payment and amount of another refund under"
         " another id; add allow_repeat=true if each is meant",
         "not_failed": f"{counted(report.get('not_failed', 0), 'row')} that attempt a refund again"
-        " which is in progress or has succeeded",
+        " which is in progress, or has or may have moved the money",
         "conflicting": f"{counted(report.get('conflicting', 0), 'row')} with the id of a refund"
         " with other contents",
     }.get(refusal.reason, refusal.limit or "")

@@ -203,10 +203,12 @@ def test_a_corrected_row_of_a_failed_refund_is_sent_again_by_a_further_attempt(
         assert (ran.code, standing(records)) == (6, 3)
         said = f"line 3: another attempt at it, refund {other.refund_id}, is in progress on"
         assert f"{said} payment pi_2\n" in ran.err
-    assert (
-        "2 rows of whole.csv are another attempt at a refund that is in progress or has succeeded:"
-        " nothing was imported" in ran.err
+    end = (
+        "are another attempt at a refund that is in progress, or that has or may have moved the"
+        " money: nothing was imported; keep only rows whose refund failed or was canceled without"
+        " moving it\n"
     )
+    assert f"2 rows of whole.csv {end}" in ran.err
     records.failed_again(other.refund_id)
     ran = cli("import", whole, *BY_ORDER, "--attempt", "3", "--allow-repeat")
     said = "but the provider showed re_8 and re_9 for it, on payment pi_2"
