@@ -223,10 +223,11 @@ def _classify_success(answer: Reply, refund: Refund) -> Outcome:
     if wrong is None and found.status is None:
         wrong = "status"
     if wrong is not None:
-        message = f"the reply's {wrong} does not belong to this refund"
+        # Nothing else may show it to the person who decides.
+        message = f"the reply shows {found.id}, whose {wrong} does not belong to this refund"
         may_be_ours = payload.kind in {None, "refund"} and not is_anothers(found, refund)
         return replace(
-            _maybe("contradictory_reply", message),
+            _maybe("contradictory_reply", message[:LONGEST_TEXT]),
             http_status=answer.http_status,
             odd=found.id if may_be_ours else None,
             is_unnamed=may_be_ours and found.refund_id is None and wrong != "status",

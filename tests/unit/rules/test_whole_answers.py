@@ -50,7 +50,7 @@ def contradictory(what: str, odd: str | None = None, *, is_unnamed: bool = False
     return Outcome(
         verdict=TryVerdict.MAYBE,
         code="contradictory_reply",
-        message=f"the reply's {what} does not belong to this refund",
+        message=f"the reply shows re_1, whose {what} does not belong to this refund",
         http_status=200,
         doubt=True,
         odd=odd,
