@@ -187,7 +187,9 @@ class Recorder:
         command = replace(rechecks.hint(shown, is_kept=is_kept), durable=False)
         # For the log, if it cannot be noted.
         told = replace(step, changes={**step.changes, "provider_refund_id": provider_refund_id})
-        await self._run(command, refund, told, insist=True)
+        hinted = await self._run(command, refund, told, insist=True)
+        if hinted.result == "unknown":
+            _log_without_record(refund, told)
 
     async def contradict(self, refund: Refund, proof: Step) -> None:
         """Store a proof that contradicts the record, on the current record."""
@@ -248,14 +250,8 @@ class Recorder:
 
 
 def _log_superseded(refund: Refund, step: Step, saved: Saved) -> None:
-    if step.proof and saved.result == "missing":
-        # Nothing else here knows that the money moved.
-        log.critical(
-            "proof_without_record",
-            refund_id=refund.refund_id,
-            alarm=True,
-            provider_refund_id=step.changes.get("provider_refund_id"),
-        )
+    if step.changes.get("provider_refund_id") is not None and saved.result == "missing":
+        _log_without_record(refund, step)
     else:
         log.info(
             "save_superseded",
@@ -263,6 +259,16 @@ def _log_superseded(refund: Refund, step: Step, saved: Saved) -> None:
             result=saved.result,
             label=step.label,
         )
+
+
+def _log_without_record(refund: Refund, step: Step) -> None:
+    # Nothing else here knows that the money moved, or may have.
+    log.critical(
+        "proof_without_record",
+        refund_id=refund.refund_id,
+        alarm=True,
+        provider_refund_id=step.changes.get("provider_refund_id"),
+    )
 
 
 def _event(step: Step) -> str:

@@ -146,6 +146,25 @@ async def test_nothing_is_sent_again_beside_an_odd_one_without_our_id_that_only_
         assert posts(shop) == 1
 
 
+@pytest.mark.parametrize("shown", [{"status": "settling"}, ODD])
+async def test_odd_one_in_the_reply_to_a_send_whose_record_is_lost_rings_an_alarm(
+    async_redis: redis.asyncio.Redis, shown: dict[str, Any]
+) -> None:
+    """A restored server has lost the record, and only the log tells of the refund."""
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+
+        async def lost(_: httpx.Request) -> httpx.Response:
+            await async_redis.flushdb()
+            return says(200, refund_payload(**shown))
+
+        shop.provider.will(POST, lost)
+        with capture_logs() as logs:
+            await shop.handle()
+        told = [each for each in logs if each["event"] == "proof_without_record"]
+        assert [(each["provider_refund_id"], each["alarm"]) for each in told] == [("re_1", True)]
+
+
 async def test_a_doubt_is_saved_although_the_odd_one_that_the_reply_showed_cannot_be_noted(
     async_redis: redis.asyncio.Redis,
 ) -> None:
