@@ -134,7 +134,8 @@ class AttemptRunner:
             saved, ending = await self._recorder.save(refund, step, detail, insist=True)
         if saved.result == "stale" and outcome.found is not None and not step.proof:
             # Only this reply shows it.
-            await self._recorder.name(refund, step, outcome.found.id)
+            is_unnamed = outcome.found.refund_id is None
+            await self._recorder.name(refund, step, outcome.found.id, is_kept=is_unnamed)
         if saved.result == "owned":
             doubt = owned_elsewhere(outcome, saved.other or "")
             step = attempts.after_attempt(refund, doubt, self._rules, now, self._jitter())

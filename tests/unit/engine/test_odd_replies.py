@@ -58,6 +58,29 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_a_late_repl
         assert ((await shop.stored()).provider_refund_id, posts(shop)) == ("re_1", 1)
 
 
+async def test_nothing_is_sent_on_a_word_beside_one_without_our_id_that_only_a_late_reply_showed(
+    async_redis: redis.asyncio.Redis,
+) -> None:
+    async with opened(async_redis, BLIND) as shop:
+        await shop.accept()
+
+        async def late(_: httpx.Request) -> httpx.Response:
+            shop.pass_time(BLIND.lease)
+            claimed = await shop.stored()
+            step = after_lapse(claimed, BLIND, shop.now, 0)
+            assert (await shop.store.run(saves.save(claimed, step))).result == "saved"
+            return says(200, refund_payload(status="settling", metadata=None))
+
+        shop.provider.will(POST, late, says(200, refund_payload(id="re_2")))
+        shop.provider.will(OWN, says(200, refund_payload(metadata=None)))
+        await shop.handle()
+        await shop.handle()
+        await insisted(shop)
+        await shop.handle()
+        stored = await shop.stored()
+        assert (stored.stage, stored.error_code, posts(shop)) == (Stage.REVIEW, "conflict", 1)
+
+
 @pytest.mark.parametrize("away", [False, True])
 async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_the_reply_showed(
     async_redis: redis.asyncio.Redis, *, away: bool
