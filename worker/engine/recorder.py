@@ -186,7 +186,7 @@ class Recorder:
         # Not durable, like the save beside it.
         command = replace(rechecks.hint(shown, is_kept=is_kept), durable=False)
         # For the log, if it cannot be noted.
-        told = replace(step, changes={**step.changes, "provider_refund_id": provider_refund_id})
+        told = replace(step, changes={"provider_refund_id": provider_refund_id})
         hinted = await self._run(command, refund, told, insist=True)
         if hinted.result == "unknown":
             _log_without_record(refund, told)

@@ -37,6 +37,7 @@ def test_script_is_its_file_with_the_shared_beginning_in_front_known_by_its_dige
     assert one.name == "load"
     beginning = one.text[: one.text.index("-- Read a refund")]
     assert beginning.startswith(f"{scripts.beginning()}\n-- Comes before every script")
+    assert beginning == f"{scripts.shared_text.__wrapped__()}\n"
     assert beginning.endswith("\n")
     assert other.text.startswith(beginning)
     assert len(one.sha) == 40
