@@ -18,6 +18,7 @@ from tests.factories import (
     TRUST,
     VERIFY,
     done_as,
+    found,
 )
 from tests.support.saving import held, settle_by_totals
 from tests.support.store_world import ID, LEASE, P, World, at_stage
@@ -296,6 +297,19 @@ def test_late_proof_keeps_the_refund_that_a_person_named_as_an_earlier_one(
     assert world.end(claim, done_as(status)).result == "saved"
     assert (world.get().provider_refund_id, world.get().prior_ids) == ("re_1", kept)
     world.check()
+
+
+def test_late_proof_that_keeps_the_named_refund_itself_keeps_it_once(world: World) -> None:
+    claimed = held(world).refund
+    assert claimed is not None
+    world.lapse()
+    world.save(world.get(), proofs.to_review({}, "inconclusive", "so"))
+    named = decisions.resolve_succeeded(world.get(), "re_2", world.now)
+    assert world.save(world.get(), named).result == "saved"
+    step = proofs.done(claimed, found(), "reply", world.now)
+    step = replace(step, changes={**step.changes, "prior_refund_ids": "re_2 re_3"})
+    assert world.save(claimed, step).result == "saved"
+    assert world.redis.hget(f"{P}refund:{ID}", "prior_refund_ids") == "re_2 re_3"
 
 
 def test_late_pending_of_a_refund_that_is_settled_is_already_known(world: World) -> None:
