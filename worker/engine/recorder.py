@@ -175,7 +175,7 @@ class Recorder:
         return None
 
     async def name(
-        self, refund: Refund, step: Step, provider_refund_id: str, *, is_kept: bool = False
+        self, refund: Refund, step: Step, provider_refund_id: str, *, is_kept: bool
     ) -> None:
         """Note a refund that a reply showed, and no step stores, like one that a webhook names.
 

@@ -276,16 +276,18 @@ async def test_proof_of_a_refund_whose_record_is_gone_rings_an_alarm(
 
 
 async def test_note_of_what_a_reply_showed_does_not_wait_for_the_disk_nor_the_save_behind_it(
-    desk: Desk,
+    desk: Desk, log: list[Any]
 ) -> None:
     refund = await desk.claimed()
     ran = watched(desk)
-    await desk.recorder.name(refund, WAITING, "re_9")
+    await desk.recorder.name(refund, WAITING, "re_9", is_kept=False)
     await desk.recorder.save(refund, WAITING, {})
     assert [(command.script.name, command.durable) for command in ran] == [
         ("hint", False),
         ("save", False),
     ]
+    assert (await desk.stored()).prior_ids == ()
+    assert named(log, "proof_without_record") == []
 
 
 async def test_proof_against_a_settled_refund_rings_an_alarm(desk: Desk, log: list[Any]) -> None:
