@@ -312,6 +312,24 @@ def test_late_proof_that_keeps_the_named_refund_itself_keeps_it_once(world: Worl
     assert world.redis.hget(f"{P}refund:{ID}", "prior_refund_ids") == "re_2 re_3"
 
 
+def test_success_of_the_refund_that_was_pending_is_not_kept_as_an_earlier_one(
+    world: World,
+) -> None:
+    world.end(held(world), done_as("pending"))
+    pending = world.get()
+    assert world.save(pending, proofs.done(pending, found(), "lookup", world.now)).result == "saved"
+    assert (world.get().status, world.get().prior_ids) == ("succeeded", ())
+
+
+def test_retry_forgets_what_was_named_and_read_in_the_generation_before(world: World) -> None:
+    world.end(held(world), done_as("failed"))
+    world.redis.hset(f"{P}refund:{ID}", "hints_used", "re_9")
+    step = decisions.retry_failed(world.get())
+    assert step is not None
+    assert world.save(world.get(), step).result == "saved"
+    assert (world.get().generation, world.get().ids_named) == (2, ())
+
+
 def test_late_pending_of_a_refund_that_is_settled_is_already_known(world: World) -> None:
     claim = held(world)
     world.end(claim, done_as("succeeded"))

@@ -50,7 +50,7 @@ local function save(ARGV)
   set.settles_until, set.most_fields = nil, nil
   -- A quiet step adds ids without another version, and a decision made before it does not know of them. Each is read
   -- before a send, so none is ever removed.
-  if set.prior_refund_ids then set.prior_refund_ids = with_words(r.prior_refund_ids, set.prior_refund_ids) end
+  set.prior_refund_ids = with_words(r.prior_refund_ids, set.prior_refund_ids)
   check(id, r, to, ARGV[9], set)
   if ARGV[6] ~= '' then
     local resends = whole('the resends', ARGV[6])
