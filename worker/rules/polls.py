@@ -126,7 +126,11 @@ def _missing(refund: Refund, now: datetime, jitter: float) -> Step:
     since = refund.missing_since or now
     if now - since >= (MISSING_FOR if refund.operator_says is None else NAMED_MISSING_FOR):
         return _poll_failed(
-            refund, "refund_missing", "the provider does not know the refund that was named", now
+            refund,
+            "refund_missing",
+            "the provider does not know the refund that was named",
+            now,
+            may_be_ours=False,
         )
     delay = min(max((now - since) / 2, timedelta(seconds=5)), timedelta(minutes=15)) * (
         1 + jitter / 4
@@ -176,7 +180,7 @@ def _insisted_on(refund: Refund, answer: Answer) -> ProviderRefund | None:
 
 
 def _poll_failed(
-    refund: Refund, code: str, reason: str, now: datetime, *, may_be_ours: bool = False
+    refund: Refund, code: str, reason: str, now: datetime, *, may_be_ours: bool
 ) -> Step:
     """Return the step to review after a failed poll.
 
