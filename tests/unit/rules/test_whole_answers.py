@@ -302,7 +302,7 @@ def test_error_is_read_with_whatever_of_it_is_text(payload: Any, error: Any) -> 
         ),
         (
             a_reply(200, {"id": "re_1", "status": "succeeded", "amount": 1}),
-            contradictory("amount", odd="re_1"),
+            contradictory("amount", odd="re_1", is_unnamed=True),
         ),
         (
             a_reply(200, refund_payload(payment_intent="pi_2", amount=1)),
