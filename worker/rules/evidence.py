@@ -276,8 +276,9 @@ def _unknown_in(
     # The total contains refunds that succeeded, and pending ones if the provider counts them. Those
     # of another payment, which a person may have named for ours, are in none of this one.
     standing = (entry for entry in reread.values() if entry is not None)
+    # One whose payment cannot be read may be in it or not, so it has no amount here.
     amounts = [
-        entry.amount
+        None if entry.payment_intent == "" else entry.amount
         for entry in standing
         if (entry.is_pending or entry.status == "succeeded")
         and not _is_known_elsewhere(entry, refund)

@@ -196,6 +196,17 @@ def test_refund_of_a_sibling_that_cannot_be_judged_may_have_raised_the_total(
     assert look.verdict is ReadbackVerdict.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("payment_intent", ["", "pi_other"])
+def test_total_is_not_made_up_by_a_refund_whose_payment_cannot_be_read(payment_intent: str) -> None:
+    """What was in it may be somebody else's, and reversed since."""
+    baseline = Baseline(refunded=500, currency="usd", remaining=500)
+    refund = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=baseline)
+    other = sibling(Stage.QUEUED, prior_refund_ids="re_1")
+    reread = {"re_1": found(id="re_1", payment_intent=payment_intent, status="succeeded")}
+    look = totalled(500, other, refund=refund, reread=reread)
+    assert look.verdict is ReadbackVerdict.INCONCLUSIVE
+
+
 HUNDRED = Baseline(refunded=100, currency="usd", remaining=900)
 ABOVE_A_HUNDRED = a_refund(Stage.IN_DOUBT, first_attempt_at=STARTED, baseline=HUNDRED)
 
