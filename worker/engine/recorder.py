@@ -186,10 +186,10 @@ class Recorder:
         # Not durable, like the save beside it.
         command = replace(rechecks.hint(shown, is_kept=is_kept), durable=False)
         # For the log, if it cannot be noted.
-        told = replace(step, changes={"provider_refund_id": provider_refund_id})
-        hinted = await self._run(command, refund, told, insist=True)
+        logged = replace(step, changes={"provider_refund_id": provider_refund_id})
+        hinted = await self._run(command, refund, logged, insist=True)
         if hinted.result == "unknown":
-            _log_without_record(refund, told)
+            _log_without_record(refund, logged)
 
     async def contradict(self, refund: Refund, proof: Step) -> None:
         """Store a proof that contradicts the record, on the current record."""
