@@ -70,7 +70,7 @@ def progress(
 ) -> Iterator[Show]:
     """Show progress while the block runs; `total` is None if it is not known.
 
-    `done` is how many were done before: they are no part of the pace.
+    `done` is how many were done before, which do not count for the pace.
     """
     screen = render.console(sys.stderr)
     if not screen.is_terminal:

@@ -299,7 +299,7 @@ class Refund:
     def tried_since(self) -> datetime | None:
         """Return since when its allowed age counts, None if it was never sent.
 
-        One that a restored server accepted anew may have been sent long before that.
+        One that a restored server accepted again may have been sent long before that.
         """
         first = self.first_attempt_at
         return None if first is None else max(first, self.created_at)

@@ -133,7 +133,7 @@ async def test_nothing_is_sent_again_beside_an_odd_one_without_our_id_that_only_
 async def test_odd_one_in_the_reply_to_a_send_whose_record_is_lost_rings_an_alarm(
     async_redis: redis.asyncio.Redis, shown: dict[str, Any]
 ) -> None:
-    """A restored server has lost the record, and only the log tells of the refund."""
+    """A restored server has lost the record, and only the log names the refund."""
     async with opened(async_redis, BLIND) as shop:
         await shop.accept()
 
