@@ -154,8 +154,7 @@ class Plan:
         """Return every mutant of a target."""
         if not file.endswith(".lua"):
             return python_mutants(self.source(file), file)
-        # A checkout may have no scripts at all.
-        from worker.store.scripts import SHARED  # noqa: PLC0415
+        from worker.store.scripts import SHARED  # noqa: PLC0415 - a checkout may have no scripts
 
         before = [f"{_LUA}/{name}.lua" for name in SHARED]
         if file in before:

@@ -13,15 +13,13 @@ import redis.asyncio
 from structlog.testing import capture_logs
 
 from tests.factories import BLIND, TRUST, VERIFY, refund_payload
-from tests.unit.engine.decided import (
-    ODD,
-    insisted,
-)
+from tests.unit.engine.decided import ODD, insisted
 from tests.unit.engine.rereads import OWN, posts
 from tests.unit.engine.shop import (
     LIST,
     PAID,
     POST,
+    Shop,
     listing,
     opened,
     says,
@@ -30,6 +28,14 @@ from tests.unit.engine.shop import (
 from worker.model.refund import Stage
 from worker.rules.attempts import Rules, after_lapse
 from worker.store import saves
+
+
+async def lapse(shop: Shop) -> None:
+    """Let the lease end, and its doubt be saved, before the reply is there."""
+    shop.pass_time(BLIND.lease)
+    claimed = await shop.stored()
+    step = after_lapse(claimed, BLIND, shop.now, 0)
+    assert (await shop.store.run(saves.save(claimed, step))).result == "saved"
 
 
 @pytest.mark.parametrize("failing", [[], ["hint"]])
@@ -41,10 +47,7 @@ async def test_nothing_is_sent_on_a_word_beside_an_odd_one_that_only_a_late_repl
         await shop.accept()
 
         async def late(_: httpx.Request) -> httpx.Response:
-            shop.pass_time(BLIND.lease)
-            claimed = await shop.stored()
-            step = after_lapse(claimed, BLIND, shop.now, 0)
-            assert (await shop.store.run(saves.save(claimed, step))).result == "saved"
+            await lapse(shop)
             shop.store.failing += failing
             return says(200, refund_payload(status="settling"))
 
@@ -65,10 +68,7 @@ async def test_nothing_is_sent_on_a_word_beside_one_without_our_id_that_only_a_l
         await shop.accept()
 
         async def late(_: httpx.Request) -> httpx.Response:
-            shop.pass_time(BLIND.lease)
-            claimed = await shop.stored()
-            step = after_lapse(claimed, BLIND, shop.now, 0)
-            assert (await shop.store.run(saves.save(claimed, step))).result == "saved"
+            await lapse(shop)
             return says(200, refund_payload(status="settling", metadata=None))
 
         shop.provider.will(POST, late, says(200, refund_payload(id="re_2")))

@@ -260,8 +260,8 @@ def test_person_is_told_that_the_payment_of_an_old_doubt_could_not_be_read() -> 
     assert step.alarm is not None
     assert "no_reply" in step.alarm
     # A restored server has accepted it an hour ago.
-    anew = asking(Stage.IN_DOUBT, first_attempt_at=NOW - 72 * HOUR, created_at=NOW - HOUR)
-    step = after_no_view(anew, SILENCE, VERIFY, NOW, 0)
+    accepted_again = asking(Stage.IN_DOUBT, first_attempt_at=NOW - 72 * HOUR, created_at=NOW - HOUR)
+    step = after_no_view(accepted_again, SILENCE, VERIFY, NOW, 0)
     assert (step and step.to) is Stage.IN_DOUBT
 
 
